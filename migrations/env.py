@@ -1,0 +1,28 @@
+"""What Alembic runs: the project's engine, or the one that `recsys.data.migration` hands over."""
+
+from alembic import context
+from sqlalchemy import Connection
+
+from recsys.data.database import connect, writing
+from recsys.data.schema import metadata
+from recsys.settings import load_settings
+
+
+def migrate(connection: Connection) -> None:
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        render_as_batch=connection.dialect.name == "sqlite",
+        compare_type=True,
+        compare_server_default=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+given = context.config.attributes.get("connection")
+if given is not None:
+    migrate(given)
+else:
+    with writing(connect(load_settings().database_url)) as connection:
+        migrate(connection)

@@ -1,0 +1,1 @@
+"""Everything that touches rows: tables, files, and ratings as arrays."""

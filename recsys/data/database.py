@@ -1,0 +1,223 @@
+"""Engine, transactions, and rows in and out in bulk. The only module that knows the dialect."""
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any, cast
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Engine, Select, Table, create_engine, event, exc, inspect
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.schema import CreateTable
+
+from recsys.errors import DatabaseError, InputError
+
+BUSY_TIMEOUT_SECONDS = 30
+PIECE_ROWS = 50_000
+"""Rows that one SQLite transaction of a bulk write changes: some tenths of a second."""
+BREATHER_SECONDS = 0.02
+"""Pause between two such transactions, so that a waiting writer finds the file unlocked."""
+
+_MIN_SQLITE = (3, 39, 0)  # IS DISTINCT FROM, RETURNING, upsert
+
+
+def connect(url: str) -> Engine:
+    """An engine for `sqlite:///FILE` or `postgresql://…`; nothing is opened yet.
+
+    Raises:
+        InputError: the URL is neither, or names a database in memory.
+    """
+    parsed = _checked_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+    engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _checked_url(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except exc.ArgumentError:
+        raise InputError(
+            "RECSYS_DATABASE_URL is not a database URL: expected sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
+        ) from None
+    backend = parsed.get_backend_name()
+    if backend in ("postgres", "postgresql"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend != "sqlite":
+        raise InputError(
+            f"RECSYS_DATABASE_URL: {backend!r} is not supported: use sqlite:///FILE or postgresql://…"
+        )
+    if not parsed.database or parsed.database == ":memory:":
+        raise InputError("RECSYS_DATABASE_URL: a database in memory is lost at once: use sqlite:///FILE")
+    if sqlite3.sqlite_version_info < _MIN_SQLITE:
+        raise InputError(f"SQLite {sqlite3.sqlite_version} is too old: 3.39 or newer is needed")
+    return parsed
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # transactions are begun by _begin_sqlite, not by the driver
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-65536"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that starts by reading and then writes can fail for good when another writer got between.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def is_sqlite(engine: Engine) -> bool:
+    return engine.dialect.name == "sqlite"
+
+
+def is_empty(engine: Engine) -> bool:
+    """Whether the database has no table at all."""
+    with _foreign_errors(engine):
+        return not inspect(engine).get_table_names()
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A transaction that reads one consistent state.
+
+    Raises:
+        DatabaseError: the database cannot be reached, or its tables are not there.
+    """
+    with _foreign_errors(engine), engine.connect() as connection:
+        if not is_sqlite(engine):
+            connection = connection.execution_options(isolation_level="REPEATABLE READ")
+        with connection.begin():
+            yield connection
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that writes: all of it, or nothing when an exception leaves the block.
+
+    Raises:
+        DatabaseError: as `reading`.
+    """
+    with (
+        _foreign_errors(engine),
+        engine.connect().execution_options(writes=True) as connection,
+        connection.begin(),
+    ):
+        yield connection
+
+
+def write_in_pieces(
+    engine: Engine,
+    n_rows: int,
+    write: Callable[[Connection, slice], None],
+    on_piece: Callable[[int], None] | None = None,
+) -> None:
+    """Call `write(connection, rows)` for consecutive slices of `n_rows` rows, each inside a transaction.
+
+    On SQLite, where writers wait for each other, every slice is a transaction of its own, short enough for
+    others to get between. On PostgreSQL the whole is one transaction.
+
+    Args:
+        on_piece: called with the number of rows just written.
+    """
+    slices = [slice(start, min(start + PIECE_ROWS, n_rows)) for start in range(0, n_rows, PIECE_ROWS)]
+    if is_sqlite(engine):
+        for number, rows in enumerate(slices):
+            if number:
+                time.sleep(BREATHER_SECONDS)
+            with writing(engine) as connection:
+                write(connection, rows)
+            if on_piece:
+                on_piece(rows.stop - rows.start)
+        return
+    with writing(engine) as connection:
+        for rows in slices:
+            write(connection, rows)
+            if on_piece:
+                on_piece(rows.stop - rows.start)
+
+
+def stage(connection: Connection, table: Table, columns: Sequence[Iterable[Any]]) -> None:
+    """Fill a temporary table with these columns, in place of what it held."""
+    connection.execute(CreateTable(table, if_not_exists=True))
+    connection.execute(table.delete())
+    copy_in(connection, table, columns)
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"ANALYZE {table.name}")  # the planner knows nothing of a new table
+
+
+def copy_in(connection: Connection, table: Table, columns: Sequence[Iterable[Any]]) -> None:
+    """Append rows, given as columns in the order of the table's, by the driver's fastest road.
+
+    Values are str, int, float, bool, bytes or None; JSON columns take their text.
+    """
+    names = ", ".join(column.name for column in table.columns)
+    cursor = connection.connection.cursor()
+    try:
+        if connection.dialect.name == "sqlite":
+            marks = ", ".join("?" * len(table.columns))
+            cursor.executemany(
+                f"INSERT INTO {table.name} ({names}) VALUES ({marks})", zip(*columns, strict=True)
+            )
+            return
+        with cast(psycopg.Cursor, cursor).copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
+            for row in zip(*columns, strict=True):
+                copy.write_row(row)
+    finally:
+        cursor.close()
+
+
+def fetch_columns(
+    connection: Connection, statement: Select[Any], dtypes: Sequence[type[np.generic]]
+) -> list[NDArray[Any]]:
+    """The result of a query as one numpy array a column; the query must give no NULL."""
+    sql = str(statement.compile(connection, compile_kwargs={"literal_binds": True}))
+    raw = connection.connection.dbapi_connection
+    record = np.dtype([(f"c{place}", dtype) for place, dtype in enumerate(dtypes)])
+    if connection.dialect.name == "sqlite":
+        cursor = cast(sqlite3.Connection, raw).cursor()
+        cursor.execute(sql)
+    else:
+        # A server-side cursor: the client never holds the whole result as Python objects.
+        cursor = cast(psycopg.Connection, raw).cursor(name="fetch_columns", binary=True)
+        cursor.itersize = 50_000
+        cursor.execute(sql.encode())
+    with closing(cursor):
+        rows = np.fromiter(cursor, record)
+    return [np.ascontiguousarray(rows[name]) for name in record.names or ()]
+
+
+def server_version(engine: Engine) -> str:
+    """Name and version of the database, for people."""
+    with reading(engine) as connection:
+        if is_sqlite(engine):
+            return f"SQLite {sqlite3.sqlite_version}"
+        return f"PostgreSQL {connection.exec_driver_sql('SHOW server_version').scalar_one()}"
+
+
+@contextmanager
+def _foreign_errors(engine: Engine) -> Iterator[None]:
+    """Say what the driver's errors mean for the person who reads them."""
+    where = engine.url.render_as_string(hide_password=True)
+    try:
+        yield
+    except (exc.OperationalError, exc.ProgrammingError, exc.InterfaceError) as error:
+        said = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
+        if "no such table" in said or "UndefinedTable" in type(error.orig).__name__:
+            raise DatabaseError(
+                f"{where} has not the tables this version needs: run `recsys init`"
+            ) from error
+        if "unable to open" in said or isinstance(error, exc.InterfaceError) or error.connection_invalidated:
+            raise DatabaseError(f"cannot open {where}: {said}; check RECSYS_DATABASE_URL") from error
+        if "is not a database" in said:
+            raise DatabaseError(f"{where} is not an SQLite database: check RECSYS_DATABASE_URL") from error
+        if "locked" in said:
+            raise DatabaseError(
+                f"{where} was locked for {BUSY_TIMEOUT_SECONDS} s by another writer: try again"
+            ) from error
+        raise DatabaseError(f"{where}: {said}") from error

@@ -1,0 +1,183 @@
+"""Ratings as flat arrays over dense indices, and the splits that training and the gate use. numpy only."""
+
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+NO_TIME = np.iinfo(np.int64).min
+"""`rated_at` of a rating whose time is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ratings:
+    """Ratings as three flat columns over dense 0-based indices.
+
+    Attributes:
+        user_idx, item_idx: (n_ratings,) int32, positions in `user_keys` and `item_keys`.
+        rating: (n_ratings,) float32.
+        rated_at: (n_ratings,) int64, Unix milliseconds in UTC, `NO_TIME` where unknown.
+        user_keys, item_keys: (n_users,), (n_items,) int64, ascending: the integer keys of the database
+            (for ratings read straight from a file, the order in which the ids appeared).
+        user_hash, item_hash: (n_users,), (n_items,) uint64, `hash_ids` of the external ids: the same in
+            every database, so that a split by hash is too.
+    """
+
+    user_idx: NDArray[np.int32]
+    item_idx: NDArray[np.int32]
+    rating: NDArray[np.float32]
+    rated_at: NDArray[np.int64]
+    user_keys: NDArray[np.int64]
+    item_keys: NDArray[np.int64]
+    user_hash: NDArray[np.uint64]
+    item_hash: NDArray[np.uint64]
+
+    @property
+    def n_ratings(self) -> int:
+        return len(self.rating)
+
+    @property
+    def n_users(self) -> int:
+        return len(self.user_keys)
+
+    @property
+    def n_items(self) -> int:
+        return len(self.item_keys)
+
+    def select(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> "Ratings":
+        """The given rows (a mask or positions), over the same users and items."""
+        return replace(
+            self,
+            user_idx=self.user_idx[rows],
+            item_idx=self.item_idx[rows],
+            rating=self.rating[rows],
+            rated_at=self.rated_at[rows],
+        )
+
+    def compact(self) -> "Ratings":
+        """The same ratings without the users and items that have none, indices closed up."""
+        user_idx, users = _close_up(self.user_idx, self.n_users)
+        item_idx, items = _close_up(self.item_idx, self.n_items)
+        return replace(
+            self,
+            user_idx=user_idx,
+            item_idx=item_idx,
+            user_keys=self.user_keys[users],
+            item_keys=self.item_keys[items],
+            user_hash=self.user_hash[users],
+            item_hash=self.item_hash[items],
+        )
+
+    def by_user(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows grouped by user.
+
+        Returns:
+            (starts, order): `order[starts[u]:starts[u + 1]]` are the rows of user `u`, in their given order.
+        """
+        order = np.argsort(self.user_idx, kind="stable")
+        starts = np.zeros(self.n_users + 1, np.int64)
+        np.cumsum(np.bincount(self.user_idx, minlength=self.n_users), out=starts[1:])
+        return starts, order
+
+    def item_counts(self) -> NDArray[np.int64]:
+        """How many ratings each item has: (n_items,)."""
+        return np.bincount(self.item_idx, minlength=self.n_items)
+
+    def fingerprint(self) -> str:
+        """A short digest of what was rated by whom and when, whatever the order of rows and the keys.
+
+        The sum over rows of a 64-bit mix of (user hash, item hash, rating, rated_at): two databases that
+        hold the same ratings have the same fingerprint.
+        """
+        mixed = _mix(self.user_hash[self.user_idx])
+        mixed = _mix(mixed ^ self.item_hash[self.item_idx])
+        mixed = _mix(mixed ^ self.rating.astype(np.float64).view(np.uint64))
+        mixed = _mix(mixed ^ self.rated_at.view(np.uint64))
+        total = np.add.reduce(mixed, dtype=np.uint64) if len(mixed) else np.uint64(0)
+        return f"{self.n_ratings:x}-{int(total):016x}"
+
+
+def ratings_from_keys(
+    user_key: NDArray[np.int64],
+    item_key: NDArray[np.int64],
+    rating: NDArray[np.float64],
+    rated_at: NDArray[np.int64],
+    user_hash: NDArray[np.uint64],
+    item_hash: NDArray[np.uint64],
+) -> Ratings:
+    """`Ratings` from columns of keys.
+
+    Args:
+        user_key, item_key, rating, rated_at: (n_ratings,) columns.
+        user_hash, item_hash: hash of the external id, looked up by key: `user_hash[key]`.
+    """
+    user_idx, users = _close_up(user_key, len(user_hash))
+    item_idx, items = _close_up(item_key, len(item_hash))
+    return Ratings(
+        user_idx=user_idx,
+        item_idx=item_idx,
+        rating=rating.astype(np.float32),
+        rated_at=rated_at,
+        user_keys=users,
+        item_keys=items,
+        user_hash=user_hash[users],
+        item_hash=item_hash[items],
+    )
+
+
+def hash_ids(ids: list[str]) -> NDArray[np.uint64]:
+    """A 64-bit BLAKE2b hash of each external id: the same on every machine and in every run."""
+    digests = b"".join(blake2b(text.encode(), digest_size=8).digest() for text in ids)
+    return np.frombuffer(digests, "<u8").astype(np.uint64)
+
+
+def hold_out(ratings: Ratings, share: float = 0.1) -> NDArray[np.bool_]:
+    """Which ratings to hold out: the same ones every night.
+
+    Each user's last `share` by time, at least one. A user with a rating whose time is unknown has the pairs
+    held out that a stable hash of (user_id, item_id) picks. Of a user's only rating nothing is held out,
+    and never all that a user has.
+
+    Returns:
+        (n_ratings,) mask.
+    """
+    n_rated = np.bincount(ratings.user_idx, minlength=ratings.n_users)
+    n_held = np.where(n_rated >= 2, np.maximum(1, (n_rated * share).astype(np.int64)), 0)
+    pair_hash = _mix(
+        _mix(ratings.user_hash[ratings.user_idx]) ^ ratings.item_hash[ratings.item_idx] ^ np.uint64(1)
+    )
+
+    timeless = np.zeros(ratings.n_users, bool)
+    timeless[ratings.user_idx[ratings.rated_at == NO_TIME]] = True
+
+    # Users with times: position from the end of their own history; the hash settles equal times.
+    order = np.lexsort((pair_hash, ratings.rated_at, ratings.user_idx))
+    ends = np.cumsum(n_rated)
+    from_end = np.empty(ratings.n_ratings, np.int64)
+    from_end[order] = ends[ratings.user_idx[order]] - 1 - np.arange(ratings.n_ratings)
+    held = from_end < n_held[ratings.user_idx]
+
+    # Users without: a fixed share of the pairs, unless that would take all of them.
+    by_hash = pair_hash < np.uint64(int(share * 2.0**64))
+    takes_all = np.bincount(ratings.user_idx[by_hash], minlength=ratings.n_users) == n_rated
+    result: NDArray[np.bool_] = np.where(
+        timeless[ratings.user_idx], by_hash & ~takes_all[ratings.user_idx], held
+    )
+    return result
+
+
+def _close_up(keys: NDArray[np.int32] | NDArray[np.int64], size: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Dense positions of keys below `size`, and the distinct keys, ascending, in O(n + size)."""
+    present = np.zeros(size, bool)
+    present[keys] = True
+    distinct = np.flatnonzero(present).astype(np.int64)
+    position = np.cumsum(present, dtype=np.int32) - np.int32(1)
+    return position[keys], distinct
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of splitmix64: every input bit reaches every output bit."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

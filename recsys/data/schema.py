@@ -1,0 +1,178 @@
+"""The tables, one definition for SQLite and PostgreSQL.
+
+Every `…_at` is Unix milliseconds in UTC. External ids are text, kept byte for byte; keys are integers that
+are never given twice. The schema is changed by migrations only (`migrations/`), and a test holds these
+definitions against what the migrations build.
+"""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    false,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+NAMING_CONVENTION = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+metadata = MetaData(naming_convention=NAMING_CONVENTION)
+
+Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only INTEGER primary keys by itself
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+users = Table(
+    "users",
+    metadata,
+    Column("user_key", Key, primary_key=True, autoincrement=True),
+    Column("user_id", Text, nullable=False, unique=True),
+    Column("categories", Json, nullable=False, server_default="[]"),
+    Column("attributes", Json, nullable=False, server_default="{}"),
+    sqlite_autoincrement=True,
+)
+
+items = Table(
+    "items",
+    metadata,
+    Column("item_key", Key, primary_key=True, autoincrement=True),
+    Column("item_id", Text, nullable=False, unique=True),
+    Column("title", Text),
+    Column("categories", Json, nullable=False, server_default="[]"),
+    Column("attributes", Json, nullable=False, server_default="{}"),
+    Column("hidden", Boolean, nullable=False, server_default=false()),
+    sqlite_autoincrement=True,
+)
+
+ratings = Table(
+    "ratings",
+    metadata,
+    Column("user_key", Key, ForeignKey(users.c.user_key, ondelete="CASCADE"), primary_key=True),
+    Column("item_key", Key, ForeignKey(items.c.item_key, ondelete="CASCADE"), primary_key=True),
+    Column("rating", Double, nullable=False),
+    Column("rated_at", BigInteger),
+    sqlite_with_rowid=False,
+)
+
+change_counter = Table(
+    "change_counter",
+    metadata,
+    Column("counter_key", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, nullable=False),
+    CheckConstraint("counter_key = 1", name="one_row"),
+)
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("seq", Key, primary_key=True, autoincrement=False),
+    Column("kind", String(8), primary_key=True),
+    Column("key", BigInteger, primary_key=True, autoincrement=False, server_default="0"),
+    CheckConstraint("kind IN ('user', 'item', 'all')", name="kind"),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("number", Key, primary_key=True, autoincrement=True),
+    Column("objective", String(16), nullable=False),
+    Column("architecture", String(16), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("configuration", Json, nullable=False),
+    Column("metrics", Json, nullable=False),
+    Column("baselines", Json, nullable=False),
+    Column("history", Json, nullable=False),
+    Column("data_fingerprint", Text, nullable=False),
+    Column("trained_seq", BigInteger, nullable=False),
+    Column("n_users", BigInteger, nullable=False),
+    Column("n_items", BigInteger, nullable=False),
+    Column("n_ratings", BigInteger, nullable=False),
+    Column("n_factors", Integer, nullable=False),
+    Column("global_bias", Double, nullable=False),
+    Column("rating_min", Double, nullable=False),
+    Column("rating_max", Double, nullable=False),
+    Column("range_low", Double),
+    Column("range_high", Double),
+    Column("created_at", BigInteger, nullable=False),
+    Column("training_seconds", Double, nullable=False),
+    CheckConstraint("objective IN ('rating', 'ranking')", name="objective"),
+    CheckConstraint("status IN ('storing', 'ready')", name="status"),
+    sqlite_autoincrement=True,
+)
+
+user_factors = Table(
+    "user_factors",
+    metadata,
+    Column("number", Key, ForeignKey(models.c.number, ondelete="CASCADE"), primary_key=True),
+    Column("user_key", Key, ForeignKey(users.c.user_key, ondelete="CASCADE"), primary_key=True),
+    Column("bias", Float, nullable=False),
+    Column("vector", LargeBinary, nullable=False),
+    Index(None, "user_key"),  # erasing a user must not scan every version
+)
+
+item_factors = Table(
+    "item_factors",
+    metadata,
+    Column("number", Key, ForeignKey(models.c.number, ondelete="CASCADE"), primary_key=True),
+    Column("item_key", Key, ForeignKey(items.c.item_key, ondelete="CASCADE"), primary_key=True),
+    Column("bias", Float, nullable=False),
+    Column("vector", LargeBinary, nullable=False),
+)
+
+live_models = Table(
+    "live_models",
+    metadata,
+    Column("objective", String(16), primary_key=True),
+    Column("number", Key, ForeignKey(models.c.number), nullable=False),
+)
+
+publications = Table(
+    "publications",
+    metadata,
+    Column("publication_key", Key, primary_key=True, autoincrement=True),
+    Column("objective", String(16), nullable=False),
+    Column("number", Key, nullable=False),
+    Column("replaced_number", Key),
+    Column("reason", Text, nullable=False),
+    Column("published_at", BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+job_runs = Table(
+    "job_runs",
+    metadata,
+    Column("run_key", Key, primary_key=True, autoincrement=True),
+    Column("job", String(32), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("detail", Json, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger),
+    CheckConstraint("status IN ('running', 'done', 'failed')", name="status"),
+    sqlite_autoincrement=True,
+)
+
+job_leases = Table(
+    "job_leases",
+    metadata,
+    Column("job", String(32), primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("token", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)

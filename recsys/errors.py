@@ -1,0 +1,66 @@
+"""Every error this library raises on purpose.
+
+    RecsysError                 something to tell the caller; never a bug of ours
+    ├── InputError              a file, a row, an argument or a setting is wrong
+    │   └── MostlyBadError      more rows of a file were rejected than kept: refused whole
+    ├── NotFoundError           an item, user or model version that does not exist
+    ├── NoModelError            nothing is live yet
+    ├── DatabaseError           the database cannot be reached or has another schema
+    ├── LockedError             another process holds the lease of this job
+    └── TrainingError           training cannot start or did not converge
+
+The message names the thing, what was expected and the fix, in one line. `status` is the HTTP
+status that `api.problems` answers with, `exit_code` what the command line ends with.
+"""
+
+
+class RecsysError(Exception):
+    """Base of everything raised on purpose."""
+
+    status = 500
+    exit_code = 1
+    title = "The request could not be served"
+
+
+class InputError(RecsysError):
+    """A file, row, argument or setting is wrong; the message says which, where and how to mend it."""
+
+    status = 422
+    title = "The request is not valid"
+
+
+class MostlyBadError(InputError):
+    """Most rows of a file were rejected, so the file was refused whole."""
+
+
+class NotFoundError(RecsysError):
+    """The named item, user or model version does not exist."""
+
+    status = 404
+    title = "Not found"
+
+
+class NoModelError(RecsysError):
+    """No model version is live that could answer; the message says what to run."""
+
+    status = 503
+    title = "No model is live"
+
+
+class DatabaseError(RecsysError):
+    """The database cannot be reached, or its schema is not the one this version needs."""
+
+    status = 503
+    title = "The database is not available"
+
+
+class LockedError(RecsysError):
+    """Another process is running this job."""
+
+    status = 409
+    exit_code = 3
+    title = "Another run holds the lease"
+
+
+class TrainingError(RecsysError):
+    """Training cannot start (too few ratings, no such device) or did not converge."""

@@ -1,0 +1,61 @@
+"""One frozen, typed object for everything that is configured from outside."""
+
+from typing import Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from recsys.errors import InputError
+
+
+class Settings(BaseSettings):
+    """Settings from `RECSYS_…` environment variables and a `.env` file in the working directory.
+
+    Read once, at the edge, by `load_settings`; inside, values arrive as arguments.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="RECSYS_", env_file=".env", frozen=True, extra="ignore")
+
+    database_url: str = Field(
+        "sqlite:///recsys.db",
+        description="Where everything is kept: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE.",
+    )
+    rating_min: float | None = Field(
+        None, description="Lowest rating there is; by default the lowest one seen at training."
+    )
+    rating_max: float | None = Field(
+        None, description="Highest rating there is; by default the highest one seen at training."
+    )
+    gate_margin: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="How far below the live version the lower 95 % bound of a new one may lie, "
+        "as a share of the live version's metric.",
+    )
+    refresh_seconds: float = Field(
+        1.0, gt=0, description="How often a server looks for a new live version and changed items."
+    )
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+
+    @model_validator(mode="after")
+    def _scale_is_ordered(self) -> Self:
+        if self.rating_min is not None and self.rating_max is not None and self.rating_min >= self.rating_max:
+            raise ValueError(
+                f"RECSYS_RATING_MIN ({self.rating_min}) must be below RECSYS_RATING_MAX ({self.rating_max})"
+            )
+        return self
+
+
+def load_settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        InputError: a variable has a value that cannot be used; the message names it.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "RECSYS_" + str(first["loc"][0]).upper() if first["loc"] else "settings"
+        raise InputError(f"{name}: {first['msg']}; mend it in the environment or in .env") from error
