@@ -139,12 +139,9 @@ def upgrade() -> None:
     op.create_table(
         "ratings",
         sa.Column("user_key", KEY, nullable=False),
-        sa.Column("item_key", KEY, nullable=False),
+        sa.Column("item_key", KEY, autoincrement=False, nullable=False),
         sa.Column("rating", sa.Double(), nullable=False),
         sa.Column("rated_at", sa.BigInteger(), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["item_key"], ["items.item_key"], name=op.f("fk_ratings_item_key_items"), ondelete="CASCADE"
-        ),
         sa.ForeignKeyConstraint(
             ["user_key"], ["users.user_key"], name=op.f("fk_ratings_user_key_users"), ondelete="CASCADE"
         ),

@@ -10,14 +10,16 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, Select, Table, create_engine, event, exc, inspect
+from sqlalchemy.dialects import postgresql as postgresql_dialect
+from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.schema import CreateTable
 
 from recsys.errors import DatabaseError, InputError
 
 BUSY_TIMEOUT_SECONDS = 30
-PIECE_ROWS = 50_000
-"""Rows that one SQLite transaction of a bulk write changes: some tenths of a second."""
+PIECE_ROWS = {"sqlite": 50_000, "postgresql": 500_000}
+"""Rows staged and written at a time. On SQLite a transaction each, some tenths of a second long."""
 BREATHER_SECONDS = 0.02
 """Pause between two such transactions, so that a waiting writer finds the file unlocked."""
 
@@ -125,7 +127,8 @@ def write_in_pieces(
     Args:
         on_piece: called with the number of rows just written.
     """
-    slices = [slice(start, min(start + PIECE_ROWS, n_rows)) for start in range(0, n_rows, PIECE_ROWS)]
+    size = PIECE_ROWS[engine.dialect.name]
+    slices = [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
     if is_sqlite(engine):
         for number, rows in enumerate(slices):
             if number:
@@ -145,9 +148,10 @@ def write_in_pieces(
 def stage(connection: Connection, table: Table, columns: Sequence[Iterable[Any]]) -> None:
     """Fill a temporary table with these columns, in place of what it held."""
     connection.execute(CreateTable(table, if_not_exists=True))
-    connection.execute(table.delete())
+    postgres = connection.dialect.name == "postgresql"
+    connection.exec_driver_sql(f"TRUNCATE {table.name}" if postgres else f"DELETE FROM {table.name}")
     copy_in(connection, table, columns)
-    if connection.dialect.name == "postgresql":
+    if postgres:
         connection.exec_driver_sql(f"ANALYZE {table.name}")  # the planner knows nothing of a new table
 
 
@@ -157,19 +161,16 @@ def copy_in(connection: Connection, table: Table, columns: Sequence[Iterable[Any
     Values are str, int, float, bool, bytes or None; JSON columns take their text.
     """
     names = ", ".join(column.name for column in table.columns)
-    cursor = connection.connection.cursor()
-    try:
-        if connection.dialect.name == "sqlite":
-            marks = ", ".join("?" * len(table.columns))
-            cursor.executemany(
-                f"INSERT INTO {table.name} ({names}) VALUES ({marks})", zip(*columns, strict=True)
-            )
-            return
-        with cast(psycopg.Cursor, cursor).copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
-            for row in zip(*columns, strict=True):
-                copy.write_row(row)
-    finally:
-        cursor.close()
+    rows = zip(*columns, strict=True)
+    if connection.dialect.name == "sqlite":
+        marks = ", ".join("?" * len(table.columns))
+        sqlite = cast(sqlite3.Connection, connection.connection.dbapi_connection)
+        sqlite.executemany(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", rows).close()
+        return
+    postgres = cast(psycopg.Connection[Any], connection.connection.dbapi_connection)
+    with postgres.cursor() as cursor, cursor.copy(f"COPY {table.name} ({names}) FROM STDIN".encode()) as copy:
+        for row in rows:
+            copy.write_row(row)
 
 
 def fetch_columns(
@@ -177,19 +178,26 @@ def fetch_columns(
 ) -> list[NDArray[Any]]:
     """The result of a query as one numpy array a column; the query must give no NULL."""
     sql = str(statement.compile(connection, compile_kwargs={"literal_binds": True}))
-    raw = connection.connection.dbapi_connection
     record = np.dtype([(f"c{place}", dtype) for place, dtype in enumerate(dtypes)])
     if connection.dialect.name == "sqlite":
-        cursor = cast(sqlite3.Connection, raw).cursor()
-        cursor.execute(sql)
+        sqlite = cast(sqlite3.Connection, connection.connection.dbapi_connection)
+        with closing(sqlite.execute(sql)) as rows:
+            fetched = np.fromiter(rows, record)
     else:
         # A server-side cursor: the client never holds the whole result as Python objects.
-        cursor = cast(psycopg.Connection, raw).cursor(name="fetch_columns", binary=True)
-        cursor.itersize = 50_000
-        cursor.execute(sql.encode())
-    with closing(cursor):
-        rows = np.fromiter(cursor, record)
-    return [np.ascontiguousarray(rows[name]) for name in record.names or ()]
+        postgres = cast(psycopg.Connection[Any], connection.connection.dbapi_connection)
+        with postgres.cursor(name="fetch_columns", binary=True) as cursor:
+            cursor.itersize = 50_000
+            cursor.execute(sql.encode())
+            fetched = np.fromiter(cursor, record)
+    return [np.ascontiguousarray(fetched[name]) for name in record.names or ()]
+
+
+def insert_or_update(connection: Connection, table: Table) -> sqlite_dialect.Insert:
+    """The dialect's own INSERT, which knows ON CONFLICT; SQLite's and PostgreSQL's have the same shape."""
+    if connection.dialect.name == "sqlite":
+        return sqlite_dialect.insert(table)
+    return cast(sqlite_dialect.Insert, postgresql_dialect.insert(table))
 
 
 def server_version(engine: Engine) -> str:

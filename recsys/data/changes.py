@@ -1,0 +1,34 @@
+"""The sequence of changes: what a cache must forget, in the order of commits."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from recsys.data import schema
+
+
+def record_change(connection: Connection, *, users: Sequence[int] = (), items: Sequence[int] = ()) -> int:
+    """Note what caches must forget: these users and items, or everything when none are named.
+
+    Must be the last thing that a transaction does: the counter's row stays locked until it commits, so the
+    order of `seq` is the order of commits.
+
+    Returns:
+        The new seq.
+    """
+    counter = schema.change_counter
+    seq = connection.execute(
+        update(counter).values(seq=counter.c.seq + 1).returning(counter.c.seq)
+    ).scalar_one()
+    rows = [{"seq": seq, "kind": "user", "key": key} for key in users]
+    rows += [{"seq": seq, "kind": "item", "key": key} for key in items]
+    if not rows:
+        connection.execute(delete(schema.changes))  # whoever learns of this one needs no earlier one
+        rows = [{"seq": seq, "kind": "all", "key": 0}]
+    connection.execute(insert(schema.changes), rows)
+    return int(seq)
+
+
+def current_seq(connection: Connection) -> int:
+    """The seq of the last committed change; 0 when there was none."""
+    return int(connection.execute(select(schema.change_counter.c.seq)).scalar_one())

@@ -1,0 +1,168 @@
+"""Ratings in the database: upsert in bulk, read as arrays."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Double,
+    Engine,
+    MetaData,
+    Table,
+    and_,
+    case,
+    func,
+    literal,
+    or_,
+    select,
+)
+
+from recsys.data import schema
+from recsys.data.changes import record_change
+from recsys.data.database import fetch_columns, insert_or_update, stage, write_in_pieces
+from recsys.data.dataset import NO_TIME, Ratings, hash_ids, ratings_from_keys
+from recsys.data.encoding import RatingColumns, latest
+from recsys.data.ids import keys_of
+
+_staged_ratings = Table(
+    "staged_ratings",
+    MetaData(),
+    Column("user_key", schema.Key, primary_key=True, autoincrement=False),
+    Column("item_key", schema.Key, primary_key=True, autoincrement=False),
+    Column("rating", Double, nullable=False),
+    Column("rated_at", BigInteger),
+    prefixes=["TEMPORARY"],
+    sqlite_with_rowid=False,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Upserted:
+    """What became of the rows: inserted + updated + unchanged = the rows given.
+
+    A row that a later one of the same input supersedes, or that is older than what is stored, is unchanged.
+    """
+
+    inserted: int
+    updated: int
+    unchanged: int
+
+
+def upsert_ratings(
+    engine: Engine,
+    columns: RatingColumns,
+    *,
+    received_at: int | None = None,
+    bulk: bool = True,
+    on_rows: Callable[[int], None] | None = None,
+) -> Upserted:
+    """Insert or update ratings; users and items that are not there are made.
+
+    An older `rated_at` never overwrites; with an equal or unknown one the last load wins; the same value
+    without `rated_at` is unchanged.
+
+    Args:
+        received_at: stands in for an unknown `rated_at` of what is written.
+        bulk: record one change of everything, or one for each user.
+        on_rows: called with the number of rows just dealt with.
+    """
+    user_key = keys_of(engine, schema.users, columns.user_ids)[columns.user_code]
+    item_key = keys_of(engine, schema.items, columns.item_ids)[columns.item_code]
+    kept = latest(columns, user_key, item_key)
+    user_key, item_key = user_key[kept], item_key[kept]
+    rating, rated_at = columns.rating[kept], columns.rated_at[kept]
+    inserted = updated = 0
+
+    def write(connection: Connection, rows: slice) -> None:
+        nonlocal inserted, updated
+        times = [None if at == NO_TIME else at for at in rated_at[rows].tolist()]
+        stage(
+            connection,
+            _staged_ratings,
+            (user_key[rows].tolist(), item_key[rows].tolist(), rating[rows].tolist(), times),
+        )
+        new, changed = _merge_staged_ratings(connection, received_at)
+        inserted, updated = inserted + new, updated + changed
+        if new or changed:
+            touched = () if bulk else tuple(np.unique(user_key[rows]).tolist())
+            record_change(connection, users=touched)
+
+    write_in_pieces(engine, len(kept), write, on_rows)
+    return Upserted(inserted, updated, len(columns) - inserted - updated)
+
+
+def _merge_staged_ratings(connection: Connection, received_at: int | None) -> tuple[int, int]:
+    """Write what is new or changed of the staged ratings; returns how many were inserted and updated."""
+    staged, stored = _staged_ratings.c, schema.ratings.c
+    joined = _staged_ratings.outerjoin(
+        schema.ratings, and_(stored.user_key == staged.user_key, stored.item_key == staged.item_key)
+    )
+    is_new = stored.user_key.is_(None)
+    not_older = or_(stored.rated_at.is_(None), staged.rated_at.is_(None), staged.rated_at >= stored.rated_at)
+    differs = or_(
+        staged.rating != stored.rating,
+        and_(staged.rated_at.is_not(None), staged.rated_at.is_distinct_from(stored.rated_at)),
+    )
+    is_changed = and_(~is_new, not_older, differs)
+    new, changed = connection.execute(
+        select(
+            func.coalesce(func.sum(case((is_new, 1), else_=0)), 0),
+            func.coalesce(func.sum(case((is_changed, 1), else_=0)), 0),
+        ).select_from(joined)
+    ).one()
+    if new or changed:
+        statement = insert_or_update(connection, schema.ratings).from_select(
+            ["user_key", "item_key", "rating", "rated_at"],
+            select(
+                staged.user_key,
+                staged.item_key,
+                staged.rating,
+                func.coalesce(staged.rated_at, literal(received_at, BigInteger)),
+            )
+            .select_from(joined)
+            .where(or_(is_new, is_changed))
+            .order_by(staged.user_key, staged.item_key),
+        )
+        given = statement.excluded
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["user_key", "item_key"],
+                set_={"rating": given.rating, "rated_at": func.coalesce(given.rated_at, stored.rated_at)},
+                # Another writer may have been faster since the join: it may have brought a newer rating.
+                where=or_(
+                    stored.rated_at.is_(None), given.rated_at.is_(None), given.rated_at >= stored.rated_at
+                ),
+            )
+        )
+    return int(new), int(changed)
+
+
+def read_ratings(connection: Connection) -> Ratings:
+    """All ratings, in the order of their keys."""
+    rated = schema.ratings.c
+    statement = select(
+        rated.user_key, rated.item_key, rated.rating, func.coalesce(rated.rated_at, NO_TIME)
+    ).order_by(rated.user_key, rated.item_key)
+    user_key, item_key, rating, rated_at = fetch_columns(
+        connection, statement, (np.int64, np.int64, np.float64, np.int64)
+    )
+    return ratings_from_keys(
+        user_key,
+        item_key,
+        rating,
+        rated_at,
+        _hash_by_key(connection, schema.users),
+        _hash_by_key(connection, schema.items),
+    )
+
+
+def _hash_by_key(connection: Connection, table: Table) -> NDArray[np.uint64]:
+    """`hash_ids` of the external ids, looked up by key; zero where there is no such key."""
+    rows = connection.execute(select(table.columns[0], table.columns[1])).all()
+    hashes = np.zeros(max((key for key, _ in rows), default=-1) + 1, np.uint64)
+    hashes[[key for key, _ in rows]] = hash_ids([external_id for _, external_id in rows])
+    return hashes
