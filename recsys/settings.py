@@ -17,26 +17,33 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="RECSYS_", env_file=".env", frozen=True, extra="ignore")
 
     database_url: str = Field(
-        "sqlite:///recsys.db",
+        default="sqlite:///recsys.db",
         description="Where everything is kept: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE.",
     )
     rating_min: float | None = Field(
-        None, description="Lowest rating there is; by default the lowest one seen at training."
+        default=None, description="Lowest rating there is; by default the lowest one seen at training."
     )
     rating_max: float | None = Field(
-        None, description="Highest rating there is; by default the highest one seen at training."
+        default=None, description="Highest rating there is; by default the highest one seen at training."
     )
     gate_margin: float = Field(
-        0.02,
+        default=0.02,
         ge=0,
         le=1,
         description="How far below the live version the lower 95 % bound of a new one may lie, "
         "as a share of the live version's metric.",
     )
     refresh_seconds: float = Field(
-        1.0, gt=0, description="How often a server looks for a new live version and changed items."
+        default=1.0, gt=0, description="How often a server looks for a new live version and changed items."
     )
-    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
+
+    @property
+    def rating_scale(self) -> tuple[float, float] | None:
+        """Lowest and highest rating, if both are configured."""
+        if self.rating_min is None or self.rating_max is None:
+            return None
+        return self.rating_min, self.rating_max
 
     @model_validator(mode="after")
     def _scale_is_ordered(self) -> Self:

@@ -84,3 +84,9 @@ def _changed_items(
             as_text = (json.dumps(merged[1], ensure_ascii=False), json.dumps(merged[2], ensure_ascii=False))
             changed.append((place, row.item_id, merged[0], *as_text))
     return changed
+
+
+def known_items(connection: Connection, item_ids: set[str]) -> set[str]:
+    """Those of the ids that are in the database; for a handful, not for a load."""
+    item_id = schema.items.c.item_id
+    return set(connection.scalars(select(item_id).where(item_id.in_(item_ids))))

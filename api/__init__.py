@@ -1,0 +1,1 @@
+"""The HTTP service. Import `api.app:create_app`."""

@@ -1,0 +1,1 @@
+"""Answering: one immutable snapshot of the live versions, and the state of one user."""

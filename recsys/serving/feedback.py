@@ -1,0 +1,81 @@
+"""Ratings that come in one by one: checked row by row, the good ones kept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from sqlalchemy import Engine
+
+from recsys.data.database import reading
+from recsys.data.dataset import NO_TIME
+from recsys.data.encoding import IdEncoder, RatingColumns
+from recsys.data.items import known_items
+from recsys.data.ratings import upsert_ratings
+from recsys.registry import now_ms
+from recsys.results import RateReport, RowError
+
+MAX_ID_BYTES = 1024
+_CLOCK_SKEW_MS = 300_000
+
+
+@dataclass(frozen=True, slots=True)
+class NewRating:
+    """One rating as a client sent it; `rated_at` in Unix milliseconds."""
+
+    user_id: str
+    item_id: str
+    rating: float
+    rated_at: int | None
+
+
+def rate(engine: Engine, rows: Sequence[NewRating], scale: tuple[float, float] | None) -> RateReport:
+    """Store ratings; a bad row is reported, and the others are kept.
+
+    A rating without a time is taken as given now; sending the same one again changes nothing.
+
+    Args:
+        scale: lowest and highest rating there is; None: any number.
+    """
+    now = now_ms()
+    with reading(engine) as connection:
+        known = known_items(connection, {row.item_id for row in rows if "\0" not in row.item_id})
+    errors, good = [], []
+    for index, row in enumerate(rows):
+        reason = _reason_against(row, known, scale, now)
+        if reason is None:
+            good.append(row)
+        else:
+            errors.append(RowError(index=index, message=reason))
+    users, items = IdEncoder(), IdEncoder()
+    columns = RatingColumns(
+        user_code=users.encode(pa.array([row.user_id for row in good], pa.string())),
+        item_code=items.encode(pa.array([row.item_id for row in good], pa.string())),
+        rating=np.array([row.rating for row in good], np.float64),
+        rated_at=np.array([NO_TIME if row.rated_at is None else row.rated_at for row in good], np.int64),
+        user_ids=users.ids,
+        item_ids=items.ids,
+    )
+    done = upsert_ratings(engine, columns, received_at=now, bulk=False)
+    return RateReport(
+        inserted=done.inserted,
+        updated=done.updated,
+        unchanged=done.unchanged,
+        rejected=len(errors),
+        errors=errors,
+    )
+
+
+def _reason_against(
+    row: NewRating, known: set[str], scale: tuple[float, float] | None, now: int
+) -> str | None:
+    """Why a row cannot be kept; None where it can."""
+    if not row.user_id.strip() or "\0" in row.user_id or len(row.user_id.encode()) > MAX_ID_BYTES:
+        return f"user_id must have 1 to {MAX_ID_BYTES} bytes, not all blank and none of them NUL"
+    if row.item_id not in known:
+        return f"there is no item {row.item_id[:80]!r}: search by title with GET /v1/items?title=…"
+    if scale is not None and not scale[0] <= row.rating <= scale[1]:
+        return f"rating {row.rating:g} is outside the scale: expected {scale[0]:g} to {scale[1]:g}"
+    if row.rated_at is not None and row.rated_at > now + _CLOCK_SKEW_MS:
+        return "rated_at lies in the future: leave it out, or send the time of the rating in UTC"
+    return None
