@@ -90,12 +90,3 @@ class Factors:
         with np.errstate(over="ignore"):
             rating: NDArray[np.float32] = (low + (high - low) / (1 + np.exp(-score))).astype(np.float32)
         return rating
-
-
-def positions(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each wanted key stands in the ascending `keys`; −1 where it does not."""
-    if len(keys) == 0:
-        return np.full(len(wanted), -1, np.int64)
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    found: NDArray[np.int64] = np.where(keys[place] == wanted, place, -1)
-    return found

@@ -1,7 +1,7 @@
 """Model versions in the database: store, load, publish, roll back, prune.
 
-A version is written as `storing`, in pieces, and becomes `ready` in one last statement; publishing is one row.
-So a reader sees the whole of a version or nothing of it. A version is never overwritten.
+A version is written as `storing`, in pieces, and becomes `ready` in one last statement; publishing is one
+row. So a reader sees the whole of a version or nothing of it. A version is never overwritten.
 """
 
 import time

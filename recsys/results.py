@@ -89,7 +89,7 @@ class LoadReport(Result):
     users: int = Field(description="Different users in the file.")
     items: int = Field(description="Different items in the file, rated or described.")
     seconds: float
-    rejects_file: str | None = Field(default=None, description="Where the rejected rows are named, if there are any.")
+    rejects_file: str | None = Field(default=None, description="Where rejected rows are named.")
 
 
 class TrainReport(Result):

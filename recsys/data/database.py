@@ -52,9 +52,7 @@ def _checked_url(url: str) -> URL:
     if backend in ("postgres", "postgresql"):
         return parsed.set(drivername="postgresql+psycopg")
     if backend != "sqlite":
-        raise InputError(
-            f"RECSYS_DATABASE_URL: {backend!r} is not supported: use sqlite:///FILE or postgresql://…"
-        )
+        raise InputError(f"RECSYS_DATABASE_URL: {backend!r} is not supported: use sqlite:///FILE or postgresql://…")
     if not parsed.database or parsed.database == ":memory:":
         raise InputError("RECSYS_DATABASE_URL: a database in memory is lost at once: use sqlite:///FILE")
     if sqlite3.sqlite_version_info < _MIN_SQLITE:
@@ -214,12 +212,10 @@ def _foreign_errors(engine: Engine) -> Iterator[None]:
     where = engine.url.render_as_string(hide_password=True)
     try:
         yield
-    except (exc.OperationalError, exc.ProgrammingError, exc.InterfaceError) as error:
+    except (exc.DatabaseError, exc.InterfaceError) as error:
         said = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
         if "no such table" in said or "UndefinedTable" in type(error.orig).__name__:
-            raise DatabaseError(
-                f"{where} has not the tables this version needs: run `recsys init`"
-            ) from error
+            raise DatabaseError(f"{where} has not the tables this version needs: run `recsys init`") from error
         if "unable to open" in said or isinstance(error, exc.InterfaceError) or error.connection_invalidated:
             raise DatabaseError(f"cannot open {where}: {said}; check RECSYS_DATABASE_URL") from error
         if "is not a database" in said:
@@ -228,4 +224,6 @@ def _foreign_errors(engine: Engine) -> Iterator[None]:
             raise DatabaseError(
                 f"{where} was locked for {BUSY_TIMEOUT_SECONDS} s by another writer: try again"
             ) from error
-        raise DatabaseError(f"{where}: {said}") from error
+        if isinstance(error, exc.OperationalError):
+            raise DatabaseError(f"{where}: {said}") from error
+        raise  # a row or a statement is wrong, not the database

@@ -132,6 +132,15 @@ def hash_ids(ids: list[str]) -> NDArray[np.uint64]:
     return np.frombuffer(digests, "<u8").astype(np.uint64)
 
 
+def positions(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each wanted key stands in the ascending `keys`; −1 where it does not."""
+    if len(keys) == 0:
+        return np.full(len(wanted), -1, np.int64)
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    found: NDArray[np.int64] = np.where(keys[place] == wanted, place, -1)
+    return found
+
+
 def hold_out(ratings: Ratings, share: float = 0.1) -> NDArray[np.bool_]:
     """Which ratings to hold out: the same ones every night.
 
@@ -167,7 +176,9 @@ def hold_out(ratings: Ratings, share: float = 0.1) -> NDArray[np.bool_]:
     return result
 
 
-def _close_up(keys: NDArray[np.int32] | NDArray[np.int64], size: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def _close_up(
+    keys: NDArray[np.int32] | NDArray[np.int64], size: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Dense positions of keys below `size`, and the distinct keys, ascending, in O(n + size)."""
     present = np.zeros(size, bool)
     present[keys] = True

@@ -52,9 +52,15 @@ class IdEncoder:
         return list(self._codes)
 
 
-def collect(batches: Iterable[RatingBatch]) -> RatingColumns:
-    """All batches as one set of columns, lines in the order of the file."""
-    users, items = IdEncoder(), IdEncoder()
+def collect(
+    batches: Iterable[RatingBatch], users: IdEncoder | None = None, items: IdEncoder | None = None
+) -> RatingColumns:
+    """All batches as one set of columns, rows in the order of the file.
+
+    Args:
+        users, items: encoders to go on with, so that several files share their codes.
+    """
+    users, items = users or IdEncoder(), items or IdEncoder()
     parts = [
         (users.encode(batch.user_ids), items.encode(batch.item_ids), batch.rating, batch.rated_at)
         for batch in batches
@@ -73,7 +79,9 @@ def collect(batches: Iterable[RatingBatch]) -> RatingColumns:
 def latest(
     columns: RatingColumns, user_key: NDArray[np.int64], item_key: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Rows to keep, one for each (user, item) in the order of their keys: the latest, of equals the last line.
+    """Rows to keep, one for each (user, item), in the order of the keys.
+
+    The latest is kept; of equals the last line.
 
     A rating whose time is unknown counts as older than any whose time is known.
     """

@@ -1,7 +1,8 @@
 """Ratings in the database: upsert in bulk, read as arrays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from sqlalchemy import (
 from recsys.data import schema
 from recsys.data.changes import record_change
 from recsys.data.database import fetch_columns, insert_or_update, stage, write_in_pieces
-from recsys.data.dataset import NO_TIME, Ratings, hash_ids, ratings_from_keys
+from recsys.data.dataset import NO_TIME, Ratings, hash_ids, positions, ratings_from_keys
 from recsys.data.encoding import RatingColumns, latest
 from recsys.data.ids import keys_of
 
@@ -95,6 +96,39 @@ def upsert_ratings(
     return Upserted(inserted, updated, len(columns) - inserted - updated)
 
 
+def preview_upsert(connection: Connection, columns: RatingColumns) -> Upserted:
+    """What `upsert_ratings` would do, without writing. Reads all stored ratings."""
+    stored = schema.ratings.c
+    user_key = _stored_keys(connection, schema.users, columns.user_ids)[columns.user_code]
+    item_key = _stored_keys(connection, schema.items, columns.item_ids)[columns.item_code]
+    kept = latest(columns, columns.user_code.astype(np.int64), columns.item_code.astype(np.int64))
+    n_items = np.int64(
+        max(item_key.max(initial=0), connection.scalar(select(func.max(stored.item_key))) or 0) + 1
+    )
+    old_user, old_item, old_rating, old_at = fetch_columns(
+        connection,
+        select(
+            stored.user_key, stored.item_key, stored.rating, func.coalesce(stored.rated_at, NO_TIME)
+        ).order_by(stored.user_key, stored.item_key),
+        (np.int64, np.int64, np.float64, np.int64),
+    )
+    known = (user_key[kept] >= 0) & (item_key[kept] >= 0)
+    place = positions(old_user * n_items + old_item, user_key[kept] * n_items + item_key[kept])
+    is_old = known & (place >= 0)
+    rating, rated_at, place = columns.rating[kept][is_old], columns.rated_at[kept][is_old], place[is_old]
+    timeless = (rated_at == NO_TIME) | (old_at[place] == NO_TIME)
+    differs = (rating != old_rating[place]) | ((rated_at != NO_TIME) & (rated_at != old_at[place]))
+    updated = int((differs & (timeless | (rated_at >= old_at[place]))).sum())
+    inserted = len(kept) - int(is_old.sum())
+    return Upserted(inserted, updated, len(columns) - inserted - updated)
+
+
+def _stored_keys(connection: Connection, table: Table, ids: Sequence[str]) -> NDArray[np.int64]:
+    """Keys of external ids, −1 where there is none yet."""
+    stored = {external_id: key for key, external_id in connection.execute(select(*list(table.columns)[:2]))}
+    return np.array([stored.get(external_id, -1) for external_id in ids], np.int64)
+
+
 def _merge_staged_ratings(connection: Connection, received_at: int | None) -> tuple[int, int]:
     """Write what is new or changed of the staged ratings; returns how many were inserted and updated."""
     staged, stored = _staged_ratings.c, schema.ratings.c
@@ -143,13 +177,7 @@ def _merge_staged_ratings(connection: Connection, received_at: int | None) -> tu
 
 def read_ratings(connection: Connection) -> Ratings:
     """All ratings, in the order of their keys."""
-    rated = schema.ratings.c
-    statement = select(
-        rated.user_key, rated.item_key, rated.rating, func.coalesce(rated.rated_at, NO_TIME)
-    ).order_by(rated.user_key, rated.item_key)
-    user_key, item_key, rating, rated_at = fetch_columns(
-        connection, statement, (np.int64, np.int64, np.float64, np.int64)
-    )
+    user_key, item_key, rating, rated_at = _read_columns(connection)
     return ratings_from_keys(
         user_key,
         item_key,
@@ -158,6 +186,15 @@ def read_ratings(connection: Connection) -> Ratings:
         _hash_by_key(connection, schema.users),
         _hash_by_key(connection, schema.items),
     )
+
+
+def _read_columns(connection: Connection) -> list[NDArray[Any]]:
+    """user_key, item_key, rating and rated_at of all ratings, in the order of the keys."""
+    stored = schema.ratings.c
+    rated_at = func.coalesce(stored.rated_at, NO_TIME)
+    statement = select(stored.user_key, stored.item_key, stored.rating, rated_at)
+    ordered = statement.order_by(stored.user_key, stored.item_key)
+    return fetch_columns(connection, ordered, (np.int64, np.int64, np.float64, np.int64))
 
 
 def _hash_by_key(connection: Connection, table: Table) -> NDArray[np.uint64]:

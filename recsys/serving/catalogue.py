@@ -9,8 +9,8 @@ from sqlalchemy import Connection, func, select
 
 from recsys.data import schema
 from recsys.data.database import fetch_columns
+from recsys.data.dataset import positions
 from recsys.errors import InputError
-from recsys.factors import positions
 from recsys.results import Item, ItemPage
 
 

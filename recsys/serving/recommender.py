@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
+from recsys.data.dataset import positions
 from recsys.errors import NoModelError, NotFoundError
-from recsys.factors import Objective, positions
+from recsys.factors import Objective
 from recsys.registry import ItemSide, live_numbers, load_items
 from recsys.results import ItemList, ListedItem, Order, PopularBy, Source
 from recsys.scoring.search import top_n

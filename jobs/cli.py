@@ -1,0 +1,388 @@
+"""The `recsys` command."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from sqlalchemy import Engine
+
+from jobs.show import show, show_models
+from recsys.data import migration
+from recsys.data.database import connect, reading, server_version
+from recsys.errors import InputError, RecsysError
+from recsys.results import Order, PopularBy
+from recsys.settings import Settings, load_settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""Collaborative filtering as a service.
+
+A first look, with generated ratings: `recsys demo`. With your own:
+
+    recsys load ratings.csv                  # user, item, rating, time → the database
+    recsys nightly                           # train, compare, publish
+    recsys recommend 196                     # ask from the shell
+    recsys serve                             # or over HTTP: http://127.0.0.1:8000/docs
+
+Everything is kept in the database that `RECSYS_DATABASE_URL` names; by default the file `recsys.db` here.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 another run is at work.
+""",
+)
+models_app = typer.Typer(no_args_is_help=True, help="Look at the stored model versions, publish, roll back, prune.")
+app.add_typer(models_app, name="models")
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")]
+N = Annotated[int, typer.Option("--n", "-n", min=1, max=1000, help="How many items to list.")]
+DeviceName = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to train.")]
+Seed = Annotated[int, typer.Option(help="The same seed on the same machine gives the same model.")]
+NFactors = Annotated[int | None, typer.Option(min=1, help="Width of the factors; by default chosen by the data.")]
+NEpochs = Annotated[int | None, typer.Option(min=1, help="Passes over the ratings; by default chosen by the data.")]
+ObjectiveName = Annotated[
+    Literal["rating", "ranking"],
+    typer.Option(help="`ranking` learns to order lists; `rating` to predict ratings, and the item biases."),
+]
+Format = Annotated[
+    str | None,
+    typer.Option(help="Kind of file: auto, ml-100k, ml-latest, dat (::), csv, tsv, parquet. By default: look at it."),
+]
+Map = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Which column is which: user_id=NAME, item_id=NAME, rating=NAME, rated_at=NAME; "
+        "numbers from 1 where the file has no header. Repeat it, or separate by commas."
+    ),
+]
+
+
+@app.command()
+def init() -> None:
+    """Make the tables, or bring them to this version. Running it again changes nothing."""
+    engine = connect(load_settings().database_url)
+    migration.upgrade(engine)
+    where = engine.url.render_as_string(hide_password=True)
+    typer.echo(f"{where} is ready: {server_version(engine)}, schema {migration.head_revision()}")
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path | None, typer.Option(help="Ratings to use instead of generated ones, for example ml-100k.zip.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+) -> None:
+    """A first look: load ratings into a database under .demo/, train, serve, and print three requests to try."""
+    from jobs.demo import demo as run  # torch takes seconds to import: only where it is needed
+
+    run(data, load_settings(), port)
+
+
+@app.command()
+def load(
+    path: Annotated[Path, typer.Argument(help="A file, folder or zip of ratings; it may go on inside the zip.")],
+    items: Annotated[Path | None, typer.Option(help="A file of titles, years and genres.")] = None,
+    format: Format = None,
+    map: Map = None,
+    dry_run: Annotated[bool, typer.Option(help="Say what would be done, and change nothing.")] = False,
+    rejects: Annotated[
+        Path | None, typer.Option(help="Where to name rejected rows; by default NAME.rejects.txt here.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Load ratings, and titles where there are some, into the database.
+
+    Loading the same file twice changes nothing. Bad rows are set aside with line and reason; a file that is
+    mostly bad is refused whole.
+
+        recsys load ml-100k.zip
+        recsys load ratings.csv --items films.csv
+        recsys load export.parquet --map user_id=customer,item_id=sku,rating=stars
+    """
+    from jobs.load import load as run
+
+    engine, settings = _database()
+    report = run(
+        engine,
+        path,
+        settings,
+        items=items,
+        format=format,
+        columns=_columns(map),
+        dry_run=dry_run,
+        rejects_file=rejects,
+    )
+    show(report, json)
+
+
+@app.command()
+def train(
+    objective: ObjectiveName = "ranking",
+    n_factors: NFactors = None,
+    n_epochs: NEpochs = None,
+    device: DeviceName = "auto",
+    seed: Seed = 0,
+    publish: Annotated[
+        bool | None,
+        typer.Option(
+            "--publish/--no-publish", help="Publish it or not, whatever the gate says; by default the gate decides."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Train one model version on the ratings in the database, and publish it if it is good enough."""
+    from jobs.lease import lease
+    from jobs.nightly import LEASE
+    from jobs.train import train as run
+
+    engine, settings = _database()
+    with lease(engine, LEASE) as held:
+        report = run(
+            engine,
+            settings,
+            held,
+            objective,
+            overrides={"n_factors": n_factors, "n_epochs": n_epochs},
+            device=device,
+            seed=seed,
+            publish_it=publish,
+        )
+    show(report, json)
+
+
+@app.command()
+def evaluate(
+    train: Annotated[Path, typer.Option(help="Ratings to train on.")],
+    test: Annotated[Path, typer.Option(help="Ratings to measure on.")],
+    objective: ObjectiveName = "ranking",
+    architecture: Annotated[Literal["dot"], typer.Option(help="Kind of model.")] = "dot",
+    k: Annotated[int, typer.Option(min=1, help="Length of the lists.")] = 10,
+    relevant_from: Annotated[float, typer.Option(help="Lowest rating of an item worth listing.")] = 4.0,
+    n_factors: NFactors = None,
+    n_epochs: NEpochs = None,
+    device: DeviceName = "auto",
+    seed: Seed = 0,
+    format: Format = None,
+    map: Map = None,
+    json: Json = False,
+) -> None:
+    """Train on one file, measure on another, beside the most-popular and bias-only baselines. No database.
+
+    recsys evaluate --train u1.base --test u1.test --objective rating
+    recsys evaluate --train ml-100k.zip/ml-100k/u1.base --test ml-100k.zip/ml-100k/u1.test
+    """
+    from jobs.evaluate import evaluate as run
+
+    report = run(
+        train,
+        test,
+        load_settings(),
+        objective,
+        format=format,
+        columns=_columns(map),
+        overrides={"n_factors": n_factors, "n_epochs": n_epochs},
+        k=k,
+        relevant_from=relevant_from,
+        device=device,
+        seed=seed,
+    )
+    show(report, json)
+
+
+@app.command()
+def nightly(
+    source: Annotated[list[Path] | None, typer.Option(help="Ratings to load first; may be repeated.")] = None,
+    device: DeviceName = "auto",
+    seed: Seed = 0,
+    detailed_exit_code: Annotated[
+        bool, typer.Option(help="End with 10 when nothing was good enough to publish, 11 when nothing was new.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Load, train both objectives, and publish what is at least as good as what is live. Run it every night.
+
+    Does nothing when no rating changed. Ends with 3 when another run is at work.
+    """
+    from jobs.nightly import nightly as run
+
+    engine, settings = _database()
+    report = run(engine, settings, source or (), device=device, seed=seed)
+    show(report, json)
+    if detailed_exit_code:
+        raise typer.Exit({"published": 0, "not_better": 10, "nothing_new": 11}[report.status])
+
+
+@app.command()
+def recommend(
+    user_id: Annotated[str, typer.Argument(help="External id of a user.")],
+    n: N = 10,
+    include_seen: Annotated[bool, typer.Option(help="List what the user has rated too.")] = False,
+    json: Json = False,
+) -> None:
+    """The best items for a user; for one nobody knows, the most rated ones."""
+    from recsys.serving.recommender import load_recommender
+    from recsys.serving.users import read_user
+
+    engine, _ = _database()
+    with reading(engine) as connection:
+        recommender = load_recommender(connection)
+        model = recommender.list_model
+        user = read_user(connection, user_id, model.number if model else None)
+    show(recommender.recommend(user, n, exclude_seen=not include_seen), json)
+
+
+@app.command()
+def similar(
+    item_id: Annotated[str, typer.Argument(help="External id of an item.")], n: N = 10, json: Json = False
+) -> None:
+    """The items that appeal to the same people as this one."""
+    from recsys.serving.recommender import load_recommender
+
+    engine, _ = _database()
+    with reading(engine) as connection:
+        recommender = load_recommender(connection)
+    show(recommender.similar(item_id, n), json)
+
+
+@app.command()
+def popular(
+    by: Annotated[
+        PopularBy, typer.Option(help="bias: liked beyond its kind; count: number of ratings; mean: mean rating.")
+    ] = "bias",
+    order: Annotated[Order, typer.Option(help="asc lists the other end.")] = "desc",
+    min_ratings: Annotated[
+        int | None, typer.Option(min=0, help="Fewest ratings of a listed item; by default 10, by count 0.")
+    ] = None,
+    n: N = 10,
+    json: Json = False,
+) -> None:
+    """Items by how much they are liked beyond their kind, by number of ratings, or by mean rating."""
+    from recsys.serving.recommender import load_recommender
+
+    engine, _ = _database()
+    with reading(engine) as connection:
+        recommender = load_recommender(connection)
+    show(recommender.popular(by, n, order=order, min_ratings=min_ratings), json)
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Option(help="Folder to write report.html to.")] = Path("report"),
+) -> None:
+    """The live versions as one HTML page: map of the items, ends of the components, bias, training curves."""
+    from jobs.report import report as run
+
+    engine, _ = _database()
+    typer.echo(str(run(engine, out)))
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    insecure: Annotated[
+        bool, typer.Option(help="Listen on an address that other machines can reach, though nobody needs a key.")
+    ] = False,
+) -> None:
+    """Answer over HTTP: http://127.0.0.1:8000/docs describes how."""
+    from jobs.serve import serve as run
+
+    run(load_settings(), host, port, insecure=insecure)
+
+
+@models_app.command("list")
+def models_list(json: Json = False) -> None:
+    """All stored versions, the newest first."""
+    from recsys.registry import versions
+    from recsys.results import ModelSummaries
+    from recsys.serving.versions import summarised
+
+    engine, _ = _database()
+    with reading(engine) as connection:
+        summaries = ModelSummaries(models=[summarised(stored) for stored in versions(connection)])
+    if json:
+        show(summaries, json)
+    else:
+        show_models(summaries.models)
+
+
+@models_app.command("show")
+def models_show(number: int, json: Json = False) -> None:
+    """One version: configuration, metrics beside the baselines, training curve."""
+    from recsys.registry import version
+    from recsys.serving.versions import detailed
+
+    engine, _ = _database()
+    with reading(engine) as connection:
+        show(detailed(version(connection, number)), json)
+
+
+@models_app.command("publish")
+def models_publish(
+    number: int,
+    reason: Annotated[str, typer.Option(help="Why; it is recorded.")] = "published by hand",
+) -> None:
+    """Make a version the live one of its objective, whatever the gate said."""
+    from recsys.registry import publish
+
+    engine, _ = _database()
+    chosen = publish(engine, number, reason)
+    typer.echo(f"version {number} is the live {chosen.objective} model")
+
+
+@models_app.command("rollback")
+def models_rollback(
+    objective: ObjectiveName, reason: Annotated[str, typer.Option(help="Why; it is recorded.")] = "rolled back by hand"
+) -> None:
+    """Make the version live again that the live one replaced."""
+    from recsys.registry import roll_back
+
+    engine, _ = _database()
+    chosen = roll_back(engine, objective, reason)
+    typer.echo(f"version {chosen.number} is the live {objective} model again")
+
+
+@models_app.command("prune")
+def models_prune(
+    keep: Annotated[int, typer.Option(min=1, help="How many of the newest versions of each objective to keep.")] = 3,
+) -> None:
+    """Delete old versions; the live ones stay."""
+    from recsys.registry import prune
+
+    engine, _ = _database()
+    gone = prune(engine, keep)
+    typer.echo(f"deleted: {', '.join(map(str, gone)) or 'none'}")
+
+
+def _database() -> tuple[Engine, Settings]:
+    settings = load_settings()
+    engine = connect(settings.database_url)
+    migration.ready(engine)
+    return engine, settings
+
+
+def _columns(given: list[str] | None) -> dict[str, str] | None:
+    """`user_id=customer,item_id=sku` as a mapping."""
+    if not given:
+        return None
+    columns = {}
+    for part in ",".join(given).split(","):
+        name, equals, column = part.partition("=")
+        if not equals or not column or name not in ("user_id", "item_id", "rating", "rated_at"):
+            raise InputError(f"--map {part}: expected user_id=COLUMN, item_id=COLUMN, rating=COLUMN or rated_at=COLUMN")
+        columns[name] = column
+    return columns
+
+
+def main() -> None:
+    """Run the command; an error is one line on stderr and an exit code."""
+    try:
+        app()
+    except RecsysError as error:
+        typer.echo(f"recsys: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

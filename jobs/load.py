@@ -1,0 +1,152 @@
+"""A file of ratings → the database."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from sqlalchemy import Engine
+
+from jobs.progress import progress
+from recsys.data.database import reading
+from recsys.data.encoding import IdEncoder, RatingColumns, collect
+from recsys.data.files import Source, open_source
+from recsys.data.items import upsert_items
+from recsys.data.ratings import preview_upsert, upsert_ratings
+from recsys.data.rows import ItemRow, RatingBatch, Rejected
+from recsys.errors import InputError, MostlyBadError
+from recsys.results import LoadReport
+from recsys.settings import Settings
+
+_HOPELESS = 10_000
+"""Rejected rows after which a file of which nothing was kept is not read to its end."""
+
+
+class Rejects:
+    """Rows that were set aside: counted, and written to a file as they come."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.count = 0
+        self.first: Rejected | None = None
+        self._file: TextIO | None = None
+
+    def __call__(self, rejected: Rejected) -> None:
+        if self._file is None:
+            try:
+                self._file = self.path.open("w", encoding="utf-8")
+            except OSError as error:
+                raise InputError(
+                    f"{self.path}: cannot write the rejected rows there ({error.strerror}): name a file with --rejects"
+                ) from error
+        self._file.write(f"{rejected}\n")
+        self.first = self.first or rejected
+        self.count += 1
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+@contextmanager
+def rejects_to(path: Path | None, source: Source) -> Iterator[Rejects]:
+    """Set rejected rows aside in a file, by default NAME.rejects.txt in the working directory."""
+    rejects = Rejects(path or Path(f"{Path(source.name).name}.rejects.txt"))
+    try:
+        yield rejects
+    finally:
+        rejects.close()
+
+
+def load(
+    engine: Engine,
+    path: Path,
+    settings: Settings,
+    *,
+    items: Path | None = None,
+    format: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    dry_run: bool = False,
+    rejects_file: Path | None = None,
+) -> LoadReport:
+    """Load ratings, and titles where there are some, from a file; the same file twice changes nothing.
+
+    The whole file is read and checked before anything is written. Bad rows are set aside with line and reason.
+
+    Raises:
+        InputError: the file cannot be read, or has no ratings.
+        MostlyBadError: more rows were rejected than kept; nothing was loaded.
+    """
+    started = time.perf_counter()
+    source = open_source(
+        path,
+        items=items,
+        format=format,
+        columns=columns,
+        rating_range=(settings.rating_min, settings.rating_max),
+    )
+    with rejects_to(rejects_file, source) as rejects:
+        ratings = read_ratings_file(source, rejects)
+        n_rejected = rejects.count
+        described = source.items(rejects)
+    if dry_run:
+        with reading(engine) as connection:
+            done = preview_upsert(connection, ratings)
+    else:
+        upsert_items(engine, described)
+        with progress("writing ratings", len(ratings)) as advance:
+            done = upsert_ratings(engine, ratings, on_rows=advance)
+    return LoadReport(
+        rows_read=len(ratings) + n_rejected,
+        inserted=done.inserted,
+        updated=done.updated,
+        unchanged=done.unchanged,
+        rejected=n_rejected,
+        users=len(ratings.user_ids),
+        items=_n_items(ratings, described),
+        seconds=round(time.perf_counter() - started, 3),
+        rejects_file=str(rejects.path) if rejects.count else None,
+    )
+
+
+def read_ratings_file(
+    source: Source, rejects: Rejects, users: IdEncoder | None = None, items: IdEncoder | None = None
+) -> RatingColumns:
+    """All good ratings of a file.
+
+    Raises:
+        InputError: the file cannot be read, or has no ratings.
+        MostlyBadError: more rows were rejected than kept.
+    """
+    kept = 0
+
+    def give_up() -> MostlyBadError:
+        return MostlyBadError(
+            f"{source.name}: {rejects.count:,} of {kept + rejects.count:,} rows were rejected, so nothing was loaded; "
+            f"the first: {rejects.first}. See {rejects.path}; the columns can be named with --map, "
+            "the kind of file with --format"
+        )
+
+    def on_reject(rejected: Rejected) -> None:
+        rejects(rejected)
+        if kept == 0 and rejects.count >= _HOPELESS:
+            raise give_up()
+
+    def batches(on_bytes: Callable[[float], None]) -> Iterator[RatingBatch]:
+        nonlocal kept
+        for batch in source.ratings(on_reject, on_bytes):
+            kept += len(batch.rating)
+            yield batch
+
+    with progress(f"reading {source.name}", source.n_bytes) as advance:
+        columns = collect(batches(advance), users, items)
+    if rejects.count > kept:
+        raise give_up()
+    if not kept:
+        raise InputError(f"{source.name}: there are no ratings in it: expected rows of user, item and rating")
+    return columns
+
+
+def _n_items(ratings: RatingColumns, described: list[ItemRow]) -> int:
+    return len({*ratings.item_ids, *(row.item_id for row in described)})

@@ -1,0 +1,66 @@
+"""The nightly job: load, train both objectives, publish what the gate lets through, record why."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from sqlalchemy import Engine
+
+from jobs.lease import lease
+from jobs.load import load
+from jobs.progress import say
+from jobs.runs import recorded
+from jobs.train import already_trained, train
+from recsys.data.database import reading
+from recsys.factors import Objective
+from recsys.results import LoadReport, NightlyReport, TrainReport
+from recsys.settings import Settings
+from recsys.training.fit import Device
+
+LEASE = "training"
+"""`train` and `nightly` share one lease: both store and publish versions."""
+
+
+def nightly(
+    engine: Engine, settings: Settings, sources: Sequence[Path] = (), *, device: Device = "auto", seed: int = 0
+) -> NightlyReport:
+    """Load the sources, then train each objective whose ratings changed since it was last trained.
+
+    Raises:
+        LockedError: another training or nightly run is at work.
+        RecsysError: a source could not be loaded, or a training failed; what was done before stays.
+    """
+    started = time.perf_counter()
+    loads: list[LoadReport] = []
+    trainings: list[TrainReport] = []
+    with lease(engine, LEASE) as held, recorded(engine, "nightly") as run:
+        for source in sources:
+            loads.append(load(engine, source, settings))
+        for objective in get_args(Objective):
+            with reading(engine) as connection:
+                done = already_trained(connection, objective, {}, seed)
+            if done is not None:
+                say(f"{objective}: nothing new since version {done.number}")
+                continue
+            trainings.append(train(engine, settings, held, objective, device=device, seed=seed))
+        report = NightlyReport(
+            status="nothing_new"
+            if not trainings
+            else "published"
+            if any(training.published for training in trainings)
+            else "not_better",
+            loads=loads,
+            trainings=trainings,
+            seconds=round(time.perf_counter() - started, 3),
+        )
+        run.detail = report.model_dump(mode="json")
+        run.reason = (
+            "; ".join(
+                f"{training.objective} version {training.model_version} "
+                f"{'published' if training.published else 'kept back'}: {training.reason}"
+                for training in trainings
+            )
+            or "the ratings are the same as at the last training"
+        )
+    return report

@@ -1,0 +1,24 @@
+"""Progress for people: on stderr, and only on a terminal."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+stderr = Console(stderr=True)
+
+
+@contextmanager
+def progress(description: str, total: float | None) -> Iterator[Callable[[float], None]]:
+    """A bar with an estimate of the time left; yields what is called with the amount just done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr, disable=not stderr.is_terminal, transient=True) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda amount: bar.advance(task, amount)
+
+
+def say(message: str) -> None:
+    """One line for the person who waits; nothing where nobody does."""
+    if stderr.is_terminal:
+        stderr.print(message, highlight=False, markup=False)

@@ -1,0 +1,76 @@
+"""The HTTP service under uvicorn."""
+
+import ipaddress
+import threading
+import time
+from collections.abc import Callable
+from http.client import HTTPConnection, HTTPException
+
+import uvicorn
+
+from jobs.logs import logging_config
+from recsys.errors import InputError
+from recsys.settings import Settings
+
+
+def serve(
+    settings: Settings,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    *,
+    insecure: bool = False,
+    on_ready: Callable[[], None] | None = None,
+) -> None:
+    """Serve until interrupted.
+
+    Args:
+        insecure: allow an address that other machines can reach, though nobody is asked for a key.
+        on_ready: called once, when the service can answer from a model.
+
+    Raises:
+        InputError: the address is not a loopback address and `insecure` was not given; or it is taken.
+    """
+    if not insecure and not is_loopback(host):
+        raise InputError(
+            f"{host} can be reached from other machines and the service asks nobody for a key: "
+            "use 127.0.0.1 behind a proxy that does, or say --insecure"
+        )
+    config = uvicorn.Config(
+        "api.app:create_app",
+        factory=True,
+        host=host,
+        port=port,
+        log_config=logging_config(settings.log_level),
+        server_header=False,
+    )
+    if on_ready is not None:
+        threading.Thread(target=_await_ready, args=(host, port, on_ready), daemon=True).start()
+    server = uvicorn.Server(config)
+    server.run()
+    if not server.started:
+        raise InputError(f"cannot listen on {host} port {port}: the log above says why; choose another with --port")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _await_ready(host: str, port: int, on_ready: Callable[[], None]) -> None:
+    while True:
+        connection = HTTPConnection(host, port, timeout=1)
+        try:
+            connection.request("GET", "/health/ready")
+            if connection.getresponse().status == 200:
+                on_ready()
+                return
+        except (OSError, HTTPException):
+            pass  # not listening yet
+        finally:
+            connection.close()
+        time.sleep(0.1)

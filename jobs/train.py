@@ -1,0 +1,190 @@
+"""Ratings in the database → a new model version, measured on held-out ratings, published if the gate lets it."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import numpy as np
+from sqlalchemy import Connection, Engine
+
+from jobs.lease import Lease
+from jobs.progress import progress, say
+from recsys.data.changes import current_seq
+from recsys.data.database import reading
+from recsys.data.dataset import Ratings, hold_out
+from recsys.data.ratings import read_ratings
+from recsys.errors import TrainingError
+from recsys.factors import Factors, Objective
+from recsys.registry import ModelVersion, Training, live_numbers, load_factors, publish, store, versions
+from recsys.results import TrainReport
+from recsys.settings import Settings
+from recsys.training.baselines import bias_only, popular
+from recsys.training.evaluation import evaluate_ranking, evaluate_rating
+from recsys.training.fit import Config, Device, EpochRecord, Fitted, default_config, fit
+from recsys.training.gate import Decision, Measured, decide
+
+K = 10
+"""Length of the lists that ranking is measured on."""
+
+
+def train(
+    engine: Engine,
+    settings: Settings,
+    held: Lease,
+    objective: Objective,
+    *,
+    overrides: Mapping[str, float | None] | None = None,
+    device: Device = "auto",
+    seed: int = 0,
+    publish_it: bool | None = None,
+) -> TrainReport:
+    """Train one version on all but the held-out ratings, store it, and publish it or not.
+
+    Args:
+        held: the lease of training.
+        overrides: fields of `Config` that are not to be the default; None values mean the default.
+        publish_it: None lets the gate decide; True publishes whatever it says, False never.
+
+    Raises:
+        TrainingError: there are too few ratings, or training diverged.
+    """
+    started = time.perf_counter()
+    with reading(engine) as connection:
+        ratings, seq = read_ratings(connection), current_seq(connection)
+        live_number = live_numbers(connection).get(objective)
+        live = None if live_number is None else load_factors(connection, live_number)
+    if ratings.n_ratings == 0:
+        raise TrainingError("there are no ratings to train on: run `recsys load PATH` first")
+    scale = rating_scale(ratings, settings)
+    is_held_out = hold_out(ratings)
+    if not is_held_out.any():
+        raise TrainingError("no user has two ratings, so none can be held out to measure on: load more ratings")
+    training_set, test = ratings.select(~is_held_out).compact(), ratings.select(is_held_out).compact()
+    config = default_config(objective, ratings.n_ratings, **(overrides or {}))
+    say(f"{objective}: training on {training_set.n_ratings:,} ratings, measuring on {test.n_ratings:,} held out")
+    fitted = fit_with_progress(training_set, config, scale, device, seed)
+    judge = Judge(objective, training_set, test, scale)
+    new, metrics = judge.measure(fitted.factors)
+    baselines = {name: judge.measure(factors) for name, factors in judge.baselines().items()}
+    number = store(
+        engine,
+        fitted.factors,
+        Training(
+            architecture=config.architecture,
+            configuration={**asdict(config), "seed": seed},
+            metrics=metrics,
+            baselines={name: values for name, (_, values) in baselines.items()},
+            history=[asdict(epoch) for epoch in fitted.history],
+            data_fingerprint=ratings.fingerprint(),
+            trained_seq=seq,
+            n_ratings=ratings.n_ratings,
+            rating_scale=scale,
+            training_seconds=round(fitted.seconds, 3),
+        ),
+    )
+    decision = decide(
+        new,
+        baselines["popular" if objective == "ranking" else "bias"][0],
+        judge.measure(live)[0] if live else None,
+        settings.gate_margin,
+        np.intersect1d(fitted.factors.user_keys, live.user_keys) if live else None,
+    )
+    if publish_it is not None:
+        decision = Decision(publish_it, f"{'asked for' if publish_it else 'not asked for'}; gate: {decision.reason}")
+    if decision.publish:
+        publish(engine, number, decision.reason, held.guard)
+    return TrainReport(
+        model_version=number,
+        objective=objective,
+        architecture=config.architecture,
+        metrics=metrics,
+        baselines={name: values for name, (_, values) in baselines.items()},
+        published=decision.publish,
+        reason=decision.reason,
+        seconds=round(time.perf_counter() - started, 3),
+    )
+
+
+def already_trained(
+    connection: Connection, objective: Objective, overrides: Mapping[str, float | None], seed: int
+) -> ModelVersion | None:
+    """The version that training now would only repeat: same ratings, same configuration, same seed."""
+    candidates = [stored for stored in versions(connection) if stored.objective == objective]
+    if not candidates:
+        return None
+    seq = current_seq(connection)
+    fingerprint: str | None = None
+    for stored in candidates:
+        config = default_config(objective, stored.training.n_ratings, **overrides)
+        if dict(stored.training.configuration) != {**asdict(config), "seed": seed}:
+            continue
+        if stored.training.trained_seq == seq:
+            return stored
+        # Something changed, but perhaps no rating: titles, or a rating that was taken back again.
+        fingerprint = fingerprint or read_ratings(connection).fingerprint()
+        if stored.training.data_fingerprint == fingerprint:
+            return stored
+    return None
+
+
+def fit_with_progress(
+    training_set: Ratings, config: Config, scale: tuple[float, float], device: Device, seed: int
+) -> Fitted:
+    def on_epoch(epoch: EpochRecord) -> None:
+        advance(1)
+
+    with progress(f"training {config.objective}", config.n_epochs) as advance:
+        return fit(training_set, config, rating_scale=scale, device=device, seed=seed, on_epoch=on_epoch)
+
+
+def rating_scale(ratings: Ratings, settings: Settings) -> tuple[float, float]:
+    """Lowest and highest rating: as configured, else as rated."""
+    low = float(ratings.rating.min()) if settings.rating_min is None else settings.rating_min
+    high = float(ratings.rating.max()) if settings.rating_max is None else settings.rating_max
+    return low, high
+
+
+class Judge:
+    """Measures models of one objective on the same held-out ratings.
+
+    Args:
+        relevant_from: lowest rating of an item worth listing; None: three quarters up the scale, 4 of 1 to 5.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        training_set: Ratings,
+        test: Ratings,
+        scale: tuple[float, float],
+        *,
+        k: int = K,
+        relevant_from: float | None = None,
+    ) -> None:
+        self.objective = objective
+        self._training_set, self._test, self._scale, self._k = training_set, test, scale, k
+        if relevant_from is None:
+            relevant_from = scale[0] + 0.75 * (scale[1] - scale[0])
+            if not (test.rating >= relevant_from).any():
+                relevant_from = float(test.rating.max())
+        self._relevant_from = relevant_from
+
+    def baselines(self) -> dict[str, Factors]:
+        """The most-popular and the bias-only model of the same training set."""
+        bias = bias_only(self._training_set, self._scale)
+        return {"popular": popular(self._training_set, self.objective, self._scale), "bias": bias}
+
+    def measure(self, factors: Factors) -> tuple[Measured, dict[str, float]]:
+        """What the gate compares, and the metrics for people."""
+        if self.objective == "rating":
+            error = evaluate_rating(factors, self._test)
+            measured = Measured("MSE", error.rmse**2, False, error.user_keys, error.user_squared_error)
+            return measured, {"rmse": error.rmse, "mae": error.mae}
+        lists = evaluate_ranking(factors, self._training_set, self._test, k=self._k, relevant_from=self._relevant_from)
+        measured = Measured(f"NDCG@{self._k}", lists.ndcg, True, lists.user_keys, lists.user_ndcg)
+        return measured, {
+            "ndcg": lists.ndcg,
+            "recall": lists.recall,
+            "hit_rate": lists.hit_rate,
+            "coverage": lists.coverage,
+        }

@@ -1,0 +1,104 @@
+"""Splits and digests over arrays."""
+
+import numpy as np
+
+from recsys.data.dataset import NO_TIME, Ratings, hash_ids, hold_out, positions, ratings_from_keys
+
+
+def ratings(user: list[int], item: list[int], at: list[int] | None = None) -> Ratings:
+    n = len(user)
+    return ratings_from_keys(
+        np.array(user),
+        np.array(item),
+        np.arange(n, dtype=np.float64),
+        np.full(n, NO_TIME) if at is None else np.array(at),
+        hash_ids([f"u{key}" for key in range(max(user, default=-1) + 1)]),
+        hash_ids([f"i{key}" for key in range(max(item, default=-1) + 1)]),
+    )
+
+
+def test_keys_become_dense_indices() -> None:
+    made = ratings([7, 3, 7], [2, 9, 9])
+    assert made.user_keys.tolist() == [3, 7]
+    assert made.item_keys.tolist() == [2, 9]
+    assert made.user_idx.tolist() == [1, 0, 1]
+    assert made.item_idx.tolist() == [0, 1, 1]
+    assert made.user_hash.tolist() == hash_ids(["u3", "u7"]).tolist()
+
+
+def test_select_keeps_the_index_and_compact_closes_it() -> None:
+    chosen = ratings([7, 3, 7], [2, 9, 9]).select(np.array([True, False, False]))
+    assert (chosen.n_users, chosen.n_items, chosen.n_ratings) == (2, 2, 1)
+    closed = chosen.compact()
+    assert closed.user_keys.tolist() == [7]
+    assert closed.item_keys.tolist() == [2]
+    assert (closed.user_idx.tolist(), closed.item_idx.tolist()) == ([0], [0])
+
+
+def test_rows_by_user() -> None:
+    starts, order = ratings([1, 0, 1, 2], [0, 1, 2, 0]).by_user()
+    assert starts.tolist() == [0, 1, 3, 4]
+    assert order.tolist() == [1, 0, 2, 3]
+
+
+def test_the_last_tenth_by_time_is_held_out_at_least_one() -> None:
+    user = [0] * 25 + [1] * 3 + [2]
+    at = [*range(25), 30, 10, 20, 5]
+    held = hold_out(ratings(user, [*range(25), 0, 1, 2, 0], at))
+    assert np.flatnonzero(held).tolist() == [23, 24, 25]  # 2 of 25, 1 of 3, nothing of an only rating
+
+
+def test_equal_times_are_settled_the_same_whatever_the_order_of_rows() -> None:
+    made = ratings([0] * 40, list(range(40)), [5] * 40)
+    held = set(made.item_idx[hold_out(made)].tolist())
+    assert len(held) == 4
+    shuffled = made.select(np.random.default_rng(0).permutation(40))
+    assert set(shuffled.item_idx[hold_out(shuffled)].tolist()) == held
+
+
+def test_without_times_a_stable_hash_decides() -> None:
+    user, item = np.divmod(np.arange(20_000), 100)
+    made = ratings(user.tolist(), item.tolist())
+    held = hold_out(made)
+    assert 0.09 < held.mean() < 0.11
+    fewer = made.select(np.arange(20_000) % 3 > 0)  # the same pairs, whoever else is there
+    assert (hold_out(fewer) == held[np.arange(20_000) % 3 > 0]).all()
+
+
+def test_the_hash_never_takes_all_that_a_user_has() -> None:
+    user = np.arange(3000)
+    held = hold_out(ratings(user.tolist(), (user % 50).tolist()))
+    assert not held.any()
+
+
+def test_a_user_with_one_unknown_time_is_split_by_hash() -> None:
+    item = list(range(200))
+    timed = hold_out(ratings([0] * 200, item, list(range(200))))
+    mixed = hold_out(ratings([0] * 200, item, [NO_TIME, *range(1, 200)]))
+    hashed = hold_out(ratings([0] * 200, item))
+    assert (mixed == hashed).all()
+    assert (mixed != timed).any()
+
+
+def test_hashes_are_the_same_on_every_machine() -> None:
+    assert hash_ids(["007", "7", "ä"]).tolist() == [13655456112802015817, 9407870976149377255, 4152366542966443504]
+
+
+def test_the_fingerprint_sees_every_column() -> None:
+    base = ratings([0, 1], [0, 1], [1, 2])
+    prints = {
+        base.fingerprint(),
+        ratings([1, 0], [0, 1], [1, 2]).fingerprint(),
+        ratings([0, 1], [1, 0], [1, 2]).fingerprint(),
+        ratings([0, 1], [0, 1], [2, 1]).fingerprint(),
+        ratings([0, 1], [0, 1]).fingerprint(),
+        base.select(np.array([0])).fingerprint(),
+    }
+    assert len(prints) == 6
+    assert base.select(np.array([1, 0])).fingerprint() == base.fingerprint()
+
+
+def test_positions_of_keys() -> None:
+    keys = np.array([2, 5, 9])
+    assert positions(keys, np.array([9, 1, 5, 10, 2])).tolist() == [2, -1, 1, -1, 0]
+    assert positions(np.array([], np.int64), np.array([1])).tolist() == [-1]
