@@ -11,7 +11,7 @@ from recsys.data.files import open_source
 from recsys.factors import Objective
 from recsys.results import EvaluateReport
 from recsys.settings import Settings
-from recsys.training.fit import Device, default_config
+from recsys.training.fit import default_config
 
 
 def evaluate(
@@ -25,7 +25,7 @@ def evaluate(
     overrides: Mapping[str, float | None] | None = None,
     k: int = 10,
     relevant_from: float = 4.0,
-    device: Device = "auto",
+    device: str = "auto",
     seed: int = 0,
 ) -> EvaluateReport:
     """Train on one file and read the other once, beside the most-popular and the bias-only baselines.

@@ -16,14 +16,13 @@ from recsys.data.database import reading
 from recsys.factors import Objective
 from recsys.results import LoadReport, NightlyReport, TrainReport
 from recsys.settings import Settings
-from recsys.training.fit import Device
 
 LEASE = "training"
 """`train` and `nightly` share one lease: both store and publish versions."""
 
 
 def nightly(
-    engine: Engine, settings: Settings, sources: Sequence[Path] = (), *, device: Device = "auto", seed: int = 0
+    engine: Engine, settings: Settings, sources: Sequence[Path] = (), *, device: str = "auto", seed: int = 0
 ) -> NightlyReport:
     """Load the sources, then train each objective whose ratings changed since it was last trained.
 

@@ -20,7 +20,7 @@ from recsys.results import TrainReport
 from recsys.settings import Settings
 from recsys.training.baselines import bias_only, popular
 from recsys.training.evaluation import evaluate_ranking, evaluate_rating
-from recsys.training.fit import Config, Device, EpochRecord, Fitted, default_config, fit
+from recsys.training.fit import Config, EpochRecord, Fitted, default_config, fit
 from recsys.training.gate import Decision, Measured, decide
 
 K = 10
@@ -34,7 +34,7 @@ def train(
     objective: Objective,
     *,
     overrides: Mapping[str, float | None] | None = None,
-    device: Device = "auto",
+    device: str = "auto",
     seed: int = 0,
     publish_it: bool | None = None,
 ) -> TrainReport:
@@ -128,7 +128,7 @@ def already_trained(
 
 
 def fit_with_progress(
-    training_set: Ratings, config: Config, scale: tuple[float, float], device: Device, seed: int
+    training_set: Ratings, config: Config, scale: tuple[float, float], device: str, seed: int
 ) -> Fitted:
     def on_epoch(epoch: EpochRecord) -> None:
         advance(1)

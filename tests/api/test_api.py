@@ -65,7 +65,7 @@ class TestRecommendations:
     )
     def test_wrong_parameters(self, client: httpx.Client, query: dict[str, str], where: str) -> None:
         body = check_problem(client.get("/v1/users/u1/recommendations", params=query), 422, where)
-        assert [error["where"] for error in body["errors"]] == [where]  # type: ignore[attr-defined]
+        assert [error["where"] for error in body["errors"]] == [where]
 
 
 class TestSimilar:
