@@ -1,0 +1,76 @@
+"""What readers hand over: checked ratings in batches, items, and the rows that were set aside.
+
+And how messages show what was found.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class RatingBatch:
+    """Checked ratings as they stood in a file.
+
+    Attributes:
+        user_ids, item_ids: external ids, byte for byte, never null or blank.
+        rating: (n,) float64, finite.
+        rated_at: (n,) int64, Unix milliseconds in UTC, `NO_TIME` where the file has none.
+        line: (n,) int64, 1-based line (row, for Parquet) of the file.
+    """
+
+    user_ids: pa.StringArray
+    item_ids: pa.StringArray
+    rating: NDArray[np.float64]
+    rated_at: NDArray[np.int64]
+    line: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRow:
+    """What a file says of one item."""
+
+    item_id: str
+    title: str | None
+    categories: tuple[str, ...]
+    year: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """One row that was set aside."""
+
+    file: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.reason}"
+
+
+def shown(value: object, limit: int = 40) -> str:
+    """A value as messages show it: quoted, on one line, control characters escaped, long ones cut."""
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            return repr(value[:limit])[1:] + ("…" if len(value) > limit else "")
+    text = str(value)
+    cut = text if len(text) <= limit else text[: limit - 1] + "…"
+    # Bytes that are not UTF-8 travel as lone surrogates (PEP 383): show them as the bytes they were.
+    return repr(cut) if cut.isascii() else re.sub(r"\\udc([89a-f][0-9a-f])", r"\\x\1", repr(cut))
+
+
+def named(names: Sequence[str]) -> str:
+    """Names of columns, as they stood in a file, for a message."""
+    return listed([shown(name)[1:-1] for name in names])
+
+
+def listed(names: Sequence[str], limit: int = 10) -> str:
+    """Names in a message, the first few where there are many."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
