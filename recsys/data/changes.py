@@ -17,9 +17,7 @@ def record_change(connection: Connection, *, users: Sequence[int] = (), items: S
         The new seq.
     """
     counter = schema.change_counter
-    seq = connection.execute(
-        update(counter).values(seq=counter.c.seq + 1).returning(counter.c.seq)
-    ).scalar_one()
+    seq = connection.execute(update(counter).values(seq=counter.c.seq + 1).returning(counter.c.seq)).scalar_one()
     rows = [{"seq": seq, "kind": "user", "key": key} for key in users]
     rows += [{"seq": seq, "kind": "item", "key": key} for key in items]
     if not rows:

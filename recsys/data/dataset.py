@@ -153,9 +153,7 @@ def hold_out(ratings: Ratings, share: float = 0.1) -> NDArray[np.bool_]:
     """
     n_rated = np.bincount(ratings.user_idx, minlength=ratings.n_users)
     n_held = np.where(n_rated >= 2, np.maximum(1, (n_rated * share).astype(np.int64)), 0)
-    pair_hash = _mix(
-        _mix(ratings.user_hash[ratings.user_idx]) ^ ratings.item_hash[ratings.item_idx] ^ np.uint64(1)
-    )
+    pair_hash = _mix(_mix(ratings.user_hash[ratings.user_idx]) ^ ratings.item_hash[ratings.item_idx] ^ np.uint64(1))
 
     timeless = np.zeros(ratings.n_users, bool)
     timeless[ratings.user_idx[ratings.rated_at == NO_TIME]] = True
@@ -170,15 +168,11 @@ def hold_out(ratings: Ratings, share: float = 0.1) -> NDArray[np.bool_]:
     # Users without: a fixed share of the pairs, unless that would take all of them.
     by_hash = pair_hash < np.uint64(int(share * 2.0**64))
     takes_all = np.bincount(ratings.user_idx[by_hash], minlength=ratings.n_users) == n_rated
-    result: NDArray[np.bool_] = np.where(
-        timeless[ratings.user_idx], by_hash & ~takes_all[ratings.user_idx], held
-    )
+    result: NDArray[np.bool_] = np.where(timeless[ratings.user_idx], by_hash & ~takes_all[ratings.user_idx], held)
     return result
 
 
-def _close_up(
-    keys: NDArray[np.int32] | NDArray[np.int64], size: int
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def _close_up(keys: NDArray[np.int32] | NDArray[np.int64], size: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Dense positions of keys below `size`, and the distinct keys, ascending, in O(n + size)."""
     present = np.zeros(size, bool)
     present[keys] = True

@@ -62,8 +62,7 @@ def collect(
     """
     users, items = users or IdEncoder(), items or IdEncoder()
     parts = [
-        (users.encode(batch.user_ids), items.encode(batch.item_ids), batch.rating, batch.rated_at)
-        for batch in batches
+        (users.encode(batch.user_ids), items.encode(batch.item_ids), batch.rating, batch.rated_at) for batch in batches
     ]
     user_code, item_code, rating, rated_at = zip(*parts, strict=True) if parts else ((), (), (), ())
     return RatingColumns(
@@ -76,9 +75,7 @@ def collect(
     )
 
 
-def latest(
-    columns: RatingColumns, user_key: NDArray[np.int64], item_key: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def latest(columns: RatingColumns, user_key: NDArray[np.int64], item_key: NDArray[np.int64]) -> NDArray[np.int64]:
     """Rows to keep, one for each (user, item), in the order of the keys.
 
     The latest is kept; of equals the last line.

@@ -21,9 +21,7 @@ def keys_of(engine: Engine, table: Table, ids: Sequence[str]) -> NDArray[np.int6
     """The keys of external ids, in their order; ids that are not there are given one."""
     key, external_id = table.columns[0], table.columns[1]
     keys = np.full(len(ids), -1, np.int64)
-    known = select(staged_ids.c.code, key).select_from(
-        staged_ids.join(table, external_id == staged_ids.c.external_id)
-    )
+    known = select(staged_ids.c.code, key).select_from(staged_ids.join(table, external_id == staged_ids.c.external_id))
 
     def look_up(connection: Connection, rows: slice) -> None:
         stage(connection, staged_ids, (range(rows.start, rows.stop), ids[rows]))

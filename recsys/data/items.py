@@ -59,9 +59,7 @@ def upsert_items(engine: Engine, rows: Sequence[ItemRow]) -> int:
     return written
 
 
-def _changed_items(
-    connection: Connection, rows: Sequence[ItemRow]
-) -> list[tuple[int, str, str | None, str, str]]:
+def _changed_items(connection: Connection, rows: Sequence[ItemRow]) -> list[tuple[int, str, str | None, str, str]]:
     """Rows for `staged_items`: those that are new, or say something else than what is stored."""
     stage(connection, staged_ids, (range(len(rows)), [row.item_id for row in rows]))
     items = schema.items.c

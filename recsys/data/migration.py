@@ -52,9 +52,7 @@ def ready(engine: Engine) -> None:
     current, head = current_revision(engine), head_revision()
     if current != head:
         where = engine.url.render_as_string(hide_password=True)
-        raise DatabaseError(
-            f"{where} has schema {current or 'none'}, this version needs {head}: run `recsys init`"
-        )
+        raise DatabaseError(f"{where} has schema {current or 'none'}, this version needs {head}: run `recsys init`")
 
 
 def _config() -> Config:

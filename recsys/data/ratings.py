@@ -102,14 +102,12 @@ def preview_upsert(connection: Connection, columns: RatingColumns) -> Upserted:
     user_key = _stored_keys(connection, schema.users, columns.user_ids)[columns.user_code]
     item_key = _stored_keys(connection, schema.items, columns.item_ids)[columns.item_code]
     kept = latest(columns, columns.user_code.astype(np.int64), columns.item_code.astype(np.int64))
-    n_items = np.int64(
-        max(item_key.max(initial=0), connection.scalar(select(func.max(stored.item_key))) or 0) + 1
-    )
+    n_items = np.int64(max(item_key.max(initial=0), connection.scalar(select(func.max(stored.item_key))) or 0) + 1)
     old_user, old_item, old_rating, old_at = fetch_columns(
         connection,
-        select(
-            stored.user_key, stored.item_key, stored.rating, func.coalesce(stored.rated_at, NO_TIME)
-        ).order_by(stored.user_key, stored.item_key),
+        select(stored.user_key, stored.item_key, stored.rating, func.coalesce(stored.rated_at, NO_TIME)).order_by(
+            stored.user_key, stored.item_key
+        ),
         (np.int64, np.int64, np.float64, np.int64),
     )
     known = (user_key[kept] >= 0) & (item_key[kept] >= 0)
@@ -167,9 +165,7 @@ def _merge_staged_ratings(connection: Connection, received_at: int | None) -> tu
                 index_elements=["user_key", "item_key"],
                 set_={"rating": given.rating, "rated_at": func.coalesce(given.rated_at, stored.rated_at)},
                 # Another writer may have been faster since the join: it may have brought a newer rating.
-                where=or_(
-                    stored.rated_at.is_(None), given.rated_at.is_(None), given.rated_at >= stored.rated_at
-                ),
+                where=or_(stored.rated_at.is_(None), given.rated_at.is_(None), given.rated_at >= stored.rated_at),
             )
         )
     return int(new), int(changed)
