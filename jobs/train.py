@@ -26,6 +26,9 @@ from recsys.training.gate import Decision, Measured, decide
 K = 10
 """Length of the lists that ranking is measured on."""
 
+CURVE_USERS = 500
+"""How many users the curve over the epochs is measured on: enough to see it turn, few enough to cost little."""
+
 
 def train(
     engine: Engine,
@@ -58,11 +61,12 @@ def train(
     scale = rating_scale(ratings, settings)
     is_held_out = hold_out(ratings)
     if not is_held_out.any():
-        raise TrainingError("no user has two ratings, so none can be held out to measure on: load more ratings")
+        raise TrainingError("there are too few ratings to hold any out and measure on them: load more, of users with two and more")
     training_set, test = ratings.select(~is_held_out).compact(), ratings.select(is_held_out).compact()
     config = default_config(objective, ratings.n_ratings, **(overrides or {}))
     say(f"{objective}: training on {training_set.n_ratings:,} ratings, measuring on {test.n_ratings:,} held out")
-    fitted = fit_with_progress(training_set, config, scale, device, seed)
+    curve = Judge(objective, training_set, some_users(test), scale)
+    fitted = fit_with_progress(training_set, config, scale, device, seed, curve)
     judge = Judge(objective, training_set, test, scale)
     new, metrics = judge.measure(fitted.factors)
     baselines = {name: judge.measure(factors) for name, factors in judge.baselines().items()}
@@ -74,7 +78,7 @@ def train(
             configuration={**asdict(config), "seed": seed},
             metrics=metrics,
             baselines={name: values for name, (_, values) in baselines.items()},
-            history=[asdict(epoch) for epoch in fitted.history],
+            history=[_named(epoch, next(iter(metrics))) for epoch in fitted.history],
             data_fingerprint=ratings.fingerprint(),
             trained_seq=seq,
             n_ratings=ratings.n_ratings,
@@ -128,13 +132,44 @@ def already_trained(
 
 
 def fit_with_progress(
-    training_set: Ratings, config: Config, scale: tuple[float, float], device: str, seed: int
+    training_set: Ratings,
+    config: Config,
+    scale: tuple[float, float],
+    device: str,
+    seed: int,
+    curve: "Judge | None" = None,
 ) -> Fitted:
-    def on_epoch(epoch: EpochRecord) -> None:
-        advance(1)
+    """Train with a progress bar; after every epoch `curve` measures what has been learned so far."""
+
+    def validate(factors: Factors) -> float:
+        assert curve is not None
+        return next(iter(curve.measure(factors)[1].values()))
 
     with progress(f"training {config.objective}", config.n_epochs) as advance:
-        return fit(training_set, config, rating_scale=scale, device=device, seed=seed, on_epoch=on_epoch)
+        return fit(
+            training_set,
+            config,
+            rating_scale=_stated(scale),
+            device=device,
+            seed=seed,
+            validate=validate if curve is not None else None,
+            on_epoch=lambda _epoch: advance(1),
+        )
+
+
+def _stated(scale: tuple[float, float]) -> tuple[float, float] | None:
+    """The scale for training; None where all ratings are equal, and so say nothing of it."""
+    return scale if scale[0] < scale[1] else None
+
+
+def some_users(test: Ratings) -> Ratings:
+    """The held-out ratings of as many users as a curve needs."""
+    return test.select(test.user_idx < CURVE_USERS).compact()
+
+
+def _named(epoch: EpochRecord, metric: str) -> dict[str, object]:
+    """An epoch for the record, the held-out figure under the name of its metric."""
+    return {"epoch": epoch.epoch, "train_loss": epoch.train_loss, metric: epoch.valid, "seconds": epoch.seconds}
 
 
 def rating_scale(ratings: Ratings, settings: Settings) -> tuple[float, float]:
@@ -171,8 +206,9 @@ class Judge:
 
     def baselines(self) -> dict[str, Factors]:
         """The most-popular and the bias-only model of the same training set."""
-        bias = bias_only(self._training_set, self._scale)
-        return {"popular": popular(self._training_set, self.objective, self._scale), "bias": bias}
+        scale = _stated(self._scale)
+        bias = bias_only(self._training_set, scale)
+        return {"popular": popular(self._training_set, self.objective, scale), "bias": bias}
 
     def measure(self, factors: Factors) -> tuple[Measured, dict[str, float]]:
         """What the gate compares, and the metrics for people."""
