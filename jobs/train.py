@@ -11,8 +11,9 @@ from jobs.lease import Lease
 from jobs.progress import progress, say
 from recsys.data.changes import current_seq
 from recsys.data.database import reading
-from recsys.data.dataset import Ratings, hold_out
+from recsys.data.dataset import Ratings
 from recsys.data.ratings import read_ratings
+from recsys.data.splits import hold_out
 from recsys.errors import TrainingError
 from recsys.factors import Factors, Objective
 from recsys.registry import ModelVersion, Training, live_numbers, load_factors, publish, store, versions
@@ -61,7 +62,9 @@ def train(
     scale = rating_scale(ratings, settings)
     is_held_out = hold_out(ratings)
     if not is_held_out.any():
-        raise TrainingError("there are too few ratings to hold any out and measure on them: load more, of users with two and more")
+        raise TrainingError(
+            "there are too few ratings to hold any out and measure on them: load more, of users with two and more"
+        )
     training_set, test = ratings.select(~is_held_out).compact(), ratings.select(is_held_out).compact()
     config = default_config(objective, ratings.n_ratings, **(overrides or {}))
     say(f"{objective}: training on {training_set.n_ratings:,} ratings, measuring on {test.n_ratings:,} held out")

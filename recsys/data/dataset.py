@@ -1,4 +1,4 @@
-"""Ratings as flat arrays over dense indices, and the splits that training and the gate use. numpy only."""
+"""Ratings as flat arrays over dense indices. numpy only."""
 
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -90,10 +90,10 @@ class Ratings:
         The sum over rows of a 64-bit mix of (user hash, item hash, rating, rated_at): two databases that
         hold the same ratings have the same fingerprint.
         """
-        mixed = _mix(self.user_hash[self.user_idx])
-        mixed = _mix(mixed ^ self.item_hash[self.item_idx])
-        mixed = _mix(mixed ^ self.rating.astype(np.float64).view(np.uint64))
-        mixed = _mix(mixed ^ self.rated_at.view(np.uint64))
+        mixed = mix(self.user_hash[self.user_idx])
+        mixed = mix(mixed ^ self.item_hash[self.item_idx])
+        mixed = mix(mixed ^ self.rating.astype(np.float64).view(np.uint64))
+        mixed = mix(mixed ^ self.rated_at.view(np.uint64))
         total = np.add.reduce(mixed, dtype=np.uint64) if len(mixed) else np.uint64(0)
         return f"{self.n_ratings:x}-{int(total):016x}"
 
@@ -141,37 +141,6 @@ def positions(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.
     return found
 
 
-def hold_out(ratings: Ratings, share: float = 0.1) -> NDArray[np.bool_]:
-    """Which ratings to hold out: the same ones every night.
-
-    Each user's last `share` by time, at least one. A user with a rating whose time is unknown has the pairs
-    held out that a stable hash of (user_id, item_id) picks. Of a user's only rating nothing is held out,
-    and never all that a user has.
-
-    Returns:
-        (n_ratings,) mask.
-    """
-    n_rated = np.bincount(ratings.user_idx, minlength=ratings.n_users)
-    n_held = np.where(n_rated >= 2, np.maximum(1, (n_rated * share).astype(np.int64)), 0)
-    pair_hash = _mix(_mix(ratings.user_hash[ratings.user_idx]) ^ ratings.item_hash[ratings.item_idx] ^ np.uint64(1))
-
-    timeless = np.zeros(ratings.n_users, bool)
-    timeless[ratings.user_idx[ratings.rated_at == NO_TIME]] = True
-
-    # Users with times: position from the end of their own history; the hash settles equal times.
-    order = np.lexsort((pair_hash, ratings.rated_at, ratings.user_idx))
-    ends = np.cumsum(n_rated)
-    from_end = np.empty(ratings.n_ratings, np.int64)
-    from_end[order] = ends[ratings.user_idx[order]] - 1 - np.arange(ratings.n_ratings)
-    held = from_end < n_held[ratings.user_idx]
-
-    # Users without: a fixed share of the pairs, unless that would take all of them.
-    by_hash = pair_hash < np.uint64(int(share * 2.0**64))
-    takes_all = np.bincount(ratings.user_idx[by_hash], minlength=ratings.n_users) == n_rated
-    result: NDArray[np.bool_] = np.where(timeless[ratings.user_idx], by_hash & ~takes_all[ratings.user_idx], held)
-    return result
-
-
 def _close_up(keys: NDArray[np.int32] | NDArray[np.int64], size: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Dense positions of keys below `size`, and the distinct keys, ascending, in O(n + size)."""
     present = np.zeros(size, bool)
@@ -181,7 +150,7 @@ def _close_up(keys: NDArray[np.int32] | NDArray[np.int64], size: int) -> tuple[N
     return position[keys], distinct
 
 
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The finaliser of splitmix64: every input bit reaches every output bit."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

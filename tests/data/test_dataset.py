@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from recsys.data.dataset import NO_TIME, Ratings, hash_ids, hold_out, positions, ratings_from_keys
+from recsys.data.dataset import NO_TIME, Ratings, hash_ids, positions, ratings_from_keys
 
 
 def ratings(user: list[int], item: list[int], at: list[int] | None = None) -> Ratings:
@@ -39,45 +39,6 @@ def test_rows_by_user() -> None:
     starts, order = ratings([1, 0, 1, 2], [0, 1, 2, 0]).by_user()
     assert starts.tolist() == [0, 1, 3, 4]
     assert order.tolist() == [1, 0, 2, 3]
-
-
-def test_the_last_tenth_by_time_is_held_out_at_least_one() -> None:
-    user = [0] * 25 + [1] * 3 + [2]
-    at = [*range(25), 30, 10, 20, 5]
-    held = hold_out(ratings(user, [*range(25), 0, 1, 2, 0], at))
-    assert np.flatnonzero(held).tolist() == [23, 24, 25]  # 2 of 25, 1 of 3, nothing of an only rating
-
-
-def test_equal_times_are_settled_the_same_whatever_the_order_of_rows() -> None:
-    made = ratings([0] * 40, list(range(40)), [5] * 40)
-    held = set(made.item_idx[hold_out(made)].tolist())
-    assert len(held) == 4
-    shuffled = made.select(np.random.default_rng(0).permutation(40))
-    assert set(shuffled.item_idx[hold_out(shuffled)].tolist()) == held
-
-
-def test_without_times_a_stable_hash_decides() -> None:
-    user, item = np.divmod(np.arange(20_000), 100)
-    made = ratings(user.tolist(), item.tolist())
-    held = hold_out(made)
-    assert 0.09 < held.mean() < 0.11
-    fewer = made.select(np.arange(20_000) % 3 > 0)  # the same pairs, whoever else is there
-    assert (hold_out(fewer) == held[np.arange(20_000) % 3 > 0]).all()
-
-
-def test_the_hash_never_takes_all_that_a_user_has() -> None:
-    user = np.arange(3000)
-    held = hold_out(ratings(user.tolist(), (user % 50).tolist()))
-    assert not held.any()
-
-
-def test_a_user_with_one_unknown_time_is_split_by_hash() -> None:
-    item = list(range(200))
-    timed = hold_out(ratings([0] * 200, item, list(range(200))))
-    mixed = hold_out(ratings([0] * 200, item, [NO_TIME, *range(1, 200)]))
-    hashed = hold_out(ratings([0] * 200, item))
-    assert (mixed == hashed).all()
-    assert (mixed != timed).any()
 
 
 def test_hashes_are_the_same_on_every_machine() -> None:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recsys.data.dataset import Ratings, hash_ids, hold_out
+from recsys.data.dataset import Ratings, hash_ids
 from recsys.data.files import open_source
 from recsys.data.rows import Rejected
 from recsys.data.sample import Sample, generate, write
+from recsys.data.splits import hold_out
 from recsys.errors import InputError
 
 
