@@ -40,8 +40,9 @@ def hold_out(ratings: Ratings, split: Split = "last-tenth", *, share: float = 0.
         return _random(ratings, share, seed)
     if split == "time-cut":
         return _after_cut(ratings, share)
-    last: NDArray[np.bool_] = _from_end(ratings) == 0
-    return last & (_n_rated(ratings) >= 2)[ratings.user_idx]
+    has_others = _n_rated(ratings) >= 2
+    last: NDArray[np.bool_] = (_from_end(ratings) == 0) & has_others[ratings.user_idx]
+    return last
 
 
 def known_share(ratings: Ratings, held_out: NDArray[np.bool_]) -> float:
