@@ -63,9 +63,10 @@ def _last_by_user(ratings: Ratings, share: float) -> NDArray[np.bool_]:
 
 
 def _by_hash(ratings: Ratings, share: float) -> NDArray[np.bool_]:
-    held = _pair_hash(ratings) < np.uint64(int(share * 2.0**64))
-    takes_all = np.bincount(ratings.user_idx[held], minlength=ratings.n_users) == _n_rated(ratings)
-    return held & ~takes_all[ratings.user_idx]
+    picked = _pair_hash(ratings) < np.uint64(int(share * 2.0**64))
+    takes_all = np.bincount(ratings.user_idx[picked], minlength=ratings.n_users) == _n_rated(ratings)
+    held: NDArray[np.bool_] = picked & ~takes_all[ratings.user_idx]
+    return held
 
 
 def _random(ratings: Ratings, share: float, seed: int) -> NDArray[np.bool_]:
