@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from threading import BoundedSemaphore
 
 from fastapi import FastAPI
 
@@ -12,6 +13,12 @@ from api.routes import health, items, models, ratings, recommendations
 from recsys.data.database import connect
 from recsys.serving.live import LiveRecommender
 from recsys.settings import Settings, load_settings
+
+WRITE_SECONDS = 5.0
+"""How long a request waits for another writer of the database before it says 503."""
+
+WRITERS = 8
+"""Requests that may write at the same time: those that wait must leave threads for those that only read."""
 
 DESCRIPTION = """\
 Recommendations, similar items and popularity from models that are trained every night.
@@ -32,9 +39,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine = connect(settings.database_url)
+        engine = connect(settings.database_url, busy_seconds=WRITE_SECONDS)
         live = LiveRecommender(engine, settings.refresh_seconds)
         app.state.engine, app.state.live, app.state.settings = engine, live, settings
+        app.state.writers = BoundedSemaphore(WRITERS)
         live.start()
         try:
             yield

@@ -21,9 +21,5 @@ class MatchBeforeDecoding:
         await self._app(scope, receive, send)
 
 
-UserId = Annotated[
-    str, BeforeValidator(unquote), Path(description="External id of a user.", examples=["196"])
-]
-ItemId = Annotated[
-    str, BeforeValidator(unquote), Path(description="External id of an item.", examples=["50"])
-]
+UserId = Annotated[str, BeforeValidator(unquote), Path(description="External id of a user.", examples=["196"])]
+ItemId = Annotated[str, BeforeValidator(unquote), Path(description="External id of an item.", examples=["50"])]

@@ -58,13 +58,15 @@ def install(app: FastAPI) -> None:
 
 
 async def _on_recsys_error(_request: Request, error: RecsysError) -> JSONResponse:
-    return problem(error.status, error.title, str(error))
+    answer = problem(error.status, error.title, str(error))
+    if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        answer.headers["retry-after"] = "2"
+    return answer
 
 
 async def _on_invalid_request(_request: Request, error: RequestValidationError) -> JSONResponse:
     errors = [
-        Where(where=".".join(str(part) for part in found["loc"]), message=found["msg"])
-        for found in error.errors()
+        Where(where=".".join(str(part) for part in found["loc"]), message=found["msg"]) for found in error.errors()
     ]
     detail = "; ".join(f"{found.where}: {found.message}" for found in errors[:3])
     return problem(422, "The request is not valid", f"{detail}. See /docs for what is expected.", errors)

@@ -14,7 +14,7 @@ class PostedRating(BaseModel):
 
     user_id: str = Field(examples=["196"])
     item_id: str = Field(examples=["50"])
-    rating: FiniteFloat = Field(examples=[5])
+    rating: Annotated[FiniteFloat, Field(strict=True, examples=[5])]
     rated_at: datetime | None = Field(
         None, description="Time of the rating, UTC unless it says otherwise; by default now.", examples=[None]
     )

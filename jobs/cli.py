@@ -1,6 +1,7 @@
 """The `recsys` command."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -100,19 +101,21 @@ def load(
         recsys load ratings.csv --items films.csv
         recsys load export.parquet --map user_id=customer,item_id=sku,rating=stars
     """
+    from jobs.lease import LOADING, lease
     from jobs.load import load as run
 
     engine, settings = _database()
-    report = run(
-        engine,
-        path,
-        settings,
-        items=items,
-        format=format,
-        columns=_columns(map),
-        dry_run=dry_run,
-        rejects_file=rejects,
-    )
+    with nullcontext() if dry_run else lease(engine, LOADING):
+        report = run(
+            engine,
+            path,
+            settings,
+            items=items,
+            format=format,
+            columns=_columns(map),
+            dry_run=dry_run,
+            rejects_file=rejects,
+        )
     show(report, json)
 
 
@@ -132,12 +135,11 @@ def train(
     json: Json = False,
 ) -> None:
     """Train one model version on the ratings in the database, and publish it if it is good enough."""
-    from jobs.lease import lease
-    from jobs.nightly import LEASE
+    from jobs.lease import TRAINING, lease
     from jobs.train import train as run
 
     engine, settings = _database()
-    with lease(engine, LEASE) as held:
+    with lease(engine, TRAINING) as held:
         report = run(
             engine,
             settings,

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jobs.load import read_ratings_file, rejects_to
-from jobs.train import Judge, fit_with_progress, rating_scale
+from jobs.train import fit_with_progress, rating_scale
 from recsys.data.encoding import IdEncoder, as_ratings
 from recsys.data.files import open_source
 from recsys.factors import Objective
 from recsys.results import EvaluateReport
 from recsys.settings import Settings
 from recsys.training.fit import default_config
+from recsys.training.gate import Judge
 
 
 def evaluate(

@@ -17,6 +17,10 @@ from recsys.results import as_time
 
 LEASE_SECONDS = 120.0
 
+LOADING = "loading"
+TRAINING = "training"
+"""`train` and `nightly` share one lease: both store and publish versions."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:

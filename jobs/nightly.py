@@ -7,7 +7,7 @@ from typing import get_args
 
 from sqlalchemy import Engine
 
-from jobs.lease import lease
+from jobs.lease import LOADING, TRAINING, lease
 from jobs.load import load
 from jobs.progress import say
 from jobs.runs import recorded
@@ -16,9 +16,6 @@ from recsys.data.database import reading
 from recsys.factors import Objective
 from recsys.results import LoadReport, NightlyReport, TrainReport
 from recsys.settings import Settings
-
-LEASE = "training"
-"""`train` and `nightly` share one lease: both store and publish versions."""
 
 
 def nightly(
@@ -33,9 +30,10 @@ def nightly(
     started = time.perf_counter()
     loads: list[LoadReport] = []
     trainings: list[TrainReport] = []
-    with lease(engine, LEASE) as held, recorded(engine, "nightly") as run:
+    with lease(engine, TRAINING) as held, recorded(engine, "nightly") as run:
         for source in sources:
-            loads.append(load(engine, source, settings))
+            with lease(engine, LOADING):
+                loads.append(load(engine, source, settings))
         for objective in get_args(Objective):
             with reading(engine) as connection:
                 done = already_trained(connection, objective, {}, seed)

@@ -1,6 +1,7 @@
 """The HTTP service under uvicorn."""
 
 import ipaddress
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -35,20 +36,20 @@ def serve(
             f"{host} can be reached from other machines and the service asks nobody for a key: "
             "use 127.0.0.1 behind a proxy that does, or say --insecure"
         )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {host} port {port} ({error.strerror}): end what listens there, or choose another --port"
+        ) from error
     config = uvicorn.Config(
-        "api.app:create_app",
-        factory=True,
-        host=host,
-        port=port,
-        log_config=logging_config(settings.log_level),
-        server_header=False,
+        "api.app:create_app", factory=True, log_config=logging_config(settings.log_level), server_header=False
     )
     if on_ready is not None:
         threading.Thread(target=_await_ready, args=(host, port, on_ready), daemon=True).start()
-    server = uvicorn.Server(config)
-    server.run()
-    if not server.started:
-        raise InputError(f"cannot listen on {host} port {port}: the log above says why; choose another with --port")
+    with listener:
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def is_loopback(host: str) -> bool:
@@ -62,15 +63,17 @@ def is_loopback(host: str) -> bool:
 
 
 def _await_ready(host: str, port: int, on_ready: Callable[[], None]) -> None:
-    while True:
-        connection = HTTPConnection(host, port, timeout=1)
-        try:
-            connection.request("GET", "/health/ready")
-            if connection.getresponse().status == 200:
-                on_ready()
-                return
-        except (OSError, HTTPException):
-            pass  # not listening yet
-        finally:
-            connection.close()
+    while not _is_ready(host, port):
         time.sleep(0.1)
+    on_ready()
+
+
+def _is_ready(host: str, port: int) -> bool:
+    connection = HTTPConnection(host, port, timeout=1)
+    try:
+        connection.request("GET", "/health/ready")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False  # not answering yet
+    finally:
+        connection.close()

@@ -1,5 +1,6 @@
 """Results on stdout: tables for people, JSON for machines."""
 
+import os
 from collections.abc import Mapping
 
 from rich.console import Console
@@ -14,7 +15,7 @@ def show(result: Result, as_json: bool) -> None:
     if as_json:
         Console(soft_wrap=True).out(result.model_dump_json(), highlight=False)
         return
-    console = Console(soft_wrap=True)
+    console = _console()
     match result:
         case ItemList():
             _show_list(console, result)
@@ -37,6 +38,12 @@ def show(result: Result, as_json: bool) -> None:
                 console.print(_metrics_table(result.metrics, result.baselines))
 
 
+def _console() -> Console:
+    """Standard output: as wide as the terminal, and wide enough for every table where there is none."""
+    console = Console(soft_wrap=True)
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(soft_wrap=True, width=200)
+
+
 def show_models(models: list[ModelSummary]) -> None:
     table = Table("version", "objective", "architecture", "live", "trained", "ratings", "factors", "metrics")
     for model in models:
@@ -51,7 +58,7 @@ def show_models(models: list[ModelSummary]) -> None:
             str(model.n_factors),
             metrics,
         )
-    Console().print(table)
+    _console().print(table)
 
 
 def _show_list(console: Console, result: ItemList) -> None:

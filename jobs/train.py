@@ -14,18 +14,23 @@ from recsys.data.database import reading
 from recsys.data.dataset import Ratings
 from recsys.data.ratings import read_ratings
 from recsys.data.splits import hold_out
-from recsys.errors import TrainingError
+from recsys.errors import LiveChangedError, TrainingError
 from recsys.factors import Factors, Objective
-from recsys.registry import ModelVersion, Training, live_numbers, load_factors, publish, store, versions
+from recsys.registry import (
+    ModelVersion,
+    Training,
+    live_numbers,
+    load_factors,
+    publish,
+    store,
+    version,
+    versions,
+    was_published,
+)
 from recsys.results import TrainReport
 from recsys.settings import Settings
-from recsys.training.baselines import bias_only, popular
-from recsys.training.evaluation import evaluate_ranking, evaluate_rating
 from recsys.training.fit import Config, EpochRecord, Fitted, default_config, fit
-from recsys.training.gate import Decision, Measured, decide
-
-K = 10
-"""Length of the lists that ranking is measured on."""
+from recsys.training.gate import Decision, Judge, decide, stated
 
 CURVE_USERS = 500
 """How many users the curve over the epochs is measured on: enough to see it turn, few enough to cost little."""
@@ -73,6 +78,13 @@ def train(
     judge = Judge(objective, training_set, test, scale)
     new, metrics = judge.measure(fitted.factors)
     baselines = {name: judge.measure(factors) for name, factors in judge.baselines().items()}
+    verdict = decide(
+        new,
+        baselines["popular" if objective == "ranking" else "bias"][0],
+        judge.measure(live)[0] if live else None,
+        settings.gate_margin,
+        np.intersect1d(fitted.factors.user_keys, live.user_keys) if live else None,
+    )
     number = store(
         engine,
         fitted.factors,
@@ -87,19 +99,15 @@ def train(
             n_ratings=ratings.n_ratings,
             rating_scale=scale,
             training_seconds=round(fitted.seconds, 3),
+            gate_passed=verdict.publish,
+            gate_reason=verdict.reason,
         ),
     )
-    decision = decide(
-        new,
-        baselines["popular" if objective == "ranking" else "bias"][0],
-        judge.measure(live)[0] if live else None,
-        settings.gate_margin,
-        np.intersect1d(fitted.factors.user_keys, live.user_keys) if live else None,
-    )
+    decision = verdict
     if publish_it is not None:
-        decision = Decision(publish_it, f"{'asked for' if publish_it else 'not asked for'}; gate: {decision.reason}")
+        decision = Decision(publish_it, f"{'asked for' if publish_it else 'not asked for'}; gate: {verdict.reason}")
     if decision.publish:
-        publish(engine, number, decision.reason, held.guard)
+        decision = _publish(engine, number, decision, held, live_number)
     return TrainReport(
         model_version=number,
         objective=objective,
@@ -112,11 +120,33 @@ def train(
     )
 
 
+def _publish(engine: Engine, number: int, decision: Decision, held: Lease, compared_with: int | None) -> Decision:
+    """Publish, unless another version went live since the comparison."""
+
+    def guard(connection: Connection) -> None:
+        held.guard(connection)
+        live = live_numbers(connection).get(version(connection, number).objective)
+        if live != compared_with:
+            raise LiveChangedError(f"version {live} went live during the training, and was not compared with")
+
+    try:
+        publish(engine, number, decision.reason, guard)
+    except LiveChangedError as error:
+        return Decision(False, f"{error}; gate: {decision.reason}")
+    return decision
+
+
 def already_trained(
     connection: Connection, objective: Objective, overrides: Mapping[str, float | None], seed: int
 ) -> ModelVersion | None:
     """The version that training now would only repeat: same ratings, same configuration, same seed."""
-    candidates = [stored for stored in versions(connection) if stored.objective == objective]
+    # A version that passed the gate and was not published, because nobody let it or the process died, is no result.
+    candidates = [
+        stored
+        for stored in versions(connection)
+        if stored.objective == objective
+        and (not stored.training.gate_passed or was_published(connection, stored.number))
+    ]
     if not candidates:
         return None
     seq = current_seq(connection)
@@ -152,17 +182,12 @@ def fit_with_progress(
         return fit(
             training_set,
             config,
-            rating_scale=_stated(scale),
+            rating_scale=stated(scale),
             device=device,
             seed=seed,
             validate=validate if curve is not None else None,
             on_epoch=lambda _epoch: advance(1),
         )
-
-
-def _stated(scale: tuple[float, float]) -> tuple[float, float] | None:
-    """The scale for training; None where all ratings are equal, and so say nothing of it."""
-    return scale if scale[0] < scale[1] else None
 
 
 def some_users(test: Ratings) -> Ratings:
@@ -180,50 +205,3 @@ def rating_scale(ratings: Ratings, settings: Settings) -> tuple[float, float]:
     low = float(ratings.rating.min()) if settings.rating_min is None else settings.rating_min
     high = float(ratings.rating.max()) if settings.rating_max is None else settings.rating_max
     return low, high
-
-
-class Judge:
-    """Measures models of one objective on the same held-out ratings.
-
-    Args:
-        relevant_from: lowest rating of an item worth listing; None: three quarters up the scale, 4 of 1 to 5.
-    """
-
-    def __init__(
-        self,
-        objective: Objective,
-        training_set: Ratings,
-        test: Ratings,
-        scale: tuple[float, float],
-        *,
-        k: int = K,
-        relevant_from: float | None = None,
-    ) -> None:
-        self.objective = objective
-        self._training_set, self._test, self._scale, self._k = training_set, test, scale, k
-        if relevant_from is None:
-            relevant_from = scale[0] + 0.75 * (scale[1] - scale[0])
-            if not (test.rating >= relevant_from).any():
-                relevant_from = float(test.rating.max())
-        self._relevant_from = relevant_from
-
-    def baselines(self) -> dict[str, Factors]:
-        """The most-popular and the bias-only model of the same training set."""
-        scale = _stated(self._scale)
-        bias = bias_only(self._training_set, scale)
-        return {"popular": popular(self._training_set, self.objective, scale), "bias": bias}
-
-    def measure(self, factors: Factors) -> tuple[Measured, dict[str, float]]:
-        """What the gate compares, and the metrics for people."""
-        if self.objective == "rating":
-            error = evaluate_rating(factors, self._test)
-            measured = Measured("MSE", error.rmse**2, False, error.user_keys, error.user_squared_error)
-            return measured, {"rmse": error.rmse, "mae": error.mae}
-        lists = evaluate_ranking(factors, self._training_set, self._test, k=self._k, relevant_from=self._relevant_from)
-        measured = Measured(f"NDCG@{self._k}", lists.ndcg, True, lists.user_keys, lists.user_ndcg)
-        return measured, {
-            "ndcg": lists.ndcg,
-            "recall": lists.recall,
-            "hit_rate": lists.hit_rate,
-            "coverage": lists.coverage,
-        }

@@ -6,7 +6,9 @@
     ├── NotFoundError           an item, user or model version that does not exist
     ├── NoModelError            nothing is live yet
     ├── DatabaseError           the database cannot be reached or has another schema
+    ├── OverloadedError         more is being asked than can be answered now
     ├── LockedError             another process holds the lease of this job
+    ├── LiveChangedError        another version went live than the one that was compared with
     └── TrainingError           training cannot start or did not converge
 
 The message names the thing, what was expected and the fix, in one line. `status` is the HTTP
@@ -54,12 +56,26 @@ class DatabaseError(RecsysError):
     title = "The database is not available"
 
 
+class OverloadedError(RecsysError):
+    """More is being asked than can be answered now; the same request may go through in a moment."""
+
+    status = 503
+    title = "Too much to do"
+
+
 class LockedError(RecsysError):
     """Another process is running this job."""
 
     status = 409
     exit_code = 3
     title = "Another run holds the lease"
+
+
+class LiveChangedError(RecsysError):
+    """Another version went live while this one was being compared with its predecessor."""
+
+    status = 409
+    title = "Another version went live"
 
 
 class TrainingError(RecsysError):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, Row, Table, delete, insert, select, update
 
 from recsys.data import schema
-from recsys.data.database import copy_in, insert_or_update, write_in_pieces, writing
+from recsys.data.database import copy_in, fetch_columns, insert_or_update, reading, write_in_pieces, writing
 from recsys.errors import InputError, NotFoundError
 from recsys.factors import Architecture, Factors, Objective
 
@@ -36,6 +36,8 @@ class Training:
     n_ratings: int
     rating_scale: tuple[float, float]
     training_seconds: float
+    gate_passed: bool
+    gate_reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,11 @@ def store(engine: Engine, factors: Factors, training: Training) -> int:
 
     The caller holds the lease of training: versions left half stored by a run that died are removed.
     """
+    with reading(engine) as connection:
+        left = connection.scalars(select(schema.models.c.number).where(schema.models.c.status == "storing")).all()
+    for number in left:
+        _delete(engine, number)
     with writing(engine) as connection:
-        connection.execute(delete(schema.models).where(schema.models.c.status == "storing"))
         row = {
             "objective": factors.objective,
             "architecture": training.architecture,
@@ -98,11 +103,11 @@ def store(engine: Engine, factors: Factors, training: Training) -> int:
             "range_high": factors.rating_range[1] if factors.rating_range else None,
             "created_at": now_ms(),
             "training_seconds": training.training_seconds,
+            "gate_passed": training.gate_passed,
+            "gate_reason": training.gate_reason,
         }
         number = int(
-            connection.execute(
-                insert(schema.models).values(row).returning(schema.models.c.number)
-            ).scalar_one()
+            connection.execute(insert(schema.models).values(row).returning(schema.models.c.number)).scalar_one()
         )
     sides = (
         (schema.user_factors, factors.user_keys, factors.user_bias, factors.user_factors),
@@ -111,9 +116,7 @@ def store(engine: Engine, factors: Factors, training: Training) -> int:
     for table, keys, bias, vectors in sides:
         _store_rows(engine, table, number, keys, bias, vectors)
     with writing(engine) as connection:
-        connection.execute(
-            update(schema.models).where(schema.models.c.number == number).values(status="ready")
-        )
+        connection.execute(update(schema.models).where(schema.models.c.number == number).values(status="ready"))
     return number
 
 
@@ -135,7 +138,7 @@ def _store_rows(
 
 
 def publish(engine: Engine, number: int, reason: str, guard: Guard | None = None) -> ModelVersion:
-    """Make a version the live one of its objective, and record why.
+    """Make a version the live one of its objective, and record why. Publishing the live one changes nothing.
 
     Raises:
         NotFoundError: there is no such version.
@@ -145,54 +148,67 @@ def publish(engine: Engine, number: int, reason: str, guard: Guard | None = None
         chosen = version(connection, number)
         if guard is not None:
             guard(connection)
-        _make_live(connection, chosen, reason)
+        if not chosen.live:
+            _make_live(connection, chosen, "publish", reason)
     return chosen
 
 
 def roll_back(engine: Engine, objective: Objective, reason: str) -> ModelVersion:
-    """Make the version live again that the live one replaced.
+    """Make the version live again that was published before the live one. Again: the one before that.
 
     Raises:
-        NotFoundError: nothing was live before, or it was pruned.
+        NotFoundError: nothing was published before, or it was pruned.
     """
     with writing(engine) as connection:
-        current = live_numbers(connection).get(objective)
         published = schema.publications.c
-        before = connection.execute(
-            select(published.replaced_number)
-            .where(published.objective == objective, published.number == current)
-            .order_by(published.publication_key.desc())
-            .limit(1)
-        ).scalar()
-        if before is None:
+        history = connection.execute(
+            select(published.number, published.action)
+            .where(published.objective == objective)
+            .order_by(published.publication_key)
+        )
+        stack: list[int] = []  # what would be live after one rollback, two, …; the live version last
+        for number, action in history:
+            if action == "publish":
+                stack.append(number)
+            else:
+                while stack and stack[-1] != number:
+                    stack.pop()
+        stored = {known.number for known in versions(connection)}
+        earlier = [number for number in stack[:-1] if number in stored and number != stack[-1]]
+        if not earlier:
             raise NotFoundError(
                 f"there is no earlier live version of the {objective} model to roll back to: "
                 "see `recsys models list`, and publish one by its number"
             )
-        chosen = version(connection, before)
-        _make_live(connection, chosen, reason)
+        chosen = version(connection, earlier[-1])
+        _make_live(connection, chosen, "rollback", reason)
     return chosen
 
 
-def _make_live(connection: Connection, chosen: ModelVersion, reason: str) -> None:
+def _make_live(connection: Connection, chosen: ModelVersion, action: str, reason: str) -> None:
     replaced = live_numbers(connection).get(chosen.objective)
     statement = insert_or_update(connection, schema.live_models).values(
         objective=chosen.objective, number=chosen.number
     )
     connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["objective"], set_={"number": statement.excluded.number}
-        )
+        statement.on_conflict_do_update(index_elements=["objective"], set_={"number": statement.excluded.number})
     )
     connection.execute(
         insert(schema.publications).values(
             objective=chosen.objective,
             number=chosen.number,
             replaced_number=replaced,
+            action=action,
             reason=reason,
             published_at=now_ms(),
         )
     )
+
+
+def was_published(connection: Connection, number: int) -> bool:
+    """Whether a version has ever been live."""
+    published = schema.publications.c.number
+    return connection.scalar(select(published).where(published == number).limit(1)) is not None
 
 
 def prune(engine: Engine, keep: int) -> list[int]:
@@ -210,11 +226,30 @@ def prune(engine: Engine, keep: int) -> list[int]:
         versions_by_objective: dict[str, list[ModelVersion]] = {}
         for stored in versions(connection):
             versions_by_objective.setdefault(stored.objective, []).append(stored)
-        numbers = [
-            old.number for group in versions_by_objective.values() for old in group[keep:] if not old.live
-        ]
-        connection.execute(delete(schema.models).where(schema.models.c.number.in_(numbers)))
+        numbers = [old.number for group in versions_by_objective.values() for old in group[keep:] if not old.live]
+        # From here on nobody sees them, nor can they go live.
+        connection.execute(update(schema.models).where(schema.models.c.number.in_(numbers)).values(status="storing"))
+    for number in numbers:
+        _delete(engine, number)
     return numbers
+
+
+def _delete(engine: Engine, number: int) -> None:
+    """Delete a version that nobody sees, factors first, in pieces that keep no other writer waiting."""
+    for table in (schema.user_factors, schema.item_factors):
+        key = table.columns[1]
+        of_version = table.c.number == number
+        with reading(engine) as connection:
+            (keys,) = fetch_columns(connection, select(key).where(of_version).order_by(key), (np.int64,))
+
+        def write(connection: Connection, rows: slice, keys: NDArray[np.int64] = keys, table: Table = table) -> None:
+            first, last = int(keys[rows][0]), int(keys[rows][-1])
+            key = table.columns[1]
+            connection.execute(delete(table).where(table.c.number == number, key.between(first, last)))
+
+        write_in_pieces(engine, len(keys), write)
+    with writing(engine) as connection:
+        connection.execute(delete(schema.models).where(schema.models.c.number == number))
 
 
 def versions(connection: Connection) -> list[ModelVersion]:
@@ -298,9 +333,7 @@ def _load_rows(
 
 def _select_versions() -> Any:
     is_live = schema.live_models.c.number.is_not(None).label("live")
-    joined = schema.models.outerjoin(
-        schema.live_models, schema.live_models.c.number == schema.models.c.number
-    )
+    joined = schema.models.outerjoin(schema.live_models, schema.live_models.c.number == schema.models.c.number)
     return select(schema.models, is_live).select_from(joined).where(schema.models.c.status == "ready")
 
 
@@ -316,6 +349,8 @@ def _as_version(row: Row[Any]) -> ModelVersion:
         n_ratings=row.n_ratings,
         rating_scale=(row.rating_min, row.rating_max),
         training_seconds=row.training_seconds,
+        gate_passed=row.gate_passed,
+        gate_reason=row.gate_reason,
     )
     return ModelVersion(
         number=row.number,

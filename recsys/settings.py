@@ -1,8 +1,8 @@
 """One frozen, typed object for everything that is configured from outside."""
 
-from typing import Self
+from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from recsys.errors import InputError
@@ -20,10 +20,10 @@ class Settings(BaseSettings):
         default="sqlite:///recsys.db",
         description="Where everything is kept: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE.",
     )
-    rating_min: float | None = Field(
+    rating_min: FiniteFloat | None = Field(
         default=None, description="Lowest rating there is; by default the lowest one seen at training."
     )
-    rating_max: float | None = Field(
+    rating_max: FiniteFloat | None = Field(
         default=None, description="Highest rating there is; by default the highest one seen at training."
     )
     gate_margin: float = Field(
@@ -36,7 +36,9 @@ class Settings(BaseSettings):
     refresh_seconds: float = Field(
         default=1.0, gt=0, description="How often a server looks for a new live version and changed items."
     )
-    log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="DEBUG, INFO, WARNING or ERROR."
+    )
 
     @property
     def rating_scale(self) -> tuple[float, float] | None:

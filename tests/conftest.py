@@ -207,6 +207,8 @@ def add_known_model(engine: Engine, objective: Objective, *, sign: float = 1.0) 
         n_ratings=len(KNOWN_RATINGS),
         rating_scale=(1.0, 5.0),
         training_seconds=0.1,
+        gate_passed=True,
+        gate_reason="known",
     )
     return store(engine, factors, training)
 

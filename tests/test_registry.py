@@ -17,6 +17,7 @@ from recsys.registry import (
     roll_back,
     version,
     versions,
+    was_published,
 )
 from tests.conftest import KNOWN_FACTORS, add_known_model, add_known_rows
 
@@ -68,6 +69,22 @@ def test_publishing_is_recorded_with_its_reason_and_can_be_rolled_back(rows: Eng
         (second, first, "better"),
         (first, second, "complaints"),
     ]
+
+
+def test_rolling_back_again_goes_further_back_and_never_forward(rows: Engine) -> None:
+    numbers = [add_known_model(rows, "ranking") for _ in range(4)]
+    for number in numbers[:3]:
+        publish(rows, number, "better")
+    publish(rows, numbers[2], "again")  # changes nothing
+    assert roll_back(rows, "ranking", "bad").number == numbers[1]
+    assert roll_back(rows, "ranking", "bad too").number == numbers[0]
+    with pytest.raises(NotFoundError):
+        roll_back(rows, "ranking", "and this")
+    publish(rows, numbers[3], "new")
+    assert roll_back(rows, "ranking", "bad").number == numbers[0]
+    with reading(rows) as connection:
+        assert was_published(connection, numbers[2])
+        assert not was_published(connection, 99)
 
 
 def test_nothing_to_roll_back_to(rows: Engine) -> None:

@@ -16,9 +16,7 @@ def search(
     recommender: RecommenderOf,
     title: Annotated[
         str,
-        Query(
-            description="Words of the title, in any order; case and accents do not matter.", examples=["star"]
-        ),
+        Query(description="Words of the title, in any order; case and accents do not matter.", examples=["star"]),
     ] = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,

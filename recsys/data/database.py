@@ -4,7 +4,9 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import psycopg
@@ -26,25 +28,29 @@ BREATHER_SECONDS = 0.02
 _MIN_SQLITE = (3, 39, 0)  # IS DISTINCT FROM, RETURNING, upsert
 
 
-def connect(url: str) -> Engine:
+def connect(url: str, busy_seconds: float = BUSY_TIMEOUT_SECONDS) -> Engine:
     """An engine for `sqlite:///FILE` or `postgresql://…`; nothing is opened yet.
+
+    Args:
+        busy_seconds: how long a writer waits for another one on SQLite.
 
     Raises:
         InputError: the URL is neither, or names a database in memory.
     """
     parsed = _checked_url(url)
+    pool = {"pool_size": 20, "max_overflow": 30, "pool_timeout": 10}  # one for each thread of a server, and some
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": 10})
-    engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+        return create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": 10}, **pool)
+    engine = create_engine(parsed, connect_args={"timeout": busy_seconds}, **pool)
     event.listen(engine, "connect", _prepare_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
+    event.listen(engine, "begin", lambda connection: _begin_sqlite(connection, busy_seconds))
     return engine
 
 
 def _checked_url(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except exc.ArgumentError:
+    except (exc.ArgumentError, ValueError):
         raise InputError(
             "RECSYS_DATABASE_URL is not a database URL: expected sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
         ) from None
@@ -57,7 +63,7 @@ def _checked_url(url: str) -> URL:
         raise InputError("RECSYS_DATABASE_URL: a database in memory is lost at once: use sqlite:///FILE")
     if sqlite3.sqlite_version_info < _MIN_SQLITE:
         raise InputError(f"SQLite {sqlite3.sqlite_version} is too old: 3.39 or newer is needed")
-    return parsed
+    return parsed.set(drivername="sqlite")
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
@@ -66,14 +72,14 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute(f"PRAGMA {pragma}").close()
 
 
-def _begin_sqlite(connection: Connection) -> None:
+def _begin_sqlite(connection: Connection, busy_seconds: float) -> None:
     # A transaction that starts by reading and then writes can fail for good when another writer got between.
     if not connection.get_execution_options().get("writes", False):
         connection.exec_driver_sql("BEGIN")
         return
     # SQLite's own waiting looks only every 100 ms, and would miss every pause between the pieces of a bulk
     # write; ours looks often enough to get in at the first.
-    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    deadline = time.monotonic() + busy_seconds
     connection.exec_driver_sql("PRAGMA busy_timeout = 0")
     try:
         while True:
@@ -85,7 +91,7 @@ def _begin_sqlite(connection: Connection) -> None:
                     raise
             time.sleep(BREATHER_SECONDS / 4)
     finally:
-        connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000}")
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(busy_seconds * 1000)}")
 
 
 def is_sqlite(engine: Engine) -> bool:
@@ -96,6 +102,33 @@ def is_empty(engine: Engine) -> bool:
     """Whether the database has no table at all."""
     with _foreign_errors(engine):
         return not inspect(engine).get_table_names()
+
+
+def forget_replaced_file(engine: Engine) -> None:
+    """Close all connections to an SQLite file that was removed or replaced under them; the next ones open anew."""
+    if not is_sqlite(engine):
+        return
+    database = Path(engine.url.database or "")
+    try:
+        status = database.stat()
+        identity: tuple[int, int] | None = (status.st_dev, status.st_ino)
+    except OSError:
+        identity = None
+    before = _files.get(engine)
+    if before is not None and before != identity:
+        engine.dispose()
+    if identity is None:
+        raise DatabaseError(f"{database} is not there: run `recsys init`, or check RECSYS_DATABASE_URL")
+    _files[engine] = identity
+
+
+_files: "WeakKeyDictionary[Engine, tuple[int, int]]" = WeakKeyDictionary()
+
+
+def lock_schema(connection: Connection) -> None:
+    """Let nobody else change the schema until this transaction ends."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7263779)")
 
 
 @contextmanager
@@ -228,18 +261,29 @@ def _foreign_errors(engine: Engine) -> Iterator[None]:
     where = engine.url.render_as_string(hide_password=True)
     try:
         yield
-    except (exc.DatabaseError, exc.InterfaceError) as error:
-        said = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
-        if "no such table" in said or "UndefinedTable" in type(error.orig).__name__:
-            raise DatabaseError(f"{where} has not the tables this version needs: run `recsys init`") from error
-        if "unable to open" in said or isinstance(error, exc.InterfaceError) or error.connection_invalidated:
-            raise DatabaseError(f"cannot open {where}: {said}; check RECSYS_DATABASE_URL") from error
-        if "is not a database" in said:
-            raise DatabaseError(f"{where} is not an SQLite database: check RECSYS_DATABASE_URL") from error
-        if "locked" in said:
-            raise DatabaseError(
-                f"{where} was locked for {BUSY_TIMEOUT_SECONDS} s by another writer: try again"
-            ) from error
-        if isinstance(error, exc.OperationalError):
-            raise DatabaseError(f"{where}: {said}") from error
-        raise  # a row or a statement is wrong, not the database
+    except exc.TimeoutError as error:
+        raise DatabaseError(f"{where}: all connections are in use, each waiting for the database: try again") from error
+    except (exc.DatabaseError, exc.InterfaceError, sqlite3.Error, psycopg.Error) as error:
+        said = _meaning(where, error)
+        if said is None:
+            raise  # a row or a statement is wrong, not the database
+        raise DatabaseError(said) from error
+
+
+def _meaning(where: str, error: Exception) -> str | None:
+    """What an error of SQLAlchemy's or of a driver's says of the database; None where it says nothing of it."""
+    original = error.orig if isinstance(error, exc.DBAPIError) else error
+    said = (str(original).strip().splitlines() or [type(original).__name__])[0]
+    if "no such table" in said or isinstance(original, psycopg.errors.UndefinedTable):
+        return f"{where} has not the tables this version needs: run `recsys init`"
+    if "is not a database" in said:
+        return f"{where} is not an SQLite database: check RECSYS_DATABASE_URL"
+    if "malformed" in said:
+        return f"{where} is damaged ({said}): restore it from a backup"
+    if "locked" in said:
+        return f"{where} was locked by another writer for too long: try again"
+    if "unable to open" in said or isinstance(error, exc.InterfaceError):
+        return f"cannot open {where}: {said}; check RECSYS_DATABASE_URL"
+    if isinstance(original, sqlite3.OperationalError | psycopg.OperationalError):
+        return f"{where}: {said}; check that it is running and can be reached"
+    return None

@@ -9,13 +9,14 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
 
-from recsys.data.database import is_empty, is_sqlite, reading, writing
+from recsys.data.database import is_empty, is_sqlite, lock_schema, reading, writing
 from recsys.errors import DatabaseError
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
     """Run the migrations up to a revision; nothing happens when the database is there already."""
     with writing(engine) as connection:
+        lock_schema(connection)
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, revision)

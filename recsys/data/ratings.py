@@ -160,12 +160,14 @@ def _merge_staged_ratings(connection: Connection, received_at: int | None) -> tu
             .order_by(staged.user_key, staged.item_key),
         )
         given = statement.excluded
+        # Another writer may have been faster since the join, and have brought a newer rating. Where unknown times
+        # were filled in, the join alone decides: such a row is the latest, whatever the clocks say.
+        newer = or_(stored.rated_at.is_(None), given.rated_at.is_(None), given.rated_at >= stored.rated_at)
         connection.execute(
             statement.on_conflict_do_update(
                 index_elements=["user_key", "item_key"],
                 set_={"rating": given.rating, "rated_at": func.coalesce(given.rated_at, stored.rated_at)},
-                # Another writer may have been faster since the join: it may have brought a newer rating.
-                where=or_(stored.rated_at.is_(None), given.rated_at.is_(None), given.rated_at >= stored.rated_at),
+                where=newer if received_at is None else None,
             )
         )
     return int(new), int(changed)

@@ -112,6 +112,8 @@ models = Table(
     Column("range_high", Double),
     Column("created_at", BigInteger, nullable=False),
     Column("training_seconds", Double, nullable=False),
+    Column("gate_passed", Boolean, nullable=False),
+    Column("gate_reason", Text, nullable=False),
     CheckConstraint("objective IN ('rating', 'ranking')", name="objective"),
     CheckConstraint("status IN ('storing', 'ready')", name="status"),
     sqlite_autoincrement=True,
@@ -150,8 +152,10 @@ publications = Table(
     Column("objective", String(16), nullable=False),
     Column("number", Key, nullable=False),
     Column("replaced_number", Key),
+    Column("action", String(16), nullable=False),
     Column("reason", Text, nullable=False),
     Column("published_at", BigInteger, nullable=False),
+    CheckConstraint("action IN ('publish', 'rollback')", name="action"),
     sqlite_autoincrement=True,
 )
 

@@ -72,9 +72,7 @@ class Catalogue:
         start = 0
         if after is not None:
             if after not in self.position:
-                raise InputError(
-                    f"cursor {after!r} is not one that a page ended with: start without a cursor"
-                )
+                raise InputError(f"cursor {after!r} is not one that a page ended with: start without a cursor")
             start = int(np.flatnonzero(self.by_title == self.position[after])[0]) + 1
         found: list[int] = []
         for place in self.by_title[start:].tolist():
@@ -98,9 +96,9 @@ def read_catalogue(connection: Connection) -> Catalogue:
     """The catalogue as the database has it now."""
     items, rated = schema.items.c, schema.ratings.c
     rows = connection.execute(
-        select(
-            items.item_key, items.item_id, items.title, items.categories, items.attributes, items.hidden
-        ).order_by(items.item_key)
+        select(items.item_key, items.item_id, items.title, items.categories, items.attributes, items.hidden).order_by(
+            items.item_key
+        )
     ).all()
     item_keys = np.fromiter((row.item_key for row in rows), np.int64, len(rows))
     keys, counts, means = fetch_columns(

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from sqlalchemy import Engine
 
+from recsys.data.checks import id_problem
 from recsys.data.database import reading
 from recsys.data.dataset import NO_TIME
 from recsys.data.encoding import IdEncoder, RatingColumns
@@ -15,8 +16,8 @@ from recsys.data.ratings import upsert_ratings
 from recsys.registry import now_ms
 from recsys.results import RateReport, RowError
 
-MAX_ID_BYTES = 1024
 _CLOCK_SKEW_MS = 300_000
+_EARLIEST_MS = -2_208_988_800_000  # 1900, as for files
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ def rate(engine: Engine, rows: Sequence[NewRating], scale: tuple[float, float] |
     """
     now = now_ms()
     with reading(engine) as connection:
-        known = known_items(connection, {row.item_id for row in rows if "\0" not in row.item_id})
+        asked = {row.item_id for row in rows if id_problem(row.item_id, "item_id") is None}
+        known = known_items(connection, asked)
     errors, good = [], []
     for index, row in enumerate(rows):
         reason = _reason_against(row, known, scale, now)
@@ -66,16 +68,15 @@ def rate(engine: Engine, rows: Sequence[NewRating], scale: tuple[float, float] |
     )
 
 
-def _reason_against(
-    row: NewRating, known: set[str], scale: tuple[float, float] | None, now: int
-) -> str | None:
+def _reason_against(row: NewRating, known: set[str], scale: tuple[float, float] | None, now: int) -> str | None:
     """Why a row cannot be kept; None where it can."""
-    if not row.user_id.strip() or "\0" in row.user_id or len(row.user_id.encode()) > MAX_ID_BYTES:
-        return f"user_id must have 1 to {MAX_ID_BYTES} bytes, not all blank and none of them NUL"
+    problem = id_problem(row.user_id, "user_id")
+    if problem is not None:
+        return problem
     if row.item_id not in known:
         return f"there is no item {row.item_id[:80]!r}: search by title with GET /v1/items?title=…"
     if scale is not None and not scale[0] <= row.rating <= scale[1]:
         return f"rating {row.rating:g} is outside the scale: expected {scale[0]:g} to {scale[1]:g}"
-    if row.rated_at is not None and row.rated_at > now + _CLOCK_SKEW_MS:
-        return "rated_at lies in the future: leave it out, or send the time of the rating in UTC"
+    if row.rated_at is not None and not _EARLIEST_MS <= row.rated_at <= now + _CLOCK_SKEW_MS:
+        return "rated_at lies before 1900 or in the future: leave it out, or send the time of the rating in UTC"
     return None

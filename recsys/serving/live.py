@@ -5,11 +5,10 @@ import time
 from dataclasses import dataclass
 from threading import Event, Thread
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine
 
-from recsys.data import schema
-from recsys.data.changes import current_seq
-from recsys.data.database import reading
+from recsys.data.changes import KEPT, current_seq, rows_changed_seq
+from recsys.data.database import forget_replaced_file, reading
 from recsys.errors import DatabaseError, RecsysError
 from recsys.factors import Objective
 from recsys.registry import live_numbers
@@ -41,6 +40,7 @@ class LiveRecommender:
         self._recommender: Recommender | None = None
         self._mark: _Mark | None = None
         self._loaded_at = 0.0
+        self._load_seconds = 0.0
         self.problem: str | None = None
         """Why the database could not be asked last time; None when all is well."""
 
@@ -61,11 +61,14 @@ class LiveRecommender:
         A database that cannot be reached is noted in `problem`, not raised.
         """
         try:
+            forget_replaced_file(self._engine)
             with reading(self._engine) as connection:
                 mark = _read_mark(connection)
                 if self._is_newer(mark):
+                    started = time.monotonic()
                     self._recommender = load_recommender(connection)
                     self._mark, self._loaded_at = mark, time.monotonic()
+                    self._load_seconds = self._loaded_at - started
                     _log.info("snapshot loaded", extra={"live": mark.numbers, "seq": mark.seq})
             self.problem = None
         except RecsysError as error:
@@ -90,12 +93,16 @@ class LiveRecommender:
 
     def _is_newer(self, mark: _Mark) -> bool:
         before = self._mark
-        if before is None or before.numbers != mark.numbers or before.items_seq < mark.items_seq:
+        if before is None or before.numbers != mark.numbers:
             return True
-        return before.seq < mark.seq and time.monotonic() - self._loaded_at > COUNTS_SECONDS
+        # A bulk load changes everything again and again: do not spend more than a fifth of the time on reading.
+        age = time.monotonic() - self._loaded_at
+        if age < 5 * self._load_seconds:
+            return False
+        if before.items_seq < mark.items_seq or before.seq <= mark.seq - KEPT:
+            return True
+        return before.seq < mark.seq and age > COUNTS_SECONDS
 
 
 def _read_mark(connection: Connection) -> _Mark:
-    changed = schema.changes.c
-    items_seq = connection.scalar(select(func.max(changed.seq)).where(changed.kind.in_(("item", "all"))))
-    return _Mark(live_numbers(connection), items_seq or 0, current_seq(connection))
+    return _Mark(live_numbers(connection), rows_changed_seq(connection), current_seq(connection))

@@ -34,9 +34,7 @@ def read_user(connection: Connection, user_id: str, number: int | None) -> UserS
     user_key = _user_key(connection, user_id)
     if user_key is None:
         return NOBODY
-    seen = connection.scalars(
-        select(schema.ratings.c.item_key).where(schema.ratings.c.user_key == user_key)
-    ).all()
+    seen = connection.scalars(select(schema.ratings.c.item_key).where(schema.ratings.c.user_key == user_key)).all()
     known = None if number is None else load_user(connection, number, user_key)
     bias, vector = known if known is not None else (0.0, None)
     return UserState(seen_keys=np.array(seen, np.int64), vector=vector, bias=bias)

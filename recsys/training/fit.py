@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -205,9 +205,7 @@ def fit(
     train = checked(train, rating_scale)
     place = pick_device(device)
     generator = torch.Generator(place).manual_seed(seed)
-    model = DotProduct(train.n_users, train.n_items, config.n_factors, init_std=config.init_std, generator=generator)
-    loss, ends = _objective(train, config, model, rating_scale, place)
-    optimizer = torch.optim.AdamW(_groups(model, config), lr=config.learning_rate, fused=True)
+    model, loss, ends, optimizer = untrained(train, config, rating_scale, generator)
 
     size = loss.units_of(config.batch_size)
     n_steps = config.n_epochs * math.ceil(loss.n_units / size)
@@ -219,15 +217,7 @@ def fit(
         for start in range(0, loss.n_units, size):
             stop = min(start + size, loss.n_units)
             learning_rate, beta1 = one_cycle(step, n_steps, config.learning_rate)
-            for group in optimizer.param_groups:
-                group["lr"], group["betas"] = learning_rate, (beta1, _BETA2)
-
-            batch_loss = loss.batch(model, start, stop)
-            optimizer.zero_grad()
-            batch_loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-
-            total += batch_loss.detach() * (stop - start)
+            total += stepped(model, loss, optimizer, start, stop, learning_rate, beta1) * (stop - start)
             step += 1
             if on_step:
                 on_step(step, n_steps)
@@ -261,6 +251,55 @@ def one_cycle(step: int, n_steps: int, peak: float) -> tuple[float, float]:
     floor = _FLOOR if step < rise else 0.0
     height = (1 - math.cos(math.pi * share)) / 2
     return peak * (floor + (1 - floor) * height), 0.95 - 0.1 * height
+
+
+class Untrained(NamedTuple):
+    """What the first step needs.
+
+    Attributes:
+        model: before training.
+        loss: over the training set.
+        rating_range: the ends of the rating range, where the objective has one.
+        optimizer: AdamW over the model's parameter groups.
+    """
+
+    model: DotProduct
+    loss: Loss
+    rating_range: tuple[float, float] | None
+    optimizer: torch.optim.Optimizer
+
+
+def untrained(
+    train: Ratings, config: Config, rating_scale: tuple[float, float] | None, generator: torch.Generator
+) -> Untrained:
+    """Model, loss and optimiser before the first step, on the device of `generator`.
+
+    Args:
+        train: as `checked` returns it.
+    """
+    model = DotProduct(train.n_users, train.n_items, config.n_factors, init_std=config.init_std, generator=generator)
+    loss, ends = _objective(train, config, model, rating_scale, generator.device)
+    optimizer = torch.optim.AdamW(_groups(model, config), lr=config.learning_rate, fused=True)
+    return Untrained(model, loss, ends, optimizer)
+
+
+def stepped(
+    model: DotProduct,
+    loss: Loss,
+    optimizer: torch.optim.Optimizer,
+    start: int,
+    stop: int,
+    learning_rate: float,
+    beta1: float,
+) -> Tensor:
+    """Take one step on the units `start` to `stop`; returns their mean loss before it: ()."""
+    for group in optimizer.param_groups:
+        group["lr"], group["betas"] = learning_rate, (beta1, _BETA2)
+    batch_loss = loss.batch(model, start, stop)
+    optimizer.zero_grad()
+    batch_loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return batch_loss.detach()
 
 
 def _objective(

@@ -1,11 +1,17 @@
-"""The publish gate: whether a new version may take the place of the live one."""
+"""The publish gate: models measured on the same held-out ratings, and whether a new one may go live."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.data.dataset import positions
+from recsys.data.dataset import Ratings, positions
+from recsys.factors import Factors, Objective
+from recsys.training.baselines import bias_only, popular
+from recsys.training.evaluation import evaluate_ranking, evaluate_rating
+
+K = 10
+"""Length of the lists that ranking is measured on."""
 
 _ONE_SIDED_95 = 1.645
 """The 5 % quantile of the normal distribution lies this many standard errors below the mean."""
@@ -75,3 +81,55 @@ def decide(
     if bound > allowed:
         return Decision(True, f"not worse: {compared}")
     return Decision(False, f"not shown to be as good: {compared}")
+
+
+class Judge:
+    """Measures models of one objective on the same held-out ratings.
+
+    Args:
+        relevant_from: lowest rating of an item worth listing; None: three quarters up the scale, 4 of 1 to 5.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        training_set: Ratings,
+        test: Ratings,
+        scale: tuple[float, float],
+        *,
+        k: int = K,
+        relevant_from: float | None = None,
+    ) -> None:
+        self.objective = objective
+        self._training_set, self._test, self._scale, self._k = training_set, test, scale, k
+        if relevant_from is None:
+            relevant_from = scale[0] + 0.75 * (scale[1] - scale[0])
+            if not (test.rating >= relevant_from).any():
+                relevant_from = float(test.rating.max())
+        self._relevant_from = relevant_from
+
+    def baselines(self) -> dict[str, Factors]:
+        """The most-popular and the bias-only model of the same training set."""
+        scale = stated(self._scale)
+        bias = bias_only(self._training_set, scale)
+        return {"popular": popular(self._training_set, self.objective, scale), "bias": bias}
+
+    def measure(self, factors: Factors) -> tuple[Measured, dict[str, float]]:
+        """What the gate compares, and the metrics for people."""
+        if self.objective == "rating":
+            error = evaluate_rating(factors, self._test)
+            measured = Measured("MSE", error.rmse**2, False, error.user_keys, error.user_squared_error)
+            return measured, {"rmse": error.rmse, "mae": error.mae}
+        lists = evaluate_ranking(factors, self._training_set, self._test, k=self._k, relevant_from=self._relevant_from)
+        measured = Measured(f"NDCG@{self._k}", lists.ndcg, True, lists.user_keys, lists.user_ndcg)
+        return measured, {
+            "ndcg": lists.ndcg,
+            "recall": lists.recall,
+            "hit_rate": lists.hit_rate,
+            "coverage": lists.coverage,
+        }
+
+
+def stated(scale: tuple[float, float]) -> tuple[float, float] | None:
+    """The scale for training; None where all ratings are equal, and so say nothing of it."""
+    return scale if scale[0] < scale[1] else None

@@ -1,12 +1,15 @@
 """Each endpoint over a real socket, on both databases: known answers, wrong requests, current state."""
 
+import json
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
 from sqlalchemy import Engine, text
 
-from recsys.data.database import connect
+from recsys.data.database import connect, writing
 from recsys.registry import publish
 from tests.api.conftest import serving
 from tests.conftest import add_known_model, add_known_rows
@@ -156,10 +159,13 @@ class TestRatings:
             {"user_id": " ", "item_id": "b", "rating": 3},
             {"user_id": "u9", "item_id": "c", "rating": 3, "rated_at": "2999-01-01T00:00:00Z"},
             {"user_id": "u9", "item_id": "a\0", "rating": 3},
+            {"user_id": "\ud800", "item_id": "a", "rating": 3},
+            {"user_id": "u9", "item_id": "b", "rating": 3, "rated_at": "0001-01-01T00:00:00+14:00"},
         ]
-        report = client.post("/v1/ratings", json={"ratings": rows}).json()
-        assert (report["inserted"], report["rejected"]) == (1, 5)
-        assert [error["index"] for error in report["errors"]] == [0, 2, 3, 4, 5]
+        answer = client.post("/v1/ratings", content=json.dumps({"ratings": rows}))
+        report = answer.json()
+        assert (report["inserted"], report["rejected"]) == (1, 7), report
+        assert [error["index"] for error in report["errors"]] == [0, 2, 3, 4, 5, 6, 7]
         assert report["errors"][1]["message"] == "rating 5.5 is outside the scale: expected 1 to 5"
         assert [row["item_id"] for row in client.get("/v1/users/u9/ratings").json()["ratings"]] == ["a"]
 
@@ -174,6 +180,9 @@ class TestRatings:
             {"ratings": []},
             {"ratings": [{"user_id": "u1", "item_id": "a"}]},
             {"ratings": [{"user_id": "u1", "item_id": "a", "rating": "five"}]},
+            {"ratings": [{"user_id": "u1", "item_id": "a", "rating": "4"}]},
+            {"ratings": [{"user_id": "u1", "item_id": "a", "rating": True}]},
+            {"ratings": [{"user_id": "u1", "item_id": "a", "rating": None}]},
             {"ratings": [{"user_id": 7, "item_id": "a", "rating": 5}]},
             {"ratings": [{"user_id": "u1", "item_id": "a", "rating": 5}] * 1001},
             {"ratings": [{"user_id": "u1", "item_id": "a", "rating": 5, "stars": 5}]},
@@ -256,6 +265,24 @@ class TestService:
         assert [item["item_id"] for item in answer["items"]] == ["c", "d/ä", "e", "b"]
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_writer_that_holds_the_database_keeps_no_reader_waiting(known_engine: Engine) -> None:
+    body = {"ratings": [{"user_id": "u1", "item_id": "b", "rating": 3}]}
+    with serving(known_engine.url.render_as_string(hide_password=False)) as client:
+        url = str(client.base_url)
+        with writing(known_engine), ThreadPoolExecutor(45) as pool:  # nobody else can write now
+            posts = [pool.submit(httpx.post, f"{url}/v1/ratings", json=body, timeout=30) for _ in range(45)]
+            time.sleep(0.5)
+            started = time.monotonic()
+            assert ids(client.get("/v1/users/u1/recommendations"))
+            assert time.monotonic() - started < 4
+            for post in posts:
+                answer = post.result()
+                check_problem(answer, 503, "again")
+                assert answer.headers["retry-after"] == "2"
+        assert client.post("/v1/ratings", json=body).status_code == 200
+
+
 def test_no_model_yet(engine: Engine) -> None:
     add_known_rows(engine)
     with serving(engine.url.render_as_string(hide_password=False)) as client:
@@ -272,6 +299,20 @@ def test_no_tables_yet(empty_engine: Engine) -> None:
         assert client.get("/health/live").status_code == 200
         check_problem(client.get("/health/ready"), 503, "recsys init")
         check_problem(client.get("/v1/popular"), 503, "recsys init")
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_promise_6_a_file_that_was_removed_is_noticed(known_engine: Engine) -> None:
+    path = Path(str(known_engine.url.database))
+    with serving(f"sqlite:///{path}") as client:
+        assert client.get("/health/ready").json()["status"] == "ready"
+        path.rename(path.with_suffix(".away"))
+        deadline = time.monotonic() + 5
+        while (ready := client.get("/health/ready").json())["status"] != "degraded":
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert f"{path} is not there" in ready["problem"]
+        assert ids(client.get("/v1/items/a/similar", params={"n": 1})) == ["b"]
 
 
 @pytest.mark.postgres

@@ -143,7 +143,7 @@ def test_reading_back_gives_dense_arrays(engine: Engine) -> None:
         (int(u), int(i)): (float(r), int(at))
         for u, i, r, at in zip(ratings.user_idx, ratings.item_idx, ratings.rating, ratings.rated_at, strict=True)
     }
-    assert by_pair == {(0, 0): (3.0, 10), (0, 1): (5.0, 20), (1, 1): (1.5, NO_TIME)}
+    assert by_pair == {(0, 1): (3.0, 10), (0, 0): (5.0, 20), (1, 0): (1.5, NO_TIME)}
 
 
 def test_the_fingerprint_depends_on_what_was_rated_and_not_on_the_order(engine: Engine) -> None:
@@ -164,6 +164,39 @@ def test_a_row_without_time_is_given_the_time_of_receipt_once(engine: Engine) ->
     assert stored(engine) == {("u", "i"): (3.0, 100)}
     upsert_ratings(engine, columns(("u", "i", 4.0, None)), received_at=300)
     assert stored(engine) == {("u", "i"): (4.0, 300)}
+
+
+def test_a_row_without_time_counts_though_the_stored_one_lies_in_the_future(engine: Engine) -> None:
+    upsert_ratings(engine, columns(("u", "i", 2.0, 4_102_444_800_000)))
+    assert upsert_ratings(engine, columns(("u", "i", 5.0, None)), received_at=1000, bulk=False) == Upserted(0, 1, 0)
+    assert stored(engine) == {("u", "i"): (5.0, 1000)}
+
+
+def test_two_writers_of_the_same_new_users_do_not_wait_for_each_other_for_ever(engine: Engine) -> None:
+    ids = [f"u{number:05}" for number in range(3000)]
+    given = [columns(*((user, "i", 3.0, 1) for user in order)) for order in (ids, ids[::-1])]
+    failed: list[BaseException] = []
+
+    def load(rows: RatingColumns) -> None:
+        try:
+            upsert_ratings(engine, rows)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=load, args=(rows,)) for rows in given]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert len(stored(engine)) == 3000
+
+
+def test_old_changes_are_dropped(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys.data.changes.KEPT", 3)
+    for rating in range(6):
+        upsert_ratings(engine, columns(("u", "i", float(rating), None)), bulk=False)
+    assert [seq for seq, _, _ in changes(engine)] == [4, 5, 6]
 
 
 def changes(engine: Engine) -> list[tuple[int, str, int]]:

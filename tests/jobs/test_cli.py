@@ -66,7 +66,8 @@ def test_the_main_job_from_file_to_answers(recsys: Recsys, ratings: Path) -> Non
         trained = recsys.json("train", "--objective", objective)
         assert trained["published"], trained
         assert trained["metrics"].keys() >= {metric}
-    assert "recsys" not in recsys("models", "list")
+    listed = recsys.json("models", "list")["models"]
+    assert [(model["number"], model["live"]) for model in listed] == [(2, True), (1, True)]
 
     answer = recsys.json("recommend", "u0001", "--n", "5")
     assert (answer["source"], len(answer["items"])) == ("model", 5)
@@ -96,13 +97,14 @@ def test_nightly_publishes_then_finds_nothing_new_then_trains_on_what_came(recsy
 
 
 def test_a_run_at_the_same_time_is_refused(recsys: Recsys, ratings: Path) -> None:
-    from jobs.lease import lease
-    from jobs.nightly import LEASE
+    from jobs.lease import LOADING, TRAINING, lease
     from recsys.data.database import connect
 
     recsys.json("load", str(ratings))
     engine = connect(recsys.environment["RECSYS_DATABASE_URL"])
-    with lease(engine, LEASE):
+    with lease(engine, LOADING):
+        assert "loading is being run by" in recsys("load", str(ratings), code=3)
+    with lease(engine, TRAINING):
         assert "is being run by" in recsys("nightly", code=3)
         assert "is being run by" in recsys("train", code=3)
     engine.dispose()
