@@ -1,6 +1,7 @@
 """The HTTP service under uvicorn."""
 
 import ipaddress
+import logging
 import socket
 import threading
 import time
@@ -48,6 +49,8 @@ def serve(
     )
     if on_ready is not None:
         threading.Thread(target=_await_ready, args=(host, port, on_ready), daemon=True).start()
+    where = f"[{host}]" if ":" in host else host
+    logging.getLogger(__name__).info("listening", extra={"url": f"http://{where}:{port}", "docs": "/docs"})
     with listener:
         uvicorn.Server(config).run(sockets=[listener])
 

@@ -50,7 +50,7 @@ def seq(engine: Engine) -> int:
         return current_seq(connection)
 
 
-def test_loading_twice_changes_nothing(engine: Engine) -> None:
+def test_promise_3_loading_twice_changes_nothing(engine: Engine) -> None:
     rows = columns(("007", "a", 4.0, 1000), ("7", "a", 2.5, None), ("7", "b", 1.0, 2000))
     assert upsert_ratings(engine, rows) == Upserted(3, 0, 0)
     before, after_first = stored(engine), seq(engine)

@@ -96,7 +96,7 @@ def test_nightly_publishes_then_finds_nothing_new_then_trains_on_what_came(recsy
     assert all("against the live version" in training["reason"] for training in second["trainings"])
 
 
-def test_a_run_at_the_same_time_is_refused(recsys: Recsys, ratings: Path) -> None:
+def test_promise_3_a_run_at_the_same_time_is_refused(recsys: Recsys, ratings: Path) -> None:
     from jobs.lease import LOADING, TRAINING, lease
     from recsys.data.database import connect
 

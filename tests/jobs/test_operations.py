@@ -1,0 +1,144 @@
+"""What an operator meets: nights that fail or find nothing better, versions by hand, a port that is taken."""
+
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from jobs.serve import is_loopback
+from recsys.data import sample, schema
+from recsys.data.database import connect, reading
+from recsys.registry import live_numbers
+from tests.jobs.test_cli import Recsys, free_port
+
+
+@pytest.fixture(scope="module")
+def ratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ratings")
+    return sample.write(folder, sample.generate(n_users=200, n_items=80, n_ratings=5000, seed=1))
+
+
+@pytest.fixture
+def recsys(tmp_path: Path) -> Recsys:
+    return Recsys(tmp_path, f"sqlite:///{tmp_path / 'recsys.db'}")
+
+
+def runs(recsys: Recsys) -> list[tuple[str, str]]:
+    table = schema.job_runs.c
+    with reading(connect(recsys.environment["RECSYS_DATABASE_URL"])) as connection:
+        return [tuple(row) for row in connection.execute(select(table.status, table.reason).order_by(table.run_key))]
+
+
+def test_a_night_whose_source_is_missing_fails_and_is_recorded(recsys: Recsys) -> None:
+    assert "nowhere.csv does not exist" in recsys("nightly", "--source", "nowhere.csv", code=1)
+    [(status, reason)] = runs(recsys)
+    assert status == "failed"
+    assert "nowhere.csv does not exist" in reason
+
+
+def test_promise_5_what_is_no_better_than_its_baseline_does_not_go_live(recsys: Recsys) -> None:
+    # Everybody gives everything three stars: whatever order or prediction, no model can be better than none.
+    rows = [f"u{user},i{item},3,{1000 + item}" for user in range(20) for item in range(10)]
+    (recsys.folder / "same.csv").write_text("\n".join(["user_id,item_id,rating,rated_at", *rows]))
+    said = recsys("nightly", "--source", "same.csv", "--detailed-exit-code", code=10)
+    assert "not better than the baseline: NDCG@10 1.0000 against the baseline's 1.0000" in said
+    assert "not better" in said
+    assert recsys.json("nightly")["status"] == "nothing_new"  # what was refused is not tried again
+    assert [model["live"] for model in recsys.json("models", "list")["models"]] == [False, False]
+    assert "recsys train --objective ranking" in recsys("recommend", "u1", code=1)
+    first, second = runs(recsys)
+    assert first[0] == "done"
+    assert "rating version 1 kept back: not better than the baseline" in first[1]
+    assert second == ("done", "the ratings are the same as at the last training")
+
+
+def test_a_version_that_was_not_to_be_published_does_not_stop_the_night(recsys: Recsys, ratings: Path) -> None:
+    recsys("load", str(ratings))
+    trained = recsys.json("train", "--objective", "ranking", "--no-publish")
+    assert not trained["published"]
+    assert str(trained["reason"]).startswith("not asked for; gate: the first version")
+    assert [training["objective"] for training in recsys.json("nightly")["trainings"]] == ["rating", "ranking"]
+
+
+def test_versions_by_hand(recsys: Recsys, ratings: Path) -> None:
+    recsys("load", str(ratings))
+    for seed in ("0", "1", "2"):
+        recsys("train", "--objective", "ranking", "--n-epochs", "1", "--n-factors", "4", "--publish", "--seed", seed)
+    assert "version 2 is the live ranking model again" in recsys("models", "rollback", "--objective", "ranking")
+    assert "version 1 is the live ranking model again" in recsys("models", "rollback", "--objective", "ranking")
+    assert "no earlier live version" in recsys("models", "rollback", "--objective", "ranking", code=1)
+    assert "version 3 is the live ranking model" in recsys("models", "publish", "3", "--reason", "it was fine")
+    assert "deleted: 2, 1" in recsys("models", "prune", "--keep", "1")
+    shown = recsys.json("models", "show", "3")
+    assert (shown["live"], shown["n_factors"], len(shown["history"])) == (True, 4, 1)
+    assert {"epoch", "train_loss", "ndcg", "seconds"} == shown["history"][0].keys()
+
+
+def test_promise_1_a_training_that_is_killed_changes_nothing_that_is_seen(recsys: Recsys, ratings: Path) -> None:
+    recsys("nightly", "--source", str(ratings))
+    before = recsys("recommend", "u0001", "--json")
+    for delay in (1.0, 2.0, 3.0):
+        process = subprocess.Popen(
+            recsys.command("train", "--objective", "ranking", "--publish", "--n-epochs", "200", "--seed", "9"),
+            cwd=recsys.folder,
+            env=recsys.environment,
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with reading(connect(recsys.environment["RECSYS_DATABASE_URL"])) as connection:
+            number = live_numbers(connection)["ranking"]
+        if number == 2:
+            assert recsys("recommend", "u0001", "--json") == before
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("192.168.1.5", False),
+        ("::", False),
+        ("example.org", False),
+    ],
+)
+def test_addresses_that_only_this_machine_can_reach(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+def test_a_port_that_is_taken_is_named(recsys: Recsys) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        said = recsys("serve", "--port", str(port), code=1)
+    assert f"cannot listen on 127.0.0.1 port {port}" in said
+    assert "--port" in said
+
+
+def test_a_server_says_where_it_listens_and_ends_when_it_is_told_to(recsys: Recsys, ratings: Path) -> None:
+    recsys("load", str(ratings))
+    port = free_port()
+    with subprocess.Popen(
+        recsys.command("serve", "--port", str(port)),
+        cwd=recsys.folder,
+        env=recsys.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        lines = []
+        while not lines or "startup complete" not in lines[-1]:
+            lines.append(process.stderr.readline())
+            assert lines[-1], lines
+        assert f"http://127.0.0.1:{port}" in lines[0]
+        process.send_signal(signal.SIGTERM)
+        assert "shutdown complete" in process.stderr.read()
+        assert process.wait(10) in (0, -signal.SIGTERM)
