@@ -45,7 +45,7 @@ def test_promise_5_what_is_no_better_than_its_baseline_does_not_go_live(recsys: 
     rows = [f"u{user},i{item},3,{1000 + item}" for user in range(20) for item in range(10)]
     (recsys.folder / "same.csv").write_text("\n".join(["user_id,item_id,rating,rated_at", *rows]))
     said = recsys("nightly", "--source", "same.csv", "--detailed-exit-code", code=10)
-    assert "not better than the baseline: NDCG@10 1.0000 against the baseline's 1.0000" in said
+    assert "not better than the baseline: NDCG@10" in said
     assert "not better" in said
     assert recsys.json("nightly")["status"] == "nothing_new"  # what was refused is not tried again
     assert [model["live"] for model in recsys.json("models", "list")["models"]] == [False, False]
