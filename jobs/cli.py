@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 from sqlalchemy import Engine
 
+from jobs.finder_commands import lr_find, sweep
 from jobs.show import show, show_models
 from recsys.data import migration
 from recsys.data.database import connect, reading, server_version
@@ -291,6 +292,10 @@ def serve(
     from jobs.serve import serve as run
 
     run(load_settings(), host, port, insecure=insecure)
+
+
+app.command("lr-find")(lr_find)
+app.command("sweep")(sweep)
 
 
 @models_app.command("list")

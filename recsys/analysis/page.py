@@ -1,12 +1,16 @@
 """The HTML around figures and tables: one file, everything inside, nothing fetched."""
 
 import html
+import os
+import secrets
+from pathlib import Path
 
 import plotly.graph_objects as go
 from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
 from recsys.analysis.figures import BLUE, GREY, INK, NARROWEST_PX, VERMILLION
+from recsys.errors import InputError
 
 _STYLE = f"""
 :root {{ --ink: {INK}; --soft: #6A6A66; --line: #E2E2DC; --high: {BLUE}; --low: {VERMILLION}; }}
@@ -120,3 +124,26 @@ def text(value: object) -> str:
 def notice(sentence: str) -> str:
     """What stands where a figure cannot."""
     return f"<p class='notice'>{text(sentence)}</p>"
+
+
+def write(path: Path, document: str) -> None:
+    """Write a page, whole or not at all; its folder is made if need be.
+
+    Raises:
+        InputError: it cannot be written there.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("x", encoding="utf-8") as file:
+                file.write(document)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}); name a place that can be, with --out"
+        ) from error

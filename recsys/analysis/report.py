@@ -1,7 +1,5 @@
 """One self-contained HTML file about the live model versions."""
 
-import os
-import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from recsys.analysis import page
 from recsys.analysis.components import Components, both_ends, principal_components
 from recsys.analysis.figures import MOST_POINTS, bias_against_ratings, item_map, training_curves
 from recsys.analysis.items import ItemLabels
-from recsys.errors import InputError, NoModelError
+from recsys.errors import NoModelError
 from recsys.factors import Factors, Objective
 
 N_COMPONENTS = 4
@@ -84,22 +82,7 @@ def write_report(out_dir: Path, models: Sequence[ModelReport]) -> Path:
         InputError: the folder cannot be written to.
     """
     path = out_dir / "report.html"
-    document = render(models)
-    part = out_dir / f".report.{secrets.token_hex(6)}.part"
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("x", encoding="utf-8") as file:
-                file.write(document)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{path}: the report cannot be written ({error.strerror}); name a folder that can be, with --out"
-        ) from error
+    page.write(path, render(models))
     return path
 
 

@@ -90,15 +90,15 @@ class TestWriteReport:
         def full(_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("recsys.analysis.report.os.fsync", full)
-        with pytest.raises(InputError, match=r"report\.html: the report cannot be written \(No space left on device\)"):
+        monkeypatch.setattr("recsys.analysis.page.os.fsync", full)
+        with pytest.raises(InputError, match=r"report\.html cannot be written \(No space left on device\)"):
             write_report(tmp_path, [model(number=8)])
         assert path.read_bytes() == before
         assert list(tmp_path.iterdir()) == [path]
 
     def test_a_folder_that_is_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "out").write_text("")
-        with pytest.raises(InputError, match="name a folder that can be, with --out"):
+        with pytest.raises(InputError, match="name a place that can be, with --out"):
             write_report(tmp_path / "out", [model()])
 
     def test_without_a_model(self, tmp_path: Path) -> None:
