@@ -50,7 +50,7 @@ class Lease:
 def lease(engine: Engine, job: str, seconds: float = LEASE_SECONDS) -> Iterator[Lease]:
     """Hold the lease of a job for as long as the block runs; it is renewed in the background.
 
-    A process that dies holds it for `seconds` at most.
+    A process that dies on another machine holds it for `seconds` at most; on this one it is noticed at once.
 
     Raises:
         LockedError: another process holds it; the message says which, and until when.
@@ -78,7 +78,7 @@ def _take(engine: Engine, job: str, seconds: float) -> Lease:
             .on_conflict_do_nothing()
         )
         row = connection.execute(select(schema.job_leases).where(leases.job == job).with_for_update()).one()
-        if row.expires_at > now:
+        if row.expires_at > now and not _is_dead(row.holder):
             until = as_time(row.expires_at).strftime("%H:%M:%S UTC")
             raise LockedError(
                 f"{job} is being run by {row.holder}: wait for it to end; if it died, its lease ends at {until}"
@@ -90,6 +90,20 @@ def _take(engine: Engine, job: str, seconds: float) -> Lease:
             .values(holder=holder, token=token, expires_at=now + round(seconds * 1000))
         )
     return Lease(job, holder, token)
+
+
+def _is_dead(holder: str) -> bool:
+    """Whether a holder is known to be gone: a process of this machine that does not run any more."""
+    host, _, pid = holder.rpartition(":")
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False  # it runs, for somebody else
+    return False
 
 
 def _renew(engine: Engine, held: Lease, seconds: float, done: Event) -> None:

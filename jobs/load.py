@@ -76,7 +76,7 @@ def load(
 
     Raises:
         InputError: the file cannot be read, or has no ratings.
-        MostlyBadError: more rows were rejected than kept; nothing was loaded.
+        MostlyBadError: more rows were rejected than kept, of ratings or of items; nothing was loaded.
     """
     started = time.perf_counter()
     source = open_source(
@@ -89,7 +89,7 @@ def load(
     with rejects_to(rejects_file, source) as rejects:
         ratings = read_ratings_file(source, rejects)
         n_rejected = rejects.count
-        described = source.items(rejects)
+        described = read_items_file(source, rejects)
     if dry_run:
         with reading(engine) as connection:
             done = preview_upsert(connection, ratings)
@@ -105,6 +105,7 @@ def load(
         rejected=n_rejected,
         users=len(ratings.user_ids),
         items=_n_items(ratings, described),
+        items_rejected=rejects.count - n_rejected,
         seconds=round(time.perf_counter() - started, 3),
         rejects_file=str(rejects.path) if rejects.count else None,
     )
@@ -146,6 +147,19 @@ def read_ratings_file(
     if not kept:
         raise InputError(f"{source.name}: there are no ratings in it: expected rows of user, item and rating")
     return columns
+
+
+def read_items_file(source: Source, rejects: Rejects) -> list[ItemRow]:
+    """All good items that come with a file of ratings.
+
+    Raises:
+        InputError: the file of items cannot be read.
+        MostlyBadError: more of its rows were rejected than kept.
+    """
+    try:
+        return source.items(rejects)
+    except MostlyBadError as error:
+        raise MostlyBadError(f"{error}. All of them: {rejects.path}") from error
 
 
 def _n_items(ratings: RatingColumns, described: list[ItemRow]) -> int:

@@ -78,6 +78,8 @@ def _show_load(console: Console, report: LoadReport) -> None:
         f"{report.users:,} users, {report.items:,} items; {report.seconds:.1f} s",
         highlight=False,
     )
+    if report.items_rejected:
+        console.out(f"{report.items_rejected:,} rows of items rejected", highlight=False)
     if report.rejects_file:
         console.out(f"rejected rows, with line and reason: {report.rejects_file}", highlight=False)
 

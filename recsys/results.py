@@ -46,9 +46,7 @@ class Item(Result):
 
 class ItemPage(Result):
     items: list[Item]
-    next_cursor: str | None = Field(
-        description="Pass it as `cursor` for the next page; null on the last one."
-    )
+    next_cursor: str | None = Field(description="Pass it as `cursor` for the next page; null on the last one.")
 
 
 class UserRating(Result):
@@ -79,7 +77,7 @@ class RateReport(Result):
 
 
 class LoadReport(Result):
-    """What became of a file: rows_read = inserted + updated + unchanged + rejected."""
+    """What became of a file: rows_read = inserted + updated + unchanged + rejected, all of them rows of ratings."""
 
     rows_read: int
     inserted: int
@@ -88,6 +86,7 @@ class LoadReport(Result):
     rejected: int
     users: int = Field(description="Different users in the file.")
     items: int = Field(description="Different items in the file, rated or described.")
+    items_rejected: int = Field(description="Rows of items that were set aside; rows_read does not count them.")
     seconds: float
     rejects_file: str | None = Field(default=None, description="Where rejected rows are named.")
 

@@ -144,7 +144,7 @@ def said_plainly(name: str) -> Iterator[None]:
         ) from error
     except FileNotFoundError as error:
         raise InputError(f"{name} does not exist: expected a file or folder of ratings; check the path") from error
-    except NotImplementedError as error:
+    except RuntimeError as error:  # zipfile's word for a compression, a version or an encryption it does not know
         raise InputError(
             f"{name} is packed in a way that cannot be read ({error}): expected deflate; unpack it first"
         ) from error

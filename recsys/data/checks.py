@@ -19,6 +19,8 @@ from recsys.data.dataset import NO_TIME
 from recsys.data.rows import shown
 
 MAX_ID_BYTES = 1024
+MAX_RATING = 1_000_000
+"""Largest absolute value of a rating: training sums squares of ratings in float32."""
 
 Problems = dict[int, str]
 """Position in a column → what is wrong there, what was expected, and the fix."""
@@ -35,6 +37,7 @@ _ISO_ZONED = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-
 
 _MEND = "mend or delete the line"
 _OUTSIDE = "lies outside the years 1900 to 2200"
+_CONVERT = "convert the file, or delete the line"
 _EXPECTED_RATING = f"expected something like 4 or 3.5; {_MEND}"
 _EXPECTED_TIME = (
     "expected Unix seconds such as 881250949, milliseconds, microseconds, or ISO 8601 such as "
@@ -42,26 +45,38 @@ _EXPECTED_TIME = (
 )
 
 
-def id_problem(value: object, what: str) -> str | None:
-    """Why a value is no external id, or None where it is one.
+def id_problem(value: object, what: str, fix: str | None = None) -> str | None:
+    """Why a value is no external id (what was found, what was expected, and the fix), or None where it is one.
+
+    An id is text that is not blank, holds no NUL, is at most `MAX_ID_BYTES` in UTF-8, and can be written in
+    UTF-8 at all: no lone surrogates, as JSON can spell them (`"\\ud800"`).
 
     Args:
-        value: text (or bytes, or an integer) as it stood in the file; None where it was null.
+        value: text (or bytes, or an integer) as it was given; None where it was null.
         what: `user_id` or `item_id`.
+        fix: what to do about it, where there is no line of a file to mend.
     """
+    mend = fix or _MEND
     if value is None:
-        return f"{what} is empty: expected an id such as 196; {_MEND}"
-    raw = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
+        return f"{what} is empty: expected an id such as 196; {mend}"
     try:
-        text = raw.decode()
-    except UnicodeDecodeError:
-        return f"{what} {shown(raw)} is not UTF-8: expected text in UTF-8; convert the file, or delete the line"
+        text = value.decode() if isinstance(value, bytes) else str(value)
+        n_bytes = len(text.encode())
+    except UnicodeError:
+        return f"{what} {shown(value)} is not UTF-8: expected text in UTF-8; {fix or _CONVERT}"
     if not text.strip():
-        return f"{what} is {'blank' if text else 'empty'}: expected an id such as 196; {_MEND}"
+        return f"{what} is {'blank' if text else 'empty'}: expected an id such as 196; {mend}"
     if "\0" in text:
-        return f"{what} {shown(text)} holds a NUL character: expected an id without; {_MEND}"
-    if len(raw) > MAX_ID_BYTES:
-        return f"{what} {shown(text)} has {len(raw):,} bytes: expected at most {MAX_ID_BYTES:,}; {_MEND}"
+        return f"{what} {shown(text)} holds a NUL character: expected an id without; {mend}"
+    if n_bytes > MAX_ID_BYTES:
+        return f"{what} {shown(text)} has {n_bytes:,} bytes: expected at most {MAX_ID_BYTES:,}; {mend}"
+    return None
+
+
+def text_problem(text: str, what: str) -> str | None:
+    """Why a title or a category cannot be stored, or None where it can: PostgreSQL takes no NUL."""
+    if "\0" in text:
+        return f"{what} {shown(text)} holds a NUL character: expected text without; {_MEND}"
     return None
 
 
@@ -98,7 +113,7 @@ def check_ids(column: pa.Array, what: str) -> tuple[pa.StringArray, Problems]:
 def check_ratings(
     column: pa.Array, low: float | None = None, high: float | None = None
 ) -> tuple[NDArray[np.float64], Problems]:
-    """Ratings as finite numbers from `low` to `high`, where given.
+    """Ratings as numbers from `low` to `high`, where given, and never beyond ±`MAX_RATING`.
 
     Args:
         column: (n,) numbers, or text that holds numbers.
@@ -108,7 +123,7 @@ def check_ratings(
     """
     column = _readable(column)
     values = _numbers(column)
-    bad = ~np.isfinite(values)
+    bad = ~(np.abs(values) <= MAX_RATING)  # NaN too
     if low is not None:
         bad |= values < low
     if high is not None:
@@ -235,8 +250,9 @@ def _rating_problem(value: object, low: float | None, high: float | None) -> str
         return f"rating {found} is not a finite number: {_EXPECTED_RATING}"
     if not _NUMBER.match(text):
         return f"rating {found} is not a number: {_EXPECTED_RATING}"
-    if math.isinf(float(text)):
-        return f"rating {found} is too large a number: {_EXPECTED_RATING}"
+    number = float(text)
+    if (low is None or number >= low) and (high is None or number <= high):
+        return f"rating {found} is too large: expected -{MAX_RATING:,} to {MAX_RATING:,}; {_MEND}"
     if low is None or high is None:
         scale = f"at least {low:g}" if low is not None else f"at most {high:g}"
     else:

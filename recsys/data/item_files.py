@@ -8,12 +8,12 @@ from typing import Any
 import pyarrow as pa
 
 from recsys.data.archives import Entry
-from recsys.data.checks import id_problem, refuse_ids
+from recsys.data.checks import id_problem, refuse_ids, text_problem
 from recsys.data.columns import find_item_columns
 from recsys.data.parquet import ParquetTable
 from recsys.data.rows import ItemRow, Rejected, shown
 from recsys.data.table import Table
-from recsys.errors import InputError
+from recsys.errors import InputError, MostlyBadError
 
 NO_GENRES = "(no genres listed)"
 """What MovieLens writes for none."""
@@ -51,6 +51,7 @@ class ItemTable:
 
         Raises:
             InputError: the file cannot be read to its end.
+            MostlyBadError: more rows were set aside than kept.
         """
         return _checked(self._table.entry.name, self._table.records(self._wanted), self._item, on_reject)
 
@@ -97,15 +98,36 @@ def _checked(
     on_reject: OnReject,
 ) -> list[ItemRow]:
     items: dict[str, ItemRow] = {}
+    rejected: list[Rejected] = []
+    n_kept = 0
     for line, found in records:
-        reason = found if isinstance(found, str) else id_problem(found[0], "item_id")
-        if reason is not None:
-            on_reject(Rejected(file, line, reason))
+        row = _row_or_reason(found, item)
+        if isinstance(row, str):
+            rejected.append(Rejected(file, line, row))
+            on_reject(rejected[-1])
             continue
-        row = item(found)
+        n_kept += 1
         items.pop(row.item_id, None)
         items[row.item_id] = row
+    if len(rejected) > n_kept:
+        raise MostlyBadError(
+            f"{file}: {len(rejected):,} of {n_kept + len(rejected):,} rows of items were rejected, so nothing was "
+            f"loaded; the first: {rejected[0]}; name another file with --items, or load the file of ratings alone"
+        )
     return list(items.values())
+
+
+def _row_or_reason(found: list[Any] | str, item: Callable[[Sequence[Any]], ItemRow]) -> ItemRow | str:
+    """The item that the values of a row make, or why they make none."""
+    if isinstance(found, str):
+        return found
+    if reason := id_problem(found[0], "item_id"):
+        return reason
+    row = item(found)
+    if row.title and (reason := text_problem(row.title, "title")):
+        return reason
+    reasons = (text_problem(category, "category") for category in row.categories)
+    return next((reason for reason in reasons if reason), row)
 
 
 def _id(value: object) -> str:

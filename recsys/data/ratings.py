@@ -74,18 +74,14 @@ def upsert_ratings(
     user_key = keys_of(engine, schema.users, columns.user_ids)[columns.user_code]
     item_key = keys_of(engine, schema.items, columns.item_ids)[columns.item_code]
     kept = latest(columns, user_key, item_key)
-    user_key, item_key = user_key[kept], item_key[kept]
-    rating, rated_at = columns.rating[kept], columns.rated_at[kept]
     inserted = updated = 0
 
-    def write(connection: Connection, rows: slice) -> None:
+    def write(connection: Connection, part: slice) -> None:
         nonlocal inserted, updated
-        times = [None if at == NO_TIME else at for at in rated_at[rows].tolist()]
-        stage(
-            connection,
-            _staged_ratings,
-            (user_key[rows].tolist(), item_key[rows].tolist(), rating[rows].tolist(), times),
-        )
+        rows = kept[part]
+        times = [None if at == NO_TIME else at for at in columns.rated_at[rows].tolist()]
+        ratings = columns.rating[rows].tolist()
+        stage(connection, _staged_ratings, (user_key[rows].tolist(), item_key[rows].tolist(), ratings, times))
         new, changed = _merge_staged_ratings(connection, received_at)
         inserted, updated = inserted + new, updated + changed
         if new or changed:

@@ -18,7 +18,7 @@ class RatingBatch:
 
     Attributes:
         user_ids, item_ids: external ids, byte for byte, never null or blank.
-        rating: (n,) float64, finite.
+        rating: (n,) float64, at most `checks.MAX_RATING` in absolute value.
         rated_at: (n,) int64, Unix milliseconds in UTC, `NO_TIME` where the file has none.
         line: (n,) int64, 1-based line (row, for Parquet) of the file.
     """

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from sqlalchemy import Engine
 
-from recsys.data.checks import id_problem
+from recsys.data.checks import MAX_RATING, id_problem
 from recsys.data.database import reading
 from recsys.data.dataset import NO_TIME
 from recsys.data.encoding import IdEncoder, RatingColumns
@@ -36,7 +36,7 @@ def rate(engine: Engine, rows: Sequence[NewRating], scale: tuple[float, float] |
     A rating without a time is taken as given now; sending the same one again changes nothing.
 
     Args:
-        scale: lowest and highest rating there is; None: any number.
+        scale: lowest and highest rating there is; None: not known yet.
     """
     now = now_ms()
     with reading(engine) as connection:
@@ -70,13 +70,14 @@ def rate(engine: Engine, rows: Sequence[NewRating], scale: tuple[float, float] |
 
 def _reason_against(row: NewRating, known: set[str], scale: tuple[float, float] | None, now: int) -> str | None:
     """Why a row cannot be kept; None where it can."""
-    problem = id_problem(row.user_id, "user_id")
+    problem = id_problem(row.user_id, "user_id", fix="send another id")
     if problem is not None:
         return problem
     if row.item_id not in known:
         return f"there is no item {row.item_id[:80]!r}: search by title with GET /v1/items?title=…"
-    if scale is not None and not scale[0] <= row.rating <= scale[1]:
-        return f"rating {row.rating:g} is outside the scale: expected {scale[0]:g} to {scale[1]:g}"
+    low, high = scale or (-MAX_RATING, MAX_RATING)
+    if not low <= row.rating <= high:
+        return f"rating {row.rating:g} is outside the scale: expected {low:g} to {high:g}"
     if row.rated_at is not None and not _EARLIEST_MS <= row.rated_at <= now + _CLOCK_SKEW_MS:
         return "rated_at lies before 1900 or in the future: leave it out, or send the time of the rating in UTC"
     return None

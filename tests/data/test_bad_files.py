@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.data import text
+from recsys.data.checks import id_problem
 from recsys.data.files import FORMATS, Rejected, open_source
-from recsys.errors import InputError
+from recsys.errors import InputError, MostlyBadError
 
 Write = Callable[[str, str | bytes], Path]
 
@@ -74,7 +75,9 @@ ROWS = [
     ("u,i,NaN,0", f"rating 'NaN' is not a finite number: {A_RATING}"),
     ("u,i,inf,0", f"rating 'inf' is not a finite number: {A_RATING}"),
     ("u,i,-Infinity,0", f"rating '-Infinity' is not a finite number: {A_RATING}"),
-    ("u,i,1e999,0", f"rating '1e999' is too large a number: {A_RATING}"),
+    ("u,i,1e999,0", f"rating '1e999' is too large: expected -1,000,000 to 1,000,000; {MEND}"),
+    ("u,i,1e300,0", f"rating '1e300' is too large: expected -1,000,000 to 1,000,000; {MEND}"),
+    ("u,i,-1000000.01,0", f"rating '-1000000.01' is too large: expected -1,000,000 to 1,000,000; {MEND}"),
     ("u,i,0x10,0", f"rating '0x10' is not a number: {A_RATING}"),
     ("u,i,1_0,0", f"rating '1_0' is not a number: {A_RATING}"),
     ('u,i,"3,5",0', f"rating '3,5' is not a number: {A_RATING}"),
@@ -155,6 +158,32 @@ class TestRows:
         ]
         assert rejects(file("s.csv", HEADER + GOOD), rating_range=rating_range) == []
 
+    @pytest.mark.parametrize(
+        ("rating", "rating_range", "reason"),
+        [
+            ("1e300", (1.0, 5.0), "off the scale: expected 1 to 5"),
+            ("1e999", (1.0, 5.0), "off the scale: expected 1 to 5"),
+            ("1e300", (1.0, None), "too large: expected -1,000,000 to 1,000,000"),
+            ("-1e300", (1.0, None), "off the scale: expected at least 1"),
+            ("-1e300", (None, 5.0), "too large: expected -1,000,000 to 1,000,000"),
+            ("2e6", (0.0, 1e7), "too large: expected -1,000,000 to 1,000,000"),
+        ],
+    )
+    def test_ratings_too_large_to_train_on(
+        self, file: Write, tmp_path: Path, rating: str, rating_range: tuple[float | None, float | None], reason: str
+    ) -> None:
+        [said] = rejects(file("r.csv", f"{HEADER}{GOOD}u,i,{rating},0\n"), rating_range=rating_range)
+        assert said.startswith(f"r.csv:3: rating '{rating}' is {reason}; {MEND}")
+        if rating == "1e999":
+            return  # no double
+        pq.write_table(pa.table({"user": ["u"], "item": ["i"], "rating": [float(rating)]}), tmp_path / "r.parquet")
+        [said] = rejects(tmp_path / "r.parquet", rating_range=rating_range)
+        assert said.startswith(f"r.parquet:1: rating {float(rating)} is {reason}; {MEND}")
+
+    def test_the_largest_ratings_there_may_be(self, file: Write) -> None:
+        batches = list(open_source(file("r.csv", f"{HEADER}u,i,1e6,0\nu,i,-1000000,0\n")).ratings(pytest.fail))
+        assert [batch.rating.tolist() for batch in batches] == [[1e6, -1e6]]
+
     def test_a_blank_line_is_no_row_but_one_of_empty_fields_is(self, file: Write) -> None:
         assert rejects(file("r.csv", HEADER + "\n,,,\n \n" + GOOD)) == [
             f"r.csv:3: user_id is empty: expected an id such as 196; {MEND}"
@@ -197,6 +226,37 @@ class TestRows:
         assert re.fullmatch(
             r"r\.parquet:6: timestamp .* lies outside the years 1900 to 2200: " + re.escape(A_TIME), year_unknown
         )
+
+
+class TestOneId:
+    @pytest.mark.parametrize("value", ["196", "0104257", " a", "é" * 512, b"Ren\xc3\xa9", 7, "\U0001f600"])
+    def test_good(self, value: object) -> None:
+        assert id_problem(value, "user_id") is None
+
+    @pytest.mark.parametrize(
+        ("value", "found"),
+        [
+            (None, "is empty"),
+            ("", "is empty"),
+            (" \t", "is blank"),
+            ("a\0b", r"'a\x00b' holds a NUL character"),
+            ("é" * 513, "has 1,026 bytes"),
+            ("\ud800", r"'\ud800' is not UTF-8"),
+            ("\udcc3\udca9", r"'\xc3\xa9' is not UTF-8"),  # as bytes it would be an é
+            (b"Ren\xe9", r"'Ren\xe9' is not UTF-8"),
+        ],
+    )
+    def test_bad(self, value: object, found: str) -> None:
+        said = id_problem(value, "user_id")
+        assert said is not None
+        assert said.startswith("user_id ")
+        assert f"{found}: expected " in said
+        assert said.isprintable()
+        assert said.endswith("delete the line")
+        over_http = id_problem(value, "user_id", "send another")
+        assert over_http is not None
+        assert over_http.endswith("; send another")
+        assert over_http.encode()
 
 
 def png() -> bytes:
@@ -500,6 +560,37 @@ class TestItemFiles:
         file("u.genre", "unknown|0\nAction|two\n")
         with pytest.raises(InputError, match=r"u\.genre:2: 'Action\|two': expected a genre and its number"):
             open_source(file("ratings.csv", HEADER + GOOD), items=file("u.item", line))
+
+    def test_a_nul_that_no_database_takes(self, file: Write) -> None:
+        content = "item_id,title,genres\n1,Heat,Crime\n2,R\0an,\n3,Alien,Horror|Sci\0Fi\n4,Brazil,\n"
+        rejected: list[Rejected] = []
+        source = open_source(file("ratings.csv", HEADER + GOOD), items=file("items.csv", content))
+        assert [row.item_id for row in source.items(rejected.append)] == ["1", "4"]
+        assert [(row.line, row.reason) for row in rejected] == [
+            (3, rf"title 'R\x00an' holds a NUL character: expected text without; {MEND}"),
+            (4, rf"category 'Sci\x00Fi' holds a NUL character: expected text without; {MEND}"),
+        ]
+
+    def test_a_nul_in_u_item(self, file: Write) -> None:
+        file("u.genre", "unknown|0\nAction|1\n")
+        lines = "242|Kolya|24-Jan-1997||http://imdb.com/a|0|1\n243|Jun\0gle|24-Jan-1997||http://imdb.com/b|0|1\n"
+        rejected: list[Rejected] = []
+        source = open_source(file("ratings.csv", HEADER + GOOD), items=file("u.item", lines))
+        assert [row.item_id for row in source.items(rejected.append)] == ["242"]
+        assert [row.line for row in rejected] == [2]
+
+    @pytest.mark.parametrize(("n_good", "n_bad"), [(0, 1), (1, 2), (2, 2), (2, 1)])
+    def test_a_mostly_bad_file_is_refused_whole(self, file: Write, n_good: int, n_bad: int) -> None:
+        # One item again and again: rows are counted, not items.
+        content = "item_id,title\n" + "1,Heat\n" * n_good + ",Ran\n" * n_bad
+        rejected: list[Rejected] = []
+        source = open_source(file("ratings.csv", HEADER + GOOD), items=file("items.csv", content))
+        if n_bad <= n_good:
+            assert [row.item_id for row in source.items(rejected.append)] == ["1"]
+        else:
+            with pytest.raises(MostlyBadError, match=rf"items\.csv: {n_bad} of {n_good + n_bad} rows of items were"):
+                source.items(rejected.append)
+        assert len(rejected) == n_bad
 
     def test_parquet_items_with_types_that_will_not_do(self, tmp_path: Path, file: Write) -> None:
         ratings = file("ratings.csv", HEADER + GOOD)

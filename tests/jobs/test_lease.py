@@ -1,5 +1,8 @@
 """One at a time: leases with fencing tokens."""
 
+import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -34,6 +37,20 @@ def test_a_holder_that_died_holds_no_longer_than_its_lease(engine: Engine) -> No
             heir.guard(connection)
         with writing(engine) as connection, pytest.raises(LockedError, match="nothing was published"):
             dead.guard(connection)
+
+
+def test_a_holder_that_was_killed_on_this_machine_is_noticed_at_once(engine: Engine) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    with lease(engine, "training"), writing(engine) as connection:
+        elsewhere, here = f"another-machine:{gone.pid}", f"{socket.gethostname()}:{gone.pid}"
+        connection.execute(text("UPDATE job_leases SET holder = :holder, token = 7"), {"holder": elsewhere})
+    with pytest.raises(LockedError, match="another-machine"), lease(engine, "training"):
+        pass
+    with writing(engine) as connection:
+        connection.execute(text("UPDATE job_leases SET holder = :holder"), {"holder": here})
+    with lease(engine, "training") as heir:
+        assert heir.token == 8
 
 
 def test_a_long_run_keeps_its_lease(engine: Engine) -> None:
