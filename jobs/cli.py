@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from sqlalchemy import Engine
 
 from jobs.finder_commands import lr_find, sweep
+from jobs.options import DeviceName, Json, NFactors, open_database
 from jobs.show import show, show_models
 from recsys.data import migration
 from recsys.data.database import connect, reading, server_version
 from recsys.errors import InputError, RecsysError
 from recsys.results import Order, PopularBy
-from recsys.settings import Settings, load_settings
+from recsys.settings import load_settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,11 +36,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 another run is at work.
 models_app = typer.Typer(no_args_is_help=True, help="Look at the stored model versions, publish, roll back, prune.")
 app.add_typer(models_app, name="models")
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")]
 N = Annotated[int, typer.Option("--n", "-n", min=1, max=1000, help="How many items to list.")]
-DeviceName = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to train.")]
 Seed = Annotated[int, typer.Option(help="The same seed on the same machine gives the same model.")]
-NFactors = Annotated[int | None, typer.Option(min=1, help="Width of the factors; by default chosen by the data.")]
 NEpochs = Annotated[int | None, typer.Option(min=1, help="Passes over the ratings; by default chosen by the data.")]
 ObjectiveName = Annotated[
     Literal["rating", "ranking"],
@@ -105,7 +102,7 @@ def load(
     from jobs.lease import LOADING, lease
     from jobs.load import load as run
 
-    engine, settings = _database()
+    engine, settings = open_database()
     with nullcontext() if dry_run else lease(engine, LOADING):
         report = run(
             engine,
@@ -139,7 +136,7 @@ def train(
     from jobs.lease import TRAINING, lease
     from jobs.train import train as run
 
-    engine, settings = _database()
+    engine, settings = open_database()
     with lease(engine, TRAINING) as held:
         report = run(
             engine,
@@ -209,7 +206,7 @@ def nightly(
     """
     from jobs.nightly import nightly as run
 
-    engine, settings = _database()
+    engine, settings = open_database()
     report = run(engine, settings, source or (), device=device, seed=seed)
     show(report, json)
     if detailed_exit_code:
@@ -227,7 +224,7 @@ def recommend(
     from recsys.serving.recommender import load_recommender
     from recsys.serving.users import read_user
 
-    engine, _ = _database()
+    engine, _ = open_database()
     with reading(engine) as connection:
         recommender = load_recommender(connection)
         model = recommender.list_model
@@ -242,7 +239,7 @@ def similar(
     """The items that appeal to the same people as this one."""
     from recsys.serving.recommender import load_recommender
 
-    engine, _ = _database()
+    engine, _ = open_database()
     with reading(engine) as connection:
         recommender = load_recommender(connection)
     show(recommender.similar(item_id, n), json)
@@ -263,7 +260,7 @@ def popular(
     """Items by how much they are liked beyond their kind, by number of ratings, or by mean rating."""
     from recsys.serving.recommender import load_recommender
 
-    engine, _ = _database()
+    engine, _ = open_database()
     with reading(engine) as connection:
         recommender = load_recommender(connection)
     show(recommender.popular(by, n, order=order, min_ratings=min_ratings), json)
@@ -276,7 +273,7 @@ def report(
     """The live versions as one HTML page: map of the items, ends of the components, bias, training curves."""
     from jobs.report import report as run
 
-    engine, _ = _database()
+    engine, _ = open_database()
     typer.echo(str(run(engine, out)))
 
 
@@ -305,7 +302,7 @@ def models_list(json: Json = False) -> None:
     from recsys.results import ModelSummaries
     from recsys.serving.versions import summarised
 
-    engine, _ = _database()
+    engine, _ = open_database()
     with reading(engine) as connection:
         summaries = ModelSummaries(models=[summarised(stored) for stored in versions(connection)])
     if json:
@@ -320,7 +317,7 @@ def models_show(number: int, json: Json = False) -> None:
     from recsys.registry import version
     from recsys.serving.versions import detailed
 
-    engine, _ = _database()
+    engine, _ = open_database()
     with reading(engine) as connection:
         show(detailed(version(connection, number)), json)
 
@@ -333,7 +330,7 @@ def models_publish(
     """Make a version the live one of its objective, whatever the gate said."""
     from recsys.registry import publish
 
-    engine, _ = _database()
+    engine, _ = open_database()
     chosen = publish(engine, number, reason)
     typer.echo(f"version {number} is the live {chosen.objective} model")
 
@@ -345,7 +342,7 @@ def models_rollback(
     """Make the version live again that the live one replaced."""
     from recsys.registry import roll_back
 
-    engine, _ = _database()
+    engine, _ = open_database()
     chosen = roll_back(engine, objective, reason)
     typer.echo(f"version {chosen.number} is the live {objective} model again")
 
@@ -357,16 +354,9 @@ def models_prune(
     """Delete old versions; the live ones stay."""
     from recsys.registry import prune
 
-    engine, _ = _database()
+    engine, _ = open_database()
     gone = prune(engine, keep)
     typer.echo(f"deleted: {', '.join(map(str, gone)) or 'none'}")
-
-
-def _database() -> tuple[Engine, Settings]:
-    settings = load_settings()
-    engine = connect(settings.database_url)
-    migration.ready(engine)
-    return engine, settings
 
 
 def _columns(given: list[str] | None) -> dict[str, str] | None:

@@ -1,8 +1,4 @@
-"""`recsys lr-find` and `recsys sweep`, for `jobs.cli` to register:
-
-app.command("lr-find")(lr_find)
-app.command("sweep")(sweep)
-"""
+"""`recsys lr-find` and `recsys sweep`, which `jobs.cli` registers."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,23 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import Engine
 
-from jobs.show import show
-from recsys.data import migration
-from recsys.data.database import connect
+from jobs.options import DeviceName, Json, NFactors, open_database
+from jobs.show import show, stdout_console
 from recsys.errors import InputError
-from recsys.settings import Settings, load_settings
 
 if TYPE_CHECKING:  # torch takes seconds to import: only where it is needed
     from jobs.finders import LrFindReport, SweepReport
 
 ObjectiveName = Annotated[Literal["rating", "ranking"], typer.Option(help="Which model to find settings for.")]
 Out = Annotated[Path | None, typer.Option(help="Write the plot to this file, a self-contained HTML page.")]
-NFactors = Annotated[int | None, typer.Option(min=1, help="Width of the factors; by default chosen by the data.")]
-DeviceName = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to train.")]
 Seed = Annotated[int, typer.Option(help="The same seed on the same machine finds the same.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")]
 
 _RANGE = "LOW:HIGH, from one to the other by tens, as in 1e-3:1e1."
 
@@ -56,7 +46,7 @@ def lr_find(
     """
     from jobs.finders import find_learning_rate
 
-    engine, settings = _database()
+    engine, settings = open_database()
     report = find_learning_rate(
         engine,
         settings,
@@ -119,7 +109,7 @@ def sweep(
     from recsys.training.sweep import multiples_of_ten
 
     values = multiples_of_ten(text)
-    engine, settings = _database()
+    engine, settings = open_database()
     report = run(
         engine,
         settings,
@@ -138,7 +128,7 @@ def sweep(
 
 
 def _show_learning_rates(report: "LrFindReport") -> None:
-    console = Console(soft_wrap=True)
+    console = stdout_console()
     table = Table("", "learning rate", "")
     table.add_row("valley", f"{report.valley:.2g}", "two thirds along the longest descent of the loss")
     table.add_row("slide", f"{report.slide:.2g}", "the middle of its steepest descent")
@@ -152,7 +142,7 @@ def _show_learning_rates(report: "LrFindReport") -> None:
 def _show_sweep(report: "SweepReport") -> None:
     from jobs.finders import sweep_header, sweep_table
 
-    console = Console(soft_wrap=True)
+    console = stdout_console()
     table = Table(*sweep_header(report), "")
     for row in sweep_table(report):
         table.add_row(*row)
@@ -163,10 +153,3 @@ def _show_sweep(report: "SweepReport") -> None:
 def _show_end(console: Console, report: "LrFindReport | SweepReport") -> None:
     plot = f"; plot: {report.plot}" if report.plot else ""
     console.out(f"{report.seconds:.1f} s{plot}", highlight=False)
-
-
-def _database() -> tuple[Engine, Settings]:
-    settings = load_settings()
-    engine = connect(settings.database_url)
-    migration.ready(engine)
-    return engine, settings

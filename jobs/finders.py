@@ -8,12 +8,11 @@ from pydantic import Field
 from sqlalchemy import Engine
 
 from jobs.progress import progress, say
-from jobs.train import rating_scale
+from jobs.train import rating_scale, ratings_to_train_on
 from recsys.analysis import page
 from recsys.analysis.finding import finding_page, learning_rate_figure, sweep_figure
 from recsys.data.database import reading
 from recsys.data.dataset import Ratings
-from recsys.data.ratings import read_ratings
 from recsys.data.splits import hold_out
 from recsys.errors import TrainingError
 from recsys.factors import Factors, Objective
@@ -250,9 +249,7 @@ def _training_part(
 ) -> tuple[Ratings, tuple[float, float], Config]:
     """What `train` would train on, its rating scale, and the configuration it would use."""
     with reading(engine) as connection:
-        ratings = read_ratings(connection)
-    if ratings.n_ratings == 0:
-        raise TrainingError("there are no ratings to train on: run `recsys load PATH` first")
+        ratings = ratings_to_train_on(connection)
     config = default_config(objective, ratings.n_ratings, **(overrides or {}))
     return ratings.select(~hold_out(ratings)).compact(), rating_scale(ratings, settings), config
 

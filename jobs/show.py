@@ -15,7 +15,7 @@ def show(result: Result, as_json: bool) -> None:
     if as_json:
         Console(soft_wrap=True).out(result.model_dump_json(), highlight=False)
         return
-    console = _console()
+    console = stdout_console()
     match result:
         case ItemList():
             _show_list(console, result)
@@ -38,7 +38,7 @@ def show(result: Result, as_json: bool) -> None:
                 console.print(_metrics_table(result.metrics, result.baselines))
 
 
-def _console() -> Console:
+def stdout_console() -> Console:
     """Standard output: as wide as the terminal, and wide enough for every table where there is none."""
     console = Console(soft_wrap=True)
     return console if console.is_terminal or "COLUMNS" in os.environ else Console(soft_wrap=True, width=200)
@@ -58,7 +58,7 @@ def show_models(models: list[ModelSummary]) -> None:
             str(model.n_factors),
             metrics,
         )
-    _console().print(table)
+    stdout_console().print(table)
 
 
 def _show_list(console: Console, result: ItemList) -> None:

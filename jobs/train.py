@@ -23,7 +23,6 @@ from recsys.registry import (
     load_factors,
     publish,
     store,
-    version,
     versions,
     was_published,
 )
@@ -59,11 +58,9 @@ def train(
     """
     started = time.perf_counter()
     with reading(engine) as connection:
-        ratings, seq = read_ratings(connection), current_seq(connection)
+        ratings, seq = ratings_to_train_on(connection), current_seq(connection)
         live_number = live_numbers(connection).get(objective)
         live = None if live_number is None else load_factors(connection, live_number)
-    if ratings.n_ratings == 0:
-        raise TrainingError("there are no ratings to train on: run `recsys load PATH` first")
     scale = rating_scale(ratings, settings)
     is_held_out = hold_out(ratings)
     if not is_held_out.any():
@@ -107,7 +104,7 @@ def train(
     if publish_it is not None:
         decision = Decision(publish_it, f"{'asked for' if publish_it else 'not asked for'}; gate: {verdict.reason}")
     if decision.publish:
-        decision = _publish(engine, number, decision, held, live_number)
+        decision = _publish(engine, objective, number, decision, held, live_number)
     return TrainReport(
         model_version=number,
         objective=objective,
@@ -120,12 +117,26 @@ def train(
     )
 
 
-def _publish(engine: Engine, number: int, decision: Decision, held: Lease, compared_with: int | None) -> Decision:
+def ratings_to_train_on(connection: Connection) -> Ratings:
+    """All ratings.
+
+    Raises:
+        TrainingError: there are none.
+    """
+    ratings = read_ratings(connection)
+    if ratings.n_ratings == 0:
+        raise TrainingError("there are no ratings to train on: run `recsys load PATH` first")
+    return ratings
+
+
+def _publish(
+    engine: Engine, objective: Objective, number: int, decision: Decision, held: Lease, compared_with: int | None
+) -> Decision:
     """Publish, unless another version went live since the comparison."""
 
     def guard(connection: Connection) -> None:
         held.guard(connection)
-        live = live_numbers(connection).get(version(connection, number).objective)
+        live = live_numbers(connection).get(objective)
         if live != compared_with:
             raise LiveChangedError(f"version {live} went live during the training, and was not compared with")
 
