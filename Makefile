@@ -3,15 +3,18 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PEERS ?= .venv-peers
 DATA ?=
 PORT ?= 8000
 
-.PHONY: help install demo test lint bench-load clean
+.PHONY: help install demo test lint bench bench-gpu bench-load clean
 
 help:
 	@echo "make demo [DATA=ratings.zip]  install, load ratings, train, serve on 127.0.0.1:$(PORT)"
 	@echo "make test                     install, lint, types, layers, tests on SQLite and PostgreSQL"
 	@echo "make lint                     format, lint, types and layers only"
+	@echo "make bench [ARGS=--large]     this project beside others on the same folds (real ratings needed)"
+	@echo "make bench-gpu [ARGS=...]     throughput and time to quality on a CUDA device"
 	@echo "make bench-load               time loading ML-1M into both databases (real ratings needed)"
 
 install: $(VENV)/installed
@@ -33,8 +36,24 @@ lint: install
 test: lint
 	$(BIN)/pytest
 
+# A peer that cannot be installed is left out, and the results say so.
+$(PEERS)/installed: benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r $< || \
+	grep -v '^#' $< | while read -r package; do \
+	    $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$$package" \
+	        || echo "left out: $$package"; \
+	done
+	@touch $@
+
+bench: install $(PEERS)/installed
+	$(BIN)/python -m benchmarks.compare --peers $(PEERS) $(ARGS)
+
+bench-gpu: install
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
+
 bench-load: install
 	$(BIN)/python -m benchmarks.loading
 
 clean:
-	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info
+	rm -rf $(VENV) $(PEERS) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info

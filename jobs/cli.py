@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from jobs.finder_commands import lr_find, sweep
-from jobs.options import DeviceName, Json, NFactors, open_database
+from jobs.finder_commands import lr_find, sweep, tune
+from jobs.options import ArchitectureName, BatchSize, DeviceName, Json, NFactors, open_database
 from jobs.show import show, show_models
 from recsys.data import migration
 from recsys.data.database import connect, reading, server_version
+from recsys.data.splits import Split
 from recsys.errors import InputError, RecsysError
 from recsys.results import Order, PopularBy
 from recsys.settings import load_settings
@@ -82,6 +83,9 @@ def demo(
 def load(
     path: Annotated[Path, typer.Argument(help="A file, folder or zip of ratings; it may go on inside the zip.")],
     items: Annotated[Path | None, typer.Option(help="A file of titles, years and genres.")] = None,
+    users: Annotated[
+        Path | None, typer.Option(help="A file of users: a column of ids, and all that is known of them.")
+    ] = None,
     format: Format = None,
     map: Map = None,
     dry_run: Annotated[bool, typer.Option(help="Say what would be done, and change nothing.")] = False,
@@ -90,13 +94,13 @@ def load(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Load ratings, and titles where there are some, into the database.
+    """Load ratings, and what is said of items and users, into the database.
 
     Loading the same file twice changes nothing. Bad rows are set aside with line and reason; a file that is
     mostly bad is refused whole.
 
         recsys load ml-100k.zip
-        recsys load ratings.csv --items films.csv
+        recsys load ratings.csv --items films.csv --users people.csv
         recsys load export.parquet --map user_id=customer,item_id=sku,rating=stars
     """
     from jobs.lease import LOADING, lease
@@ -109,6 +113,7 @@ def load(
             path,
             settings,
             items=items,
+            users=users,
             format=format,
             columns=_columns(map),
             dry_run=dry_run,
@@ -120,9 +125,14 @@ def load(
 @app.command()
 def train(
     objective: ObjectiveName = "ranking",
+    architecture: ArchitectureName = "dot",
     n_factors: NFactors = None,
     n_epochs: NEpochs = None,
+    batch_size: BatchSize = None,
     device: DeviceName = "auto",
+    accumulate: Annotated[
+        int, typer.Option(min=1, help="Cut each batch into so many parts, where memory is too short for a whole one.")
+    ] = 1,
     seed: Seed = 0,
     publish: Annotated[
         bool | None,
@@ -132,7 +142,10 @@ def train(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Train one model version on the ratings in the database, and publish it if it is good enough."""
+    """Train one model version on the ratings in the database, and publish it if it is good enough.
+
+    A training that was killed goes on from its last checkpoint when the same command is given again.
+    """
     from jobs.lease import TRAINING, lease
     from jobs.train import train as run
 
@@ -143,9 +156,11 @@ def train(
             settings,
             held,
             objective,
-            overrides={"n_factors": n_factors, "n_epochs": n_epochs},
+            architecture=architecture,
+            overrides={"n_factors": n_factors, "n_epochs": n_epochs, "batch_size": batch_size},
             device=device,
             seed=seed,
+            accumulate=accumulate,
             publish_it=publish,
         )
     show(report, json)
@@ -154,23 +169,36 @@ def train(
 @app.command()
 def evaluate(
     train: Annotated[Path, typer.Option(help="Ratings to train on.")],
-    test: Annotated[Path, typer.Option(help="Ratings to measure on.")],
+    test: Annotated[
+        Path | None, typer.Option(help="Ratings to measure on; by default held out of the others by --split.")
+    ] = None,
+    split: Annotated[
+        Split,
+        typer.Option(
+            help="What to hold out where there is no --test: each user's last tenth by time, a tenth by a stable hash "
+            "or at random, the last tenth of all by time, each user's last one."
+        ),
+    ] = "last-tenth",
+    items: Annotated[Path | None, typer.Option(help="A file of titles, years and genres, to train with.")] = None,
+    users: Annotated[Path | None, typer.Option(help="A file of what is known of users, to train with.")] = None,
     objective: ObjectiveName = "ranking",
-    architecture: Annotated[Literal["dot"], typer.Option(help="Kind of model.")] = "dot",
+    architecture: ArchitectureName = "dot",
     k: Annotated[int, typer.Option(min=1, help="Length of the lists.")] = 10,
     relevant_from: Annotated[float, typer.Option(help="Lowest rating of an item worth listing.")] = 4.0,
     n_factors: NFactors = None,
     n_epochs: NEpochs = None,
+    batch_size: BatchSize = None,
     device: DeviceName = "auto",
     seed: Seed = 0,
     format: Format = None,
     map: Map = None,
     json: Json = False,
 ) -> None:
-    """Train on one file, measure on another, beside the most-popular and bias-only baselines. No database.
+    """Train on some ratings, measure on others, beside the most-popular and bias-only baselines. No database.
 
     recsys evaluate --train u1.base --test u1.test --objective rating
     recsys evaluate --train ml-100k.zip/ml-100k/u1.base --test ml-100k.zip/ml-100k/u1.test
+    recsys evaluate --train ratings.csv --split time-cut --items films.csv
     """
     from jobs.evaluate import evaluate as run
 
@@ -179,9 +207,13 @@ def evaluate(
         test,
         load_settings(),
         objective,
+        architecture=architecture,
+        split=split,
+        items_path=items,
+        users_path=users,
         format=format,
         columns=_columns(map),
-        overrides={"n_factors": n_factors, "n_epochs": n_epochs},
+        overrides={"n_factors": n_factors, "n_epochs": n_epochs, "batch_size": batch_size},
         k=k,
         relevant_from=relevant_from,
         device=device,
@@ -293,6 +325,7 @@ def serve(
 
 app.command("lr-find")(lr_find)
 app.command("sweep")(sweep)
+app.command("tune")(tune)
 
 
 @models_app.command("list")

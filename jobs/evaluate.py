@@ -1,14 +1,22 @@
-"""Train on one file, measure on another: no database."""
+"""Train on some ratings of files, measure on others: no database."""
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from jobs.load import read_ratings_file, rejects_to
+from jobs.load import read_items_file, read_ratings_file, read_users_file, rejects_to
+from jobs.progress import say
 from jobs.train import fit_with_progress, rating_scale
+from recsys.data.dataset import Ratings
 from recsys.data.encoding import IdEncoder, as_ratings
+from recsys.data.features import Features, features_of_rows
 from recsys.data.files import open_source
-from recsys.factors import Objective
+from recsys.data.rows import ItemRow, UserRow
+from recsys.data.splits import Split, hold_out, known_share
+from recsys.errors import TrainingError
+from recsys.factors import Architecture, Objective
 from recsys.results import EvaluateReport
 from recsys.settings import Settings
 from recsys.training.fit import default_config
@@ -17,13 +25,17 @@ from recsys.training.gate import Judge
 
 def evaluate(
     train_path: Path,
-    test_path: Path,
+    test_path: Path | None,
     settings: Settings,
     objective: Objective,
     *,
+    architecture: Architecture = "dot",
+    split: Split = "last-tenth",
+    items_path: Path | None = None,
+    users_path: Path | None = None,
     format: str | None = None,
     columns: Mapping[str, str] | None = None,
-    overrides: Mapping[str, float | None] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     k: int = 10,
     relevant_from: float = 4.0,
     device: str = "auto",
@@ -31,22 +43,45 @@ def evaluate(
 ) -> EvaluateReport:
     """Train on one file and read the other once, beside the most-popular and the bias-only baselines.
 
+    Items and users that lie beside the ratings to train on, or are named, are trained with.
+
+    Args:
+        test_path: None: held out of the ratings to train on by `split`.
+
     Raises:
-        InputError: a file cannot be read, has no ratings, or nothing relevant to rank.
+        InputError: a file cannot be read, has no ratings, or nothing relevant to rank; or there is no such split.
         TrainingError: training is not possible with what the first file holds.
     """
     started = time.perf_counter()
     users, items = IdEncoder(), IdEncoder()
-    sets = []
+    sets: list[Ratings] = []
+    item_rows: list[ItemRow] = []
+    user_rows: list[UserRow] = []
     for path in (train_path, test_path):
+        if path is None:
+            continue
         source = open_source(
-            path, format=format, columns=columns, rating_range=(settings.rating_min, settings.rating_max)
+            path,
+            items=None if sets else items_path,
+            users=None if sets else users_path,
+            format=format,
+            columns=columns,
+            rating_range=(settings.rating_min, settings.rating_max),
         )
         with rejects_to(None, source) as rejects:
-            sets.append(as_ratings(read_ratings_file(source, rejects, users, items)))
-    training_set, test = sets
+            ratings = read_ratings_file(source, rejects, users, items)
+            if not sets:
+                item_rows, user_rows = read_items_file(source, rejects), read_users_file(source, rejects)
+        sets.append(as_ratings(ratings))
+    training_set, test = (sets[0], sets[1]) if test_path is not None else _held_out(sets[0], split, seed)
+    training_set = replace(
+        training_set,
+        user_features=_some(features_of_rows(user_rows, {user_id: key for key, user_id in enumerate(users.ids)})),
+        item_features=_some(features_of_rows(item_rows, {item_id: key for key, item_id in enumerate(items.ids)})),
+    )
     scale = rating_scale(training_set, settings)
-    config = default_config(objective, training_set.n_ratings, **(overrides or {}))
+    n_ratings, n_users = training_set.n_ratings, training_set.n_users
+    config = default_config(objective, n_ratings, n_users, architecture=architecture, **(overrides or {}))
     fitted = fit_with_progress(training_set, config, scale, device, seed)
     judge = Judge(objective, training_set, test, scale, k=k, relevant_from=relevant_from)
     return EvaluateReport(
@@ -54,3 +89,19 @@ def evaluate(
         baselines={name: judge.measure(factors)[1] for name, factors in judge.baselines().items()},
         seconds=round(time.perf_counter() - started, 3),
     )
+
+
+def _held_out(ratings: Ratings, split: Split, seed: int) -> tuple[Ratings, Ratings]:
+    """Ratings to train on, and to measure on."""
+    held_out = hold_out(ratings, split, seed=seed)
+    if not held_out.any() or held_out.all():
+        raise TrainingError(
+            f"there are too few ratings to hold any out by {split}: give more, of users with two and more, or a --test"
+        )
+    if split == "time-cut":
+        say(f"{known_share(ratings, held_out):.0%} of the ratings after the cut are of users known before it")
+    return ratings.select(~held_out).compact(), ratings.select(held_out).compact()
+
+
+def _some(features: Features) -> Features | None:
+    return features if features.n_features else None

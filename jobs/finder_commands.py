@@ -1,4 +1,4 @@
-"""`recsys lr-find` and `recsys sweep`, which `jobs.cli` registers."""
+"""`recsys lr-find`, `recsys sweep` and `recsys tune`, which `jobs.cli` registers."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,9 +10,11 @@ from rich.table import Table
 from jobs.options import DeviceName, Json, NFactors, open_database
 from jobs.show import show, stdout_console
 from recsys.errors import InputError
+from recsys.factors import Architecture
 
 if TYPE_CHECKING:  # torch takes seconds to import: only where it is needed
     from jobs.finders import LrFindReport, SweepReport
+    from jobs.tuning import TuneReport
 
 ObjectiveName = Annotated[Literal["rating", "ranking"], typer.Option(help="Which model to find settings for.")]
 Out = Annotated[Path | None, typer.Option(help="Write the plot to this file, a self-contained HTML page.")]
@@ -127,6 +129,77 @@ def sweep(
         _show_sweep(report)
 
 
+def tune(
+    objective: ObjectiveName = "ranking",
+    architecture: Annotated[Architecture, typer.Option(help="Kind of model.")] = "dot",
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="No trial begins that would take longer than this; by default 10, or no limit with --trials."
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="How many trials, those of earlier calls included; by default no limit.")
+    ] = None,
+    out: Out = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget the trials of earlier calls, and start anew.")] = False,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="Only forget the tuned settings; train uses its defaults again.")
+    ] = False,
+    device: DeviceName = "auto",
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Search for better settings than the defaults; `train` and `nightly` use them from then on.
+
+    The first trial is the defaults. What does better on the ratings that trials are measured on must do so once more
+    on others, further back in time, before it is used: the best of many trials is often best by chance. Both are held
+    out of the training part; the ratings that the gate uses have no say. Searched are the learning rate, the decay or
+    penalties that matter for the objective, the batch size, and the numbers of factors and epochs, all around their
+    defaults.
+
+    Each trial is recorded as it ends. Stop it whenever you like: the next call on the same ratings goes on from
+    there. With other ratings a new search begins, with the settings in use as its second trial. Tuned settings are
+    set aside once there are more than four times as many ratings, or fewer than a quarter.
+
+        recsys tune
+        recsys tune --objective rating --minutes 60 --out tuning.html
+        recsys tune --trials 30                  # the same trials on every run with the same seed
+        recsys tune --reset                      # back to the defaults
+    """
+    if reset and fresh:
+        raise InputError("--reset and --fresh: one at a time; --reset forgets settings, --fresh trials")
+
+    from jobs.tuning import reset as run_reset
+    from jobs.tuning import tune as run
+
+    engine, settings = open_database()
+    if reset:
+        forgotten = run_reset(engine, objective, architecture)
+        if json:
+            show(forgotten, json)
+        else:
+            state = "forgotten" if forgotten.forgotten else "there were none"
+            typer.echo(f"tuned settings of the {objective} model: {state}; recsys train uses the defaults")
+        return
+    report = run(
+        engine,
+        settings,
+        objective,
+        out,
+        architecture=architecture,
+        minutes=minutes,
+        n_trials=trials,
+        fresh=fresh,
+        device=device,
+        seed=seed,
+    )
+    if json:
+        show(report, json)
+    else:
+        _show_tuning(report)
+
+
 def _show_learning_rates(report: "LrFindReport") -> None:
     console = stdout_console()
     table = Table("", "learning rate", "")
@@ -150,6 +223,29 @@ def _show_sweep(report: "SweepReport") -> None:
     _show_end(console, report)
 
 
-def _show_end(console: Console, report: "LrFindReport | SweepReport") -> None:
+def _show_tuning(report: "TuneReport") -> None:
+    from jobs.tuning import tuning_table
+
+    console = stdout_console()
+    table = Table("", "default", "best")
+    for row in tuning_table(report):
+        table.add_row(*row)
+    console.print(table)
+    earlier = f", {report.n_earlier} of them by earlier calls" if report.n_earlier else ""
+    diverged = f", {report.n_diverged} diverged" if report.n_diverged else ""
+    console.out(f"{len(report.trials)} trials{earlier}{diverged}", highlight=False)
+    if report.confirmation is not None:
+        said = "better there too" if report.confirmation.confirmed else "no better there"
+        console.out(f"once more on ratings further back, with another seed: {said}", highlight=False)
+    in_use = {
+        "best": "recsys train will use these from now on",
+        "default": "recsys train uses the defaults",
+        "earlier": "recsys train goes on with the settings that an earlier call found",
+    }
+    console.out(in_use[report.in_use], highlight=False)
+    _show_end(console, report)
+
+
+def _show_end(console: Console, report: "LrFindReport | SweepReport | TuneReport") -> None:
     plot = f"; plot: {report.plot}" if report.plot else ""
     console.out(f"{report.seconds:.1f} s{plot}", highlight=False)

@@ -1,12 +1,15 @@
 """Ratings in the database → settings worth training with. Only reads: no version is stored, no lease is needed."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 from sqlalchemy import Engine
 
+from jobs.configuration import chosen_config
 from jobs.progress import progress, say
 from jobs.train import rating_scale, ratings_to_train_on
 from recsys.analysis import page
@@ -19,7 +22,7 @@ from recsys.factors import Factors, Objective
 from recsys.results import Result
 from recsys.settings import Settings
 from recsys.training import sweep as sweeps
-from recsys.training.fit import Config, default_config
+from recsys.training.fit import Config
 from recsys.training.gate import Judge, stated
 from recsys.training.lr_find import HIGHEST, LOWEST, N_STEPS, lr_find
 
@@ -68,7 +71,7 @@ def find_learning_rate(
     lowest: float = LOWEST,
     highest: float = HIGHEST,
     n_steps: int = N_STEPS,
-    overrides: Mapping[str, float | None] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     device: str = "auto",
     seed: int = 0,
 ) -> LrFindReport:
@@ -137,7 +140,7 @@ def sweep(
     values: Sequence[float],
     out: Path | None = None,
     *,
-    overrides: Mapping[str, float | None] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     device: str = "auto",
     seed: int = 0,
 ) -> SweepReport:
@@ -156,33 +159,20 @@ def sweep(
     """
     started = time.perf_counter()
     ratings, scale, config = _training_part(engine, settings, objective, overrides)
-    is_held_out = hold_out(ratings)
-    if not is_held_out.any():
-        raise TrainingError(
-            "there are too few ratings to hold a validation part out of the training part: load more, "
-            "of users with three and more"
-        )
-    training_set, validation = ratings.select(~is_held_out).compact(), ratings.select(is_held_out).compact()
-    judge = Judge(objective, training_set, validation, scale)
-
-    def measure(factors: Factors) -> float:
-        return next(iter(judge.measure(factors)[1].values()))
-
-    baseline = next(iter(judge.baselines().values()))
-    measured, metrics = judge.measure(baseline)
-    metric, default_value = next(iter(metrics)), float(getattr(config, field))
+    validation = held_out_of(ratings, objective, scale)
+    default_value = float(getattr(config, field))
     trained = list(dict.fromkeys([*values, default_value]))
     say(
-        f"{objective}: {len(trained)} trainings on {training_set.n_ratings:,} ratings, "
-        f"measuring on {validation.n_ratings:,} held out of them"
+        f"{objective}: {len(trained)} trainings on {validation.training_set.n_ratings:,} ratings, "
+        f"measuring on {validation.n_held_out:,} held out of them"
     )
     with progress(f"sweep of {field}", len(trained) * config.n_epochs) as advance:
         rows = list(
             sweeps.sweep(
-                training_set,
+                validation.training_set,
                 config,
                 trained,
-                measure,
+                validation.measure,
                 field=field,
                 rating_scale=stated(scale),
                 device=device,
@@ -190,13 +180,13 @@ def sweep(
                 on_epoch=lambda: advance(1),
             )
         )
-    best = sweeps.best(rows, measured.higher_is_better)
+    best = sweeps.best(rows, validation.higher_is_better)
     by_value = {row.value: _swept(row) for row in rows}
     report = SweepReport(
         objective=objective,
         field=field,
-        metric=metric,
-        higher_is_better=measured.higher_is_better,
+        metric=validation.metric,
+        higher_is_better=validation.higher_is_better,
         best=best.value,
         default=by_value[default_value],
         rows=[by_value[value] for value in values],
@@ -244,13 +234,53 @@ def sweep_table(report: SweepReport) -> list[list[str]]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """A part held out of the training part, and what is measured on it.
+
+    Attributes:
+        training_set: what is left to train on.
+        n_held_out: ratings that are measured on.
+        metric: its name.
+        measure: the metric of factors.
+    """
+
+    training_set: Ratings
+    n_held_out: int
+    metric: str
+    higher_is_better: bool
+    measure: Callable[[Factors], float]
+
+
+def held_out_of(ratings: Ratings, objective: Objective, scale: tuple[float, float]) -> Validation:
+    """A validation part held out of what `train` would train on, by the same split.
+
+    Raises:
+        TrainingError: there are too few ratings.
+    """
+    is_held_out = hold_out(ratings)
+    if not is_held_out.any():
+        raise TrainingError(
+            "there are too few ratings to hold a validation part out of the training part: load more, "
+            "of users with three and more"
+        )
+    training_set, held_out = ratings.select(~is_held_out).compact(), ratings.select(is_held_out).compact()
+    judge = Judge(objective, training_set, held_out, scale)
+
+    def measure(factors: Factors) -> float:
+        return next(iter(judge.measure(factors)[1].values()))
+
+    measured, metrics = judge.measure(next(iter(judge.baselines().values())))
+    return Validation(training_set, held_out.n_ratings, next(iter(metrics)), measured.higher_is_better, measure)
+
+
 def _training_part(
-    engine: Engine, settings: Settings, objective: Objective, overrides: Mapping[str, float | None] | None
+    engine: Engine, settings: Settings, objective: Objective, overrides: Mapping[str, Any] | None
 ) -> tuple[Ratings, tuple[float, float], Config]:
     """What `train` would train on, its rating scale, and the configuration it would use."""
     with reading(engine) as connection:
         ratings = ratings_to_train_on(connection)
-    config = default_config(objective, ratings.n_ratings, **(overrides or {}))
+        config = chosen_config(connection, objective, "dot", ratings.n_ratings, ratings.n_users, overrides)
     return ratings.select(~hold_out(ratings)).compact(), rating_scale(ratings, settings), config
 
 

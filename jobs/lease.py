@@ -18,6 +18,7 @@ from recsys.results import as_time
 LEASE_SECONDS = 120.0
 
 LOADING = "loading"
+TUNING = "tuning"
 TRAINING = "training"
 """`train` and `nightly` share one lease: both store and publish versions."""
 

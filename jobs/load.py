@@ -14,7 +14,8 @@ from recsys.data.encoding import IdEncoder, RatingColumns, collect
 from recsys.data.files import Source, open_source
 from recsys.data.items import upsert_items
 from recsys.data.ratings import preview_upsert, upsert_ratings
-from recsys.data.rows import ItemRow, RatingBatch, Rejected
+from recsys.data.rows import ItemRow, RatingBatch, Rejected, UserRow
+from recsys.data.users import upsert_users
 from recsys.errors import InputError, MostlyBadError
 from recsys.results import LoadReport
 from recsys.settings import Settings
@@ -65,23 +66,25 @@ def load(
     settings: Settings,
     *,
     items: Path | None = None,
+    users: Path | None = None,
     format: str | None = None,
     columns: Mapping[str, str] | None = None,
     dry_run: bool = False,
     rejects_file: Path | None = None,
 ) -> LoadReport:
-    """Load ratings, and titles where there are some, from a file; the same file twice changes nothing.
+    """Load ratings, and what is said of items and users, from files; the same files twice change nothing.
 
-    The whole file is read and checked before anything is written. Bad rows are set aside with line and reason.
+    All of it is read and checked before anything is written. Bad rows are set aside with line and reason.
 
     Raises:
         InputError: the file cannot be read, or has no ratings.
-        MostlyBadError: more rows were rejected than kept, of ratings or of items; nothing was loaded.
+        MostlyBadError: more rows were rejected than kept, of ratings, items or users; nothing was loaded.
     """
     started = time.perf_counter()
     source = open_source(
         path,
         items=items,
+        users=users,
         format=format,
         columns=columns,
         rating_range=(settings.rating_min, settings.rating_max),
@@ -89,12 +92,15 @@ def load(
     with rejects_to(rejects_file, source) as rejects:
         ratings = read_ratings_file(source, rejects)
         n_rejected = rejects.count
-        described = read_items_file(source, rejects)
+        item_rows = read_items_file(source, rejects)
+        n_items_rejected = rejects.count - n_rejected
+        user_rows = read_users_file(source, rejects)
     if dry_run:
         with reading(engine) as connection:
             done = preview_upsert(connection, ratings)
     else:
-        upsert_items(engine, described)
+        upsert_items(engine, item_rows)
+        upsert_users(engine, user_rows)
         with progress("writing ratings", len(ratings)) as advance:
             done = upsert_ratings(engine, ratings, on_rows=advance)
     return LoadReport(
@@ -103,9 +109,10 @@ def load(
         updated=done.updated,
         unchanged=done.unchanged,
         rejected=n_rejected,
-        users=len(ratings.user_ids),
-        items=_n_items(ratings, described),
-        items_rejected=rejects.count - n_rejected,
+        users=len({*ratings.user_ids, *(row.user_id for row in user_rows)}),
+        items=len({*ratings.item_ids, *(row.item_id for row in item_rows)}),
+        items_rejected=n_items_rejected,
+        users_rejected=rejects.count - n_rejected - n_items_rejected,
         seconds=round(time.perf_counter() - started, 3),
         rejects_file=str(rejects.path) if rejects.count else None,
     )
@@ -156,11 +163,25 @@ def read_items_file(source: Source, rejects: Rejects) -> list[ItemRow]:
         InputError: the file of items cannot be read.
         MostlyBadError: more of its rows were rejected than kept.
     """
-    try:
+    with _rejects_named(rejects):
         return source.items(rejects)
+
+
+def read_users_file(source: Source, rejects: Rejects) -> list[UserRow]:
+    """All good users that come with a file of ratings.
+
+    Raises:
+        InputError: the file of users cannot be read.
+        MostlyBadError: more of its rows were rejected than kept.
+    """
+    with _rejects_named(rejects):
+        return source.users(rejects)
+
+
+@contextmanager
+def _rejects_named(rejects: Rejects) -> Iterator[None]:
+    """Say where all rejected rows are, of a file that is mostly bad."""
+    try:
+        yield
     except MostlyBadError as error:
         raise MostlyBadError(f"{error}. All of them: {rejects.path}") from error
-
-
-def _n_items(ratings: RatingColumns, described: list[ItemRow]) -> int:
-    return len({*ratings.item_ids, *(row.item_id for row in described)})

@@ -7,11 +7,16 @@ from sqlalchemy import Engine
 
 from recsys.data import migration
 from recsys.data.database import connect
+from recsys.factors import Architecture
 from recsys.settings import Settings, load_settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")]
 DeviceName = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to train.")]
 NFactors = Annotated[int | None, typer.Option(min=1, help="Width of the factors; by default chosen by the data.")]
+ArchitectureName = Annotated[
+    Architecture, typer.Option("--architecture", help="`dot`: a dot product; `neural`: layers above the embeddings.")
+]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Ratings per step; by default chosen by the data.")]
 
 
 def open_database() -> tuple[Engine, Settings]:

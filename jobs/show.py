@@ -78,8 +78,9 @@ def _show_load(console: Console, report: LoadReport) -> None:
         f"{report.users:,} users, {report.items:,} items; {report.seconds:.1f} s",
         highlight=False,
     )
-    if report.items_rejected:
-        console.out(f"{report.items_rejected:,} rows of items rejected", highlight=False)
+    for what, n_rejected in (("items", report.items_rejected), ("users", report.users_rejected)):
+        if n_rejected:
+            console.out(f"{n_rejected:,} rows of {what} rejected", highlight=False)
     if report.rejects_file:
         console.out(f"rejected rows, with line and reason: {report.rejects_file}", highlight=False)
 

@@ -1,21 +1,27 @@
 """Ratings in the database → a new model version, measured on held-out ratings, published if the gate lets it."""
 
+import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection, Engine
 
+from jobs.configuration import chosen_config, configured, tuned_settings
 from jobs.lease import Lease
 from jobs.progress import progress, say
 from recsys.data.changes import current_seq
 from recsys.data.database import reading
 from recsys.data.dataset import Ratings
+from recsys.data.features import read_item_features, read_user_features
 from recsys.data.ratings import read_ratings
 from recsys.data.splits import hold_out
 from recsys.errors import LiveChangedError, TrainingError
-from recsys.factors import Factors, Objective
+from recsys.factors import Architecture, Factors, Objective
 from recsys.registry import (
     ModelVersion,
     Training,
@@ -28,7 +34,8 @@ from recsys.registry import (
 )
 from recsys.results import TrainReport
 from recsys.settings import Settings
-from recsys.training.fit import Config, EpochRecord, Fitted, default_config, fit
+from recsys.training.checkpoint import Checkpoint
+from recsys.training.fit import Config, EpochRecord, Fitted, fit
 from recsys.training.gate import Decision, Judge, decide, stated
 
 CURVE_USERS = 500
@@ -41,16 +48,21 @@ def train(
     held: Lease,
     objective: Objective,
     *,
-    overrides: Mapping[str, float | None] | None = None,
+    architecture: Architecture = "dot",
+    overrides: Mapping[str, Any] | None = None,
     device: str = "auto",
     seed: int = 0,
+    accumulate: int = 1,
     publish_it: bool | None = None,
 ) -> TrainReport:
     """Train one version on all but the held-out ratings, store it, and publish it or not.
 
+    A training that was killed goes on from its last checkpoint when the same is asked for again.
+
     Args:
         held: the lease of training.
-        overrides: fields of `Config` that are not to be the default; None values mean the default.
+        overrides: fields of `Config` that are to be neither tuned nor the default; None values let them be.
+        accumulate: parts to cut each batch into, where the device has too little memory for a whole one.
         publish_it: None lets the gate decide; True publishes whatever it says, False never.
 
     Raises:
@@ -61,6 +73,7 @@ def train(
         ratings, seq = ratings_to_train_on(connection), current_seq(connection)
         live_number = live_numbers(connection).get(objective)
         live = None if live_number is None else load_factors(connection, live_number)
+        config = chosen_config(connection, objective, architecture, ratings.n_ratings, ratings.n_users, overrides)
     scale = rating_scale(ratings, settings)
     is_held_out = hold_out(ratings)
     if not is_held_out.any():
@@ -68,10 +81,13 @@ def train(
             "there are too few ratings to hold any out and measure on them: load more, of users with two and more"
         )
     training_set, test = ratings.select(~is_held_out).compact(), ratings.select(is_held_out).compact()
-    config = default_config(objective, ratings.n_ratings, **(overrides or {}))
     say(f"{objective}: training on {training_set.n_ratings:,} ratings, measuring on {test.n_ratings:,} held out")
     curve = Judge(objective, training_set, some_users(test), scale)
-    fitted = fit_with_progress(training_set, config, scale, device, seed, curve)
+    identity = [training_set.fingerprint(), config.as_record(), seed, scale, accumulate]
+    checkpoint = _checkpoint(settings.checkpoints, config, identity)
+    fitted = fit_with_progress(
+        training_set, config, scale, device, seed, curve, accumulate=accumulate, checkpoint=checkpoint
+    )
     judge = Judge(objective, training_set, test, scale)
     new, metrics = judge.measure(fitted.factors)
     baselines = {name: judge.measure(factors) for name, factors in judge.baselines().items()}
@@ -87,7 +103,7 @@ def train(
         fitted.factors,
         Training(
             architecture=config.architecture,
-            configuration={**asdict(config), "seed": seed},
+            configuration={**config.as_record(), "seed": seed, "n_users": ratings.n_users},
             metrics=metrics,
             baselines={name: values for name, (_, values) in baselines.items()},
             history=[_named(epoch, next(iter(metrics))) for epoch in fitted.history],
@@ -100,6 +116,7 @@ def train(
             gate_reason=verdict.reason,
         ),
     )
+    checkpoint.path.unlink(missing_ok=True)
     decision = verdict
     if publish_it is not None:
         decision = Decision(publish_it, f"{'asked for' if publish_it else 'not asked for'}; gate: {verdict.reason}")
@@ -118,15 +135,33 @@ def train(
 
 
 def ratings_to_train_on(connection: Connection) -> Ratings:
-    """All ratings.
+    """All ratings, and what is known of users and items.
 
     Raises:
-        TrainingError: there are none.
+        TrainingError: there are no ratings.
     """
     ratings = read_ratings(connection)
     if ratings.n_ratings == 0:
         raise TrainingError("there are no ratings to train on: run `recsys load PATH` first")
-    return ratings
+    users, items = read_user_features(connection), read_item_features(connection)
+    return replace(
+        ratings,
+        user_features=users if users.n_features else None,
+        item_features=items if items.n_features else None,
+    )
+
+
+def _checkpoint(folder: Path, config: Config, identity: list[object]) -> Checkpoint:
+    """Where a training keeps its state: a file of its own, in place of those of other trainings of its kind."""
+    kind = f"{config.objective}-{config.architecture}-"
+    digest = blake2b(json.dumps(identity).encode(), digest_size=8).hexdigest()
+    path = folder / f"{kind}{digest}.safetensors"
+    for left in folder.glob(f"{kind}*.safetensors"):
+        if left != path:
+            left.unlink(missing_ok=True)
+    if path.exists():
+        say(f"{config.objective}: going on from {path}")
+    return Checkpoint(path)
 
 
 def _publish(
@@ -148,7 +183,11 @@ def _publish(
 
 
 def already_trained(
-    connection: Connection, objective: Objective, overrides: Mapping[str, float | None], seed: int
+    connection: Connection,
+    objective: Objective,
+    overrides: Mapping[str, Any],
+    seed: int,
+    architecture: Architecture = "dot",
 ) -> ModelVersion | None:
     """The version that training now would only repeat: same ratings, same configuration, same seed."""
     # A version that passed the gate and was not published, because nobody let it or the process died, is no result.
@@ -161,15 +200,18 @@ def already_trained(
     if not candidates:
         return None
     seq = current_seq(connection)
+    tuned = tuned_settings(connection, objective, architecture)
     fingerprint: str | None = None
     for stored in candidates:
-        config = default_config(objective, stored.training.n_ratings, **overrides)
-        if dict(stored.training.configuration) != {**asdict(config), "seed": seed}:
+        before = dict(stored.training.configuration)
+        n_users = int(str(before.get("n_users", 0)))
+        config = configured(objective, architecture, stored.training.n_ratings, n_users, tuned, overrides)
+        if before != {**config.as_record(), "seed": seed, "n_users": n_users}:
             continue
         if stored.training.trained_seq == seq:
             return stored
         # Something changed, but perhaps no rating: titles, or a rating that was taken back again.
-        fingerprint = fingerprint or read_ratings(connection).fingerprint()
+        fingerprint = fingerprint or ratings_to_train_on(connection).fingerprint()
         if stored.training.data_fingerprint == fingerprint:
             return stored
     return None
@@ -182,6 +224,9 @@ def fit_with_progress(
     device: str,
     seed: int,
     curve: "Judge | None" = None,
+    *,
+    accumulate: int = 1,
+    checkpoint: Checkpoint | None = None,
 ) -> Fitted:
     """Train with a progress bar; after every epoch `curve` measures what has been learned so far."""
 
@@ -196,6 +241,8 @@ def fit_with_progress(
             rating_scale=stated(scale),
             device=device,
             seed=seed,
+            accumulate=accumulate,
+            checkpoint=checkpoint,
             validate=validate if curve is not None else None,
             on_epoch=lambda _epoch: advance(1),
         )

@@ -7,7 +7,54 @@ import numpy as np
 from numpy.typing import NDArray
 
 Objective = Literal["rating", "ranking"]
-Architecture = Literal["dot"]
+Architecture = Literal["dot", "neural"]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The layers of a neural model above its first one.
+
+    The first `n_dot` columns of the rows are multiplied; the others are what the user and the item each contribute to
+    the first layer, worked out once:
+
+        z_ui = p_u[:n_dot] · q_i[:n_dot] + f(p_u[n_dot:] + q_i[n_dot:])
+
+        f(x) = W_L relu(… W_2 relu(W_1 relu(x) + b_1) + b_2 …) + b_L
+
+    Attributes:
+        n_dot: how many columns are multiplied.
+        layers: (W, b) of each linear map: (n_out, n_in) and (n_out,) float32; the last has n_out = 1.
+    """
+
+    n_dot: int
+    layers: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """f: (rows, n_in) → (rows,)."""
+        for weight, bias in self.layers:
+            x = np.maximum(x, 0) @ weight.T + bias
+        result: NDArray[np.float32] = x[:, 0]
+        return result
+
+
+def score_rows(
+    users: NDArray[np.float32], items: NDArray[np.float32], item_bias: NDArray[np.float32], head: Head | None
+) -> NDArray[np.float32]:
+    """Scores of every item for every user, exact, without b_u and b: (n, width), (n_items, width) → (n, n_items).
+
+    The one definition of a score for a list, in evaluation and in serving.
+    """
+    if head is None:
+        scores: NDArray[np.float32] = users @ items.T
+        scores += item_bias
+        return scores
+    n_dot = head.n_dot
+    scores = users[:, :n_dot] @ items[:, :n_dot].T
+    scores += item_bias
+    inputs = np.ascontiguousarray(items[:, n_dot:])
+    for place, user in enumerate(users):
+        scores[place] += head(inputs + user[n_dot:])
+    return scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +69,8 @@ class Factors:
 
         r_ui = low + (high − low) / (1 + exp(−z_ui)),   (low, high) = rating_range
 
-    A user or item that the model does not know has zero factors and zero bias.
+    A user or item that the model does not know has no row: zero factors and zero bias. The rows of a neural model are
+    what its `head` scores, and z_ui is the head's instead of the product; the rest is the same.
 
     Attributes:
         objective: what was optimised.
@@ -31,6 +79,7 @@ class Factors:
         user_bias, item_bias: (n_users,), (n_items,) float32.
         global_bias: added to every score.
         rating_range: the ends of the sigmoid, half a step outside the rating scale; None under `ranking`.
+        head: the layers of a neural model; None for the dot product.
     """
 
     objective: Objective
@@ -42,6 +91,7 @@ class Factors:
     item_bias: NDArray[np.float32]
     global_bias: float = 0.0
     rating_range: tuple[float, float] | None = None
+    head: Head | None = None
 
     @property
     def n_users(self) -> int:
@@ -55,10 +105,14 @@ class Factors:
     def n_factors(self) -> int:
         return int(self.item_factors.shape[1])
 
+    @property
+    def embeddings(self) -> NDArray[np.float32]:
+        """Where the items lie: (n_items, width), the part of their rows that is multiplied."""
+        return self.item_factors if self.head is None else self.item_factors[:, : self.head.n_dot]
+
     def scores(self, user_idx: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Scores of all items for some users: (n, n_items), one matrix product."""
-        scores: NDArray[np.float32] = self.user_factors[user_idx] @ self.item_factors.T  # (n, n_items)
-        scores += self.item_bias
+        """Scores of all items for some users: (n, n_items)."""
+        scores = score_rows(self.user_factors[user_idx], self.item_factors, self.item_bias, self.head)
         scores += self.user_bias[user_idx, None] + np.float32(self.global_bias)
         return scores
 
@@ -73,10 +127,18 @@ class Factors:
         z += np.where(known_user, self.user_bias[user_idx], 0)
         z += np.where(known_item, self.item_bias[item_idx], 0)
         both = known_user & known_item
-        z[both] += np.einsum(
-            "nf,nf->n", self.user_factors[user_idx[both]], self.item_factors[item_idx[both]], optimize=False
-        )
+        z[both] += self._products(user_idx[both], item_idx[both])
         return self.to_rating(z)
+
+    def _products(self, user_idx: NDArray[np.int64], item_idx: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What pairs score beside their biases: (n,)."""
+        p, q = self.user_factors[user_idx], self.item_factors[item_idx]
+        if self.head is None:
+            product: NDArray[np.float32] = np.einsum("nf,nf->n", p, q, optimize=False)
+            return product
+        n_dot = self.head.n_dot
+        dot: NDArray[np.float32] = np.einsum("nf,nf->n", p[:, :n_dot], q[:, :n_dot], optimize=False)
+        return dot + self.head(p[:, n_dot:] + q[:, n_dot:])
 
     def to_rating(self, score: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores put on the rating scale.

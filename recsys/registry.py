@@ -11,12 +11,18 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load, save
 from sqlalchemy import Connection, Engine, Row, Table, delete, insert, select, update
 
 from recsys.data import schema
 from recsys.data.database import copy_in, fetch_columns, insert_or_update, reading, write_in_pieces, writing
 from recsys.errors import InputError, NotFoundError
-from recsys.factors import Architecture, Factors, Objective
+from recsys.factors import Architecture, Factors, Head, Objective, score_rows
+
+EXACT_ITEMS = 20_000
+"""Items that the layers of a neural version score one by one for every list: a few milliseconds of them."""
+N_CANDIDATES = 2_000
+"""Items of a larger catalogue that they score."""
 
 Guard = Callable[[Connection], None]
 """Called inside the transaction that publishes; raises when this process may no longer publish."""
@@ -64,12 +70,36 @@ class ItemSide:
         item_keys: (n_items,) int64, ascending.
         item_factors: (n_items, n_factors) float32.
         item_bias: (n_items,) float32.
+        head: the layers of a neural version; None for the dot product.
     """
 
     version: ModelVersion
     item_keys: NDArray[np.int64]
     item_factors: NDArray[np.float32]
     item_bias: NDArray[np.float32]
+    head: Head | None = None
+
+    @property
+    def embeddings(self) -> NDArray[np.float32]:
+        """Where the items lie: (n_items, width), the part of their rows that is multiplied."""
+        return self.item_factors if self.head is None else self.item_factors[:, : self.head.n_dot]
+
+    def scores(self, vector: NDArray[np.float32], user_bias: float) -> NDArray[np.float32]:
+        """Scores of all items for the user of this row and bias: (n_items,).
+
+        Exact. Of a neural version with more than `EXACT_ITEMS` items only the `N_CANDIDATES` with the best product and
+        bias go through the layers; the others score −inf, and so are in no list.
+        """
+        offset = np.float32(user_bias + self.version.global_bias)
+        rows, bias = self.item_factors, self.item_bias
+        if self.head is None or len(rows) <= EXACT_ITEMS:
+            every: NDArray[np.float32] = score_rows(vector[None], rows, bias, self.head)[0]
+            return every + offset
+        products = self.embeddings @ vector[: self.head.n_dot] + bias
+        best = np.argpartition(products, -N_CANDIDATES)[-N_CANDIDATES:]
+        scores = np.full(len(rows), -np.inf, np.float32)
+        scores[best] = score_rows(vector[None], rows[best], bias[best], self.head)[0] + offset
+        return scores
 
 
 def store(engine: Engine, factors: Factors, training: Training) -> int:
@@ -116,6 +146,9 @@ def store(engine: Engine, factors: Factors, training: Training) -> int:
     for table, keys, bias, vectors in sides:
         _store_rows(engine, table, number, keys, bias, vectors)
     with writing(engine) as connection:
+        if factors.head is not None:
+            weights = _as_safetensors(factors.head)
+            connection.execute(insert(schema.model_weights).values(number=number, weights=weights))
         connection.execute(update(schema.models).where(schema.models.c.number == number).values(status="ready"))
     return number
 
@@ -249,6 +282,7 @@ def _delete(engine: Engine, number: int) -> None:
 
         write_in_pieces(engine, len(keys), write)
     with writing(engine) as connection:
+        connection.execute(delete(schema.model_weights).where(schema.model_weights.c.number == number))
         connection.execute(delete(schema.models).where(schema.models.c.number == number))
 
 
@@ -284,7 +318,7 @@ def load_items(connection: Connection, number: int) -> ItemSide:
     """
     chosen = version(connection, number)
     keys, bias, vectors = _load_rows(connection, schema.item_factors, chosen)
-    return ItemSide(chosen, keys, vectors, bias)
+    return ItemSide(chosen, keys, vectors, bias, _load_head(connection, number))
 
 
 def load_factors(connection: Connection, number: int) -> Factors:
@@ -306,6 +340,7 @@ def load_factors(connection: Connection, number: int) -> Factors:
         item_bias=item_bias,
         global_bias=chosen.global_bias,
         rating_range=chosen.rating_range,
+        head=_load_head(connection, number),
     )
 
 
@@ -316,6 +351,26 @@ def load_user(connection: Connection, number: int, user_key: int) -> tuple[float
         select(stored.bias, stored.vector).where(stored.number == number, stored.user_key == user_key)
     ).one_or_none()
     return None if row is None else (row.bias, np.frombuffer(row.vector, "<f4"))
+
+
+def _as_safetensors(head: Head) -> bytes:
+    """A head as bytes that cannot run code."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for place, (weight, bias) in enumerate(head.layers):
+        arrays |= {f"{place}.weight": np.ascontiguousarray(weight), f"{place}.bias": np.ascontiguousarray(bias)}
+    arrays["n_dot"] = np.array([head.n_dot], np.int64)
+    return save(arrays)
+
+
+def _load_head(connection: Connection, number: int) -> Head | None:
+    weights = schema.model_weights.c
+    stored = connection.scalar(select(weights.weights).where(weights.number == number))
+    if stored is None:
+        return None
+    arrays = load(stored)
+    n_layers = (len(arrays) - 1) // 2
+    layers = tuple((arrays[f"{place}.weight"], arrays[f"{place}.bias"]) for place in range(n_layers))
+    return Head(int(arrays["n_dot"][0]), layers)
 
 
 def _load_rows(

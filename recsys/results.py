@@ -84,9 +84,10 @@ class LoadReport(Result):
     updated: int
     unchanged: int
     rejected: int
-    users: int = Field(description="Different users in the file.")
-    items: int = Field(description="Different items in the file, rated or described.")
+    users: int = Field(description="Different users in the files, rating items or described.")
+    items: int = Field(description="Different items in the files, rated or described.")
     items_rejected: int = Field(description="Rows of items that were set aside; rows_read does not count them.")
+    users_rejected: int = Field(description="The same of rows of users.")
     seconds: float
     rejects_file: str | None = Field(default=None, description="Where rejected rows are named.")
 

@@ -1,5 +1,6 @@
 """One frozen, typed object for everything that is configured from outside."""
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
@@ -32,6 +33,10 @@ class Settings(BaseSettings):
         le=1,
         description="How far below the live version the lower 95 % bound of a new one may lie, "
         "as a share of the live version's metric.",
+    )
+    checkpoints: Path = Field(
+        default=Path(".recsys/checkpoints"),
+        description="Folder for the state of long trainings, from which a killed one goes on.",
     )
     refresh_seconds: float = Field(
         default=1.0, gt=0, description="How often a server looks for a new live version and changed items."

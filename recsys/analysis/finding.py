@@ -1,4 +1,4 @@
-"""What a range test or a sweep found, as one self-contained HTML page."""
+"""What a range test, a sweep or a search found, as one self-contained HTML page."""
 
 from collections.abc import Mapping, Sequence
 
@@ -80,6 +80,44 @@ def sweep_figure(
         figure.add_hline(y=default, line={"color": VERMILLION, "dash": "dash"}, annotation_text="default")
     figure.update_layout(_layout(), showlegend=False)
     figure.update_xaxes(title=page.text(f"{field} (logarithmic)"), type="log", exponentformat="power", dtick=1)
+    figure.update_yaxes(title=page.text(f"{metric_name} on held-out ratings"))
+    return figure
+
+
+def tuning_figure(values: Sequence[float | None], metric_name: str, higher_is_better: bool) -> go.Figure:
+    """A held-out metric over the trials of a search, and the best of them so far.
+
+    Args:
+        values: of each trial in its order, the defaults first; None where training diverged.
+    """
+    measured = np.array([np.nan if value is None else value for value in values])
+    running = np.fmax.accumulate(measured) if higher_is_better else np.fmin.accumulate(measured)
+    numbers = list(range(1, len(values) + 1))
+    figure = go.Figure()
+    figure.add_trace(
+        go.Scatter(
+            x=numbers,
+            y=list(values),
+            mode="markers",
+            name="a trial",
+            marker={"color": BLUE, "size": 9},
+            hovertemplate="trial %{x}: <b>%{y:.4f}</b><extra></extra>",
+        )
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=numbers,
+            y=[None if np.isnan(value) else float(value) for value in running],
+            mode="lines",
+            name="the best so far",
+            line={"color": INK, "width": 2, "shape": "hv"},
+            hoverinfo="skip",
+        )
+    )
+    if values and values[0] is not None:
+        figure.add_hline(y=values[0], line={"color": VERMILLION, "dash": "dash"}, annotation_text="default")
+    figure.update_layout(_layout())
+    figure.update_xaxes(title="Trial", rangemode="tozero", tickformat="d")
     figure.update_yaxes(title=page.text(f"{metric_name} on held-out ratings"))
     return figure
 

@@ -31,6 +31,7 @@ _MEASURES = {
     "recall": ("Recall", True),
     "hit_rate": ("Hit rate", True),
     "coverage": ("Coverage", None),
+    "novelty": ("Novelty", None),
 }
 _BASELINES = {"popular": "Most popular", "bias": "Bias only"}
 _PURPOSE: dict[Objective, str] = {
@@ -111,7 +112,7 @@ def render(models: Sequence[ModelReport]) -> str:
 
 def _model(model: ModelReport) -> str:
     factors = model.factors
-    components = principal_components(factors.item_factors, N_COMPONENTS)
+    components = principal_components(factors.embeddings, N_COMPONENTS)
     parts = [
         f"<h2>{page.text(model.name)}</h2>",
         f"<p class='soft'>{_PURPOSE[model.objective]} Trained {page.text(_when(model.created_at))} · "

@@ -51,6 +51,12 @@ ITEM_WORDS: Mapping[str, tuple[str, ...]] = {
 }
 """The same for the columns of items."""
 
+USER_WORDS: Mapping[str, tuple[str, ...]] = {
+    "user_id": (*RATING_WORDS["user_id"], "id"),
+    "categories": ("categories", "segments", "category", "segment"),
+}
+"""The same for the columns of users; all others are attributes."""
+
 REQUIRED = ("user_id", "item_id", "rating")
 
 
@@ -72,6 +78,15 @@ class ItemColumns:
     title: int | None
     categories: int | None
     year: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class UserColumns:
+    """0-based positions of the columns of users; `attributes` by their names."""
+
+    user_id: int
+    categories: int | None
+    attributes: Mapping[str, int]
 
 
 def simplified(name: str) -> str:
@@ -150,19 +165,53 @@ def find_item_columns(
                 "give the file a first line such as item_id,title,categories"
             )
         return ItemColumns(0, 1, 2 if n_columns > 2 else None, None)
+    found = _by_words(where, header, "item_id", ITEM_WORDS, mapping)
+    return ItemColumns(found["item_id"], found.get("title"), found.get("categories"), found.get("year"))
+
+
+def find_user_columns(where: str, header: Sequence[str], mapping: Mapping[str, str]) -> UserColumns:
+    """The columns of users; those without a name are left out.
+
+    Args:
+        where: as for `find_rating_columns`.
+        header: names of the columns.
+        mapping: that of the ratings: a user column named there is looked for under the same name here.
+
+    Raises:
+        InputError: there is no column of user ids, or two that could be the same.
+    """
+    found = _by_words(where, header, "user_id", USER_WORDS, mapping)
+    attributes: dict[str, int] = {}
+    for position, name in enumerate(header):
+        if not name or position in found.values():
+            continue
+        if name in attributes:
+            raise InputError(
+                f"{where}: columns {attributes[name] + 1} and {position + 1} are both called {named([name])}: "
+                "expected each name once; rename one"
+            )
+        attributes[name] = position
+    return UserColumns(found["user_id"], found.get("categories"), attributes)
+
+
+def _by_words(
+    where: str, header: Sequence[str], id_role: str, words_of: Mapping[str, Sequence[str]], mapping: Mapping[str, str]
+) -> dict[str, int]:
+    """Role → position of what is there; the ids, which must be, under the name that `mapping` gives them first."""
     found: dict[str, int] = {}
-    if mapping.get("item_id") in header:
-        found["item_id"] = list(header).index(mapping["item_id"])
-    for role, words in ITEM_WORDS.items():
+    if mapping.get(id_role) in header:
+        found[id_role] = list(header).index(mapping[id_role])
+    for role, words in words_of.items():
         if role not in found:
             position = _by_word(where, header, role, words, taken=set(found.values()))
             if position is not None:
                 found[role] = position
-        if "item_id" not in found:
+        if id_role not in found:
             raise InputError(
-                f"{where}: no column of item ids among {named(header)}: expected one called {_some(words)}; rename it"
+                f"{where}: no column of {id_role.removesuffix('_id')} ids among {named(header)}: "
+                f"expected one called {_some(words)}; rename it"
             )
-    return ItemColumns(found["item_id"], found.get("title"), found.get("categories"), found.get("year"))
+    return found
 
 
 def _mapped(where: str, header: Sequence[str] | None, n_columns: int, role: str, column: str) -> int:

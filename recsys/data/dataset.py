@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # features look up keys with `positions`
+    from recsys.data.features import Features
 
 NO_TIME = np.iinfo(np.int64).min
 """`rated_at` of a rating whose time is unknown."""
@@ -22,6 +26,8 @@ class Ratings:
             (for ratings read straight from a file, the order in which the ids appeared).
         user_hash, item_hash: (n_users,), (n_items,) uint64, `hash_ids` of the external ids: the same in
             every database, so that a split by hash is too.
+        user_features, item_features: what else is known of users and items, by the same keys, of more of them
+            perhaps than have ratings; None: nothing.
     """
 
     user_idx: NDArray[np.int32]
@@ -32,6 +38,8 @@ class Ratings:
     item_keys: NDArray[np.int64]
     user_hash: NDArray[np.uint64]
     item_hash: NDArray[np.uint64]
+    user_features: "Features | None" = None
+    item_features: "Features | None" = None
 
     @property
     def n_ratings(self) -> int:
@@ -88,14 +96,15 @@ class Ratings:
         """A short digest of what was rated by whom and when, whatever the order of rows and the keys.
 
         The sum over rows of a 64-bit mix of (user hash, item hash, rating, rated_at): two databases that
-        hold the same ratings have the same fingerprint.
+        hold the same ratings have the same fingerprint. Features, where there are some, add theirs.
         """
         mixed = mix(self.user_hash[self.user_idx])
         mixed = mix(mixed ^ self.item_hash[self.item_idx])
         mixed = mix(mixed ^ self.rating.astype(np.float64).view(np.uint64))
         mixed = mix(mixed ^ self.rated_at.view(np.uint64))
         total = np.add.reduce(mixed, dtype=np.uint64) if len(mixed) else np.uint64(0)
-        return f"{self.n_ratings:x}-{int(total):016x}"
+        known = (features.fingerprint() for features in (self.user_features, self.item_features) if features)
+        return "-".join([f"{self.n_ratings:x}", f"{int(total):016x}", *known])
 
 
 def ratings_from_keys(

@@ -71,16 +71,23 @@ class Dialect:
     n_skipped_bytes: int
 
 
-def sniff(entry: Entry, delimiters: Sequence[str], words: frozenset[str], min_columns: int) -> Dialect:
+def sniff(
+    entry: Entry,
+    delimiters: Sequence[str],
+    words: frozenset[str],
+    min_columns: int,
+    has_header: bool | None = None,
+) -> Dialect:
     """The dialect of a text file.
 
     The delimiter is the one by which most of the first lines have the same number of fields. `::` files and
-    MovieLens' `u.item` are UTF-8 if all of the file is, else Latin-1; all others are UTF-8.
+    MovieLens' `u.item` and `u.user` are UTF-8 if all of the file is, else Latin-1; all others are UTF-8.
 
     Args:
         delimiters: which of `DELIMITERS` may be meant.
         words: known names of columns, `simplified`; see `looks_like_header`.
         min_columns: fewer columns are chosen only where nothing else fits.
+        has_header: whether the first line names the columns; None looks at it.
 
     Raises:
         InputError: the file is empty, holds only a header, or is not a table in text.
@@ -96,20 +103,23 @@ def sniff(entry: Entry, delimiters: Sequence[str], words: frozenset[str], min_co
     filled = [i for i, line in enumerate(lines) if line.strip()]
     if not filled:
         if whole:
-            raise InputError(f"{entry.name} is empty: expected ratings or items; write or copy the file again")
+            raise InputError(f"{entry.name} is empty: expected ratings, items or users; write or copy the file again")
         raise _no_table(entry, 1, head[n_mark_bytes:])
     # One character per byte: nothing that is sniffed depends on the encoding.
     sample = [lines[i].decode("latin-1").rstrip("\r") for i in filled[:N_SAMPLED]]
-    quotable = not entry.basename.endswith(".item")
+    of_movielens = entry.basename.endswith((".item", ".user"))
+    quotable = not of_movielens
     delimiter = _find_delimiter(sample, delimiters, quotable, min_columns)
     if delimiter is None:
         raise _no_table(entry, filled[0] + 1, lines[filled[0]])
     quoted = quotable and delimiter not in ("::", " ")
     fields = [split_line(line, delimiter, quoted) for line in sample]
     encoding = "utf-8"
-    if (delimiter == "::" or entry.basename.endswith(".item")) and not _is_utf8(entry):
+    if (delimiter == "::" or of_movielens) and not _is_utf8(entry):
         encoding = "latin-1"
-    if not looks_like_header(fields[0], fields[1:], words):
+    if has_header is None:
+        has_header = looks_like_header(fields[0], fields[1:], words)
+    if not has_header:
         n_columns = Counter(map(len, fields)).most_common(1)[0][0]
         return Dialect(delimiter, quoted, encoding, None, n_columns, 1, n_mark_bytes)
     if len(filled) == 1 and whole:

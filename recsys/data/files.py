@@ -1,4 +1,4 @@
-"""Rating and item files → checked Arrow batches, and the rows that were set aside with line and reason."""
+"""Files of ratings, items and users → checked Arrow batches, and the rows that were set aside with line and reason."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,17 +16,18 @@ from recsys.data.checks import (
     refuse_ratings,
     refuse_times,
 )
-from recsys.data.columns import ITEM_WORDS, RATING_WORDS, ColumnPositions, find_rating_columns, simplified
+from recsys.data.columns import ITEM_WORDS, RATING_WORDS, USER_WORDS, ColumnPositions, find_rating_columns, simplified
 from recsys.data.dataset import NO_TIME
 from recsys.data.dialect import DELIMITERS, sniff
 from recsys.data.item_files import ItemTable, MovieLens100KItems
 from recsys.data.parquet import MAGIC, ParquetTable
-from recsys.data.rows import ItemRow, RatingBatch, Rejected, listed
+from recsys.data.rows import ItemRow, RatingBatch, Rejected, UserRow, listed
 from recsys.data.table import Block, Table
 from recsys.data.text import TextTable
+from recsys.data.user_files import UserTable
 from recsys.errors import InputError
 
-__all__ = ["FORMATS", "ItemRow", "RatingBatch", "Rejected", "Source", "open_source"]
+__all__ = ["FORMATS", "ItemRow", "RatingBatch", "Rejected", "Source", "UserRow", "open_source"]
 
 FORMATS = ("auto", "ml-100k", "ml-latest", "dat", "csv", "tsv", "parquet")
 """What `format` may be: `auto` looks at the file; `dat` is `::` between columns."""
@@ -51,14 +52,16 @@ _DELIMITERS: Mapping[str, tuple[str, ...]] = {
     "csv": (",", ";", "|"),
     "tsv": ("\t",),
 }
-_ITEM_FILES = (
-    "u.item",
-    *(f"{name}.{kind}" for name in ("movies", "items") for kind in ("csv", "tsv", "dat", "parquet")),
-)
+_TABLES = ("csv", "tsv", "dat", "parquet")
+_DESCRIBED_IN: Mapping[str, tuple[str, ...]] = {
+    "items": ("u.item", *(f"{name}.{kind}" for name in ("movies", "items") for kind in _TABLES)),
+    "users": ("u.user", *(f"users.{kind}" for kind in _TABLES)),
+}
+"""What files of items and of users are called."""
 
 
 class Source:
-    """Something ratings, and perhaps items, can be read from; made by `open_source`.
+    """Something ratings, and perhaps items and users, can be read from; made by `open_source`.
 
     Attributes:
         name: what the user typed.
@@ -71,6 +74,7 @@ class Source:
         table: Table,
         columns: ColumnPositions,
         items: ItemTable | MovieLens100KItems | None,
+        users: UserTable | None,
         rating_range: tuple[float | None, float | None],
     ) -> None:
         self.name = name
@@ -78,6 +82,7 @@ class Source:
         self._table = table
         self._columns = columns
         self._items = items
+        self._users = users
         self._rating_range = rating_range
 
     def ratings(
@@ -124,23 +129,28 @@ class Source:
         """
         return [] if self._items is None else self._items.read(on_reject)
 
+    def users(self, on_reject: Callable[[Rejected], None]) -> list[UserRow]:
+        """The users that came with the ratings, as `items` does."""
+        return [] if self._users is None else self._users.read(on_reject)
+
 
 def open_source(
     path: str | Path,
     *,
     items: str | Path | None = None,
+    users: str | Path | None = None,
     format: str | None = None,
     columns: Mapping[str, str] | None = None,
     rating_range: tuple[float | None, float | None] = (None, None),
 ) -> Source:
     """Open a file, folder or zip of ratings. Only its first lines are read now.
 
-    Of a folder or zip, the one file that is called like ratings is read, and the items beside it. Of a single
-    file only the ratings are, unless `items` is given. A path may go on inside a zip.
+    Of a folder or zip, the one file that is called like ratings is read, and the items and users beside it. Of a
+    single file only the ratings are, unless `items` or `users` is given. A path may go on inside a zip.
 
     Args:
         path: the file, folder or zip.
-        items: where to take items from instead.
+        items, users: where to take items and users from instead.
         format: one of `FORMATS`; None is `auto`.
         columns: `user_id`, `item_id`, `rating` or `rated_at` → what the file calls the column, or its 1-based
             number.
@@ -160,14 +170,17 @@ def open_source(
     found = find_rating_columns(table.where, table.header, table.n_columns, mapping)
     if isinstance(table, ParquetTable):
         _refuse_types(table, found)
-    item_file: Entry | None = None
-    if items is not None:
-        there = locate(items)
-        item_file = _choose_items(there, items) if isinstance(there, Folder) else there
-    elif isinstance(place, Folder):
-        item_file = _items_beside(ratings)
-    item_reader = None if item_file is None else _open_items(item_file, mapping)
-    return Source(str(path), table, found, item_reader, rating_range)
+    beside = ratings.folder() if isinstance(place, Folder) else None
+    item_file = _find_described("items", items, beside)
+    user_file = _find_described("users", users, beside)
+    return Source(
+        str(path),
+        table,
+        found,
+        None if item_file is None else _open_items(item_file, mapping),
+        None if user_file is None else _open_users(user_file, mapping),
+        rating_range,
+    )
 
 
 def _choose_ratings(folder: Folder, format: str) -> Entry:
@@ -185,26 +198,26 @@ def _choose_ratings(folder: Folder, format: str) -> Entry:
     )
 
 
-def _items_beside(ratings: Entry) -> Entry | None:
-    folder = ratings.folder()
-    candidates = folder.named(*_ITEM_FILES)
-    return _only_items(folder.name, candidates) if candidates else None
+def _find_described(what: str, typed: str | Path | None, beside: Folder | None) -> Entry | None:
+    """The file of items or users: the one that was named, or the one beside the ratings, if any.
 
-
-def _choose_items(folder: Folder, typed: str | Path) -> Entry:
-    candidates = folder.named(*_ITEM_FILES)
-    if not candidates:
-        raise InputError(f"{typed} holds no items: expected {' or '.join(_ITEM_FILES)}; name the file with --items")
-    return _only_items(folder.name, candidates)
-
-
-def _only_items(folder: str, candidates: Sequence[Entry]) -> Entry:
+    Args:
+        what: `items` or `users`.
+        beside: the folder of the ratings; None where what lies beside them is not meant.
+    """
+    there = beside if typed is None else locate(typed)
+    if not isinstance(there, Folder):
+        return there
+    names = _DESCRIBED_IN[what]
+    candidates = there.named(*names)
     if len(candidates) > 1:
         raise InputError(
-            f"{folder} holds {len(candidates)} files of items: expected one; "
-            f"name one with --items: {listed([entry.name for entry in candidates])}"
+            f"{there.name} holds {len(candidates)} files of {what}: expected one; "
+            f"name one with --{what}: {listed([entry.name for entry in candidates])}"
         )
-    return candidates[0]
+    if not candidates and typed is not None:
+        raise InputError(f"{typed} holds no {what}: expected {' or '.join(names)}; name the file with --{what}")
+    return candidates[0] if candidates else None
 
 
 def _open_ratings(entry: Entry, format: str, mapping: Mapping[str, str]) -> Table:
@@ -223,6 +236,17 @@ def _open_items(entry: Entry, mapping: Mapping[str, str]) -> ItemTable | MovieLe
     if entry.basename.endswith(".item"):
         return MovieLens100KItems(TextTable(entry, sniff(entry, ("|",), frozenset(), min_columns=3)))
     return ItemTable(TextTable(entry, sniff(entry, DELIMITERS, _words(ITEM_WORDS), min_columns=2)), mapping)
+
+
+def _open_users(entry: Entry, mapping: Mapping[str, str]) -> UserTable:
+    if _is_parquet(entry):
+        return UserTable(ParquetTable(entry), mapping)
+    words = _words(USER_WORDS)
+    if entry.basename.endswith(".user"):
+        return UserTable(TextTable(entry, sniff(entry, ("|",), words, min_columns=3)), mapping)
+    # Only MovieLens' own files have no header.
+    has_header = None if entry.basename.endswith(".dat") else True
+    return UserTable(TextTable(entry, sniff(entry, DELIMITERS, words, 2, has_header)), mapping)
 
 
 def _is_parquet(entry: Entry) -> bool:

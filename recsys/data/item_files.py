@@ -1,30 +1,24 @@
 """Items in files: id, title, categories and year, however a format spells them."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
-import pyarrow as pa
-
 from recsys.data.archives import Entry
-from recsys.data.checks import id_problem, refuse_ids, text_problem
+from recsys.data.checks import text_problem
 from recsys.data.columns import find_item_columns
 from recsys.data.parquet import ParquetTable
-from recsys.data.rows import ItemRow, Rejected, shown
+from recsys.data.row_files import OnReject, categories_of, checked_rows, id_text, refuse_types, text_of
+from recsys.data.rows import ItemRow, shown
 from recsys.data.table import Table
-from recsys.errors import InputError, MostlyBadError
-
-NO_GENRES = "(no genres listed)"
-"""What MovieLens writes for none."""
+from recsys.errors import InputError
 
 _YEAR_IN_TITLE = re.compile(r"\(([0-9]{4})(?:[-–—][0-9]{0,4})?\)")
 _YEAR = re.compile(r"\b([0-9]{4})\b")
 
 # u.item: movie id | title | release date | video release date | IMDb URL | one flag for each genre
 _N_BEFORE_FLAGS = 5
-
-OnReject = Callable[[Rejected], None]
 
 
 class ItemTable:
@@ -41,7 +35,7 @@ class ItemTable:
         self._wanted = [position for position in positions if position is not None]
         self._present = [position is not None for position in positions]
         if isinstance(table, ParquetTable):
-            _refuse_types(table, found.item_id, found.categories)
+            refuse_types(table, found.item_id, found.categories)
 
     def read(self, on_reject: OnReject) -> list[ItemRow]:
         """All items, in the order of the file; of two with one id the later stands.
@@ -53,13 +47,14 @@ class ItemTable:
             InputError: the file cannot be read to its end.
             MostlyBadError: more rows were set aside than kept.
         """
-        return _checked(self._table.entry.name, self._table.records(self._wanted), self._item, on_reject)
+        records = self._table.records(self._wanted)
+        return checked_rows(self._table.entry.name, "item", records, self._item, _problem, on_reject)
 
     def _item(self, values: Sequence[Any]) -> ItemRow:
         given = iter(values)
         item_id, title, categories, year = (next(given) if present else None for present in self._present)
-        title = _text(title)
-        return ItemRow(_id(item_id), title, _categories(categories), _year(year) or _year_in_title(title))
+        title = text_of(title)
+        return ItemRow(id_text(item_id), title, categories_of(categories), _year(year) or _year_in_title(title))
 
 
 class MovieLens100KItems:
@@ -81,75 +76,24 @@ class MovieLens100KItems:
     def read(self, on_reject: OnReject) -> list[ItemRow]:
         """All items, as `ItemTable.read` does."""
         records = self._table.records(range(self._table.n_columns))
-        return _checked(self._table.entry.name, records, self._item, on_reject)
+        return checked_rows(self._table.entry.name, "item", records, self._item, _problem, on_reject)
 
     def _item(self, values: Sequence[str]) -> ItemRow:
         item_id, title, released = values[:3]
         flags = values[_N_BEFORE_FLAGS:]
         genres = tuple(genre for genre, flag in zip(self._genres, flags, strict=True) if flag.strip() == "1")
-        name = _text(title)
+        name = text_of(title)
         return ItemRow(item_id, name, genres, _year_in_title(name) or _year(released))
 
 
-def _checked(
-    file: str,
-    records: Iterator[tuple[int, list[Any] | str]],
-    item: Callable[[Sequence[Any]], ItemRow],
-    on_reject: OnReject,
-) -> list[ItemRow]:
-    items: dict[str, ItemRow] = {}
-    rejected: list[Rejected] = []
-    n_kept = 0
-    for line, found in records:
-        row = _row_or_reason(found, item)
-        if isinstance(row, str):
-            rejected.append(Rejected(file, line, row))
-            on_reject(rejected[-1])
-            continue
-        n_kept += 1
-        items.pop(row.item_id, None)
-        items[row.item_id] = row
-    if len(rejected) > n_kept:
-        raise MostlyBadError(
-            f"{file}: {len(rejected):,} of {n_kept + len(rejected):,} rows of items were rejected, so nothing was "
-            f"loaded; the first: {rejected[0]}; name another file with --items, or load the file of ratings alone"
-        )
-    return list(items.values())
-
-
-def _row_or_reason(found: list[Any] | str, item: Callable[[Sequence[Any]], ItemRow]) -> ItemRow | str:
-    """The item that the values of a row make, or why they make none."""
-    if isinstance(found, str):
-        return found
-    if reason := id_problem(found[0], "item_id"):
-        return reason
-    row = item(found)
-    if row.title and (reason := text_problem(row.title, "title")):
-        return reason
-    reasons = (text_problem(category, "category") for category in row.categories)
-    return next((reason for reason in reasons if reason), row)
-
-
-def _id(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _text(value: object) -> str | None:
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value or "")
-    return text.strip() or None
-
-
-def _categories(value: object) -> tuple[str, ...]:
-    """Categories of a list, or of text between `|` or `;`: each once, in their order."""
-    parts: Iterable[object] = value if isinstance(value, list) else re.split(r"[|;]", _text(value) or "")
-    names = (_text(part) for part in parts)
-    return tuple(dict.fromkeys(name for name in names if name and name != NO_GENRES))
+def _problem(row: ItemRow) -> str | None:
+    return text_problem(row.title, "title") if row.title else None
 
 
 def _year(value: object) -> int | None:
     if isinstance(value, date):
         return value.year
-    found = _YEAR.search(_text(value) or "")
+    found = _YEAR.search(text_of(value) or "")
     return int(found[1]) if found else None
 
 
@@ -176,18 +120,3 @@ def _genres(items: Entry) -> tuple[str, ...]:
             )
         genres[int(position)] = name
     return tuple(genres.values())
-
-
-def _refuse_types(table: ParquetTable, item_id: int, categories: int | None) -> None:
-    names = table.header or ()
-    if reason := refuse_ids(table.type_of(item_id)):
-        raise InputError(f"{table.where}: column {names[item_id]} {reason}")
-    if categories is None:
-        return
-    kind = table.type_of(categories)
-    inner = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
-    if pa.types.is_nested(inner):
-        raise InputError(
-            f"{table.where}: column {names[categories]} holds {kind}: expected text between '|' or a list; "
-            "cast it before writing"
-        )

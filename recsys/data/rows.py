@@ -1,10 +1,10 @@
-"""What readers hand over: checked ratings in batches, items, and the rows that were set aside.
+"""What readers hand over: checked ratings in batches, items, users, and the rows that were set aside.
 
 And how messages show what was found.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,25 @@ class ItemRow:
     title: str | None
     categories: tuple[str, ...]
     year: int | None
+
+    @property
+    def attributes(self) -> dict[str, object]:
+        """The year, where it is known, as the database keeps it."""
+        return {} if self.year is None else {"year": self.year}
+
+
+@dataclass(frozen=True, slots=True)
+class UserRow:
+    """What a file says of one user.
+
+    Attributes:
+        attributes: name of a column → text, a finite number, true or false, or a list of these; what is not known
+            is not there.
+    """
+
+    user_id: str
+    categories: tuple[str, ...]
+    attributes: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)

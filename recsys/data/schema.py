@@ -138,6 +138,13 @@ item_factors = Table(
     Column("vector", LargeBinary, nullable=False),
 )
 
+model_weights = Table(
+    "model_weights",
+    metadata,
+    Column("number", Key, ForeignKey(models.c.number, ondelete="CASCADE"), primary_key=True),
+    Column("weights", LargeBinary, nullable=False),
+)
+
 live_models = Table(
     "live_models",
     metadata,
@@ -180,4 +187,38 @@ job_leases = Table(
     Column("holder", Text, nullable=False),
     Column("token", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
+)
+
+tuning_trials = Table(
+    "tuning_trials",
+    metadata,
+    Column("trial_key", Key, primary_key=True, autoincrement=True),
+    Column("study", Text, nullable=False),
+    Column("objective", String(16), nullable=False),
+    Column("architecture", String(16), nullable=False),
+    Column("data_fingerprint", Text, nullable=False),
+    Column("n_ratings", BigInteger, nullable=False),
+    Column("parameters", Json, nullable=False),
+    Column("metric", String(16), nullable=False),
+    Column("value", Double),  # none: training diverged
+    Column("seconds", Double, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    CheckConstraint("objective IN ('rating', 'ranking')", name="objective"),
+    Index(None, "study"),
+    sqlite_autoincrement=True,
+)
+
+tuned_configurations = Table(
+    "tuned_configurations",
+    metadata,
+    Column("objective", String(16), primary_key=True),
+    Column("architecture", String(16), primary_key=True),
+    Column("study", Text, nullable=False),
+    Column("parameters", Json, nullable=False),
+    Column("metric", String(16), nullable=False),
+    Column("value", Double, nullable=False),
+    Column("default_value", Double),  # none: training with the defaults diverged
+    Column("n_ratings", BigInteger, nullable=False),
+    Column("tuned_at", BigInteger, nullable=False),
+    CheckConstraint("objective IN ('rating', 'ranking')", name="objective"),
 )

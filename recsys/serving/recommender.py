@@ -25,7 +25,7 @@ class LiveModel:
 
     Attributes:
         place: (n_items of the model,) position in the catalogue of each of the model's items.
-        directions: (n_items of the model, n_factors) item factors of length one; zero stays zero.
+        directions: (n_items of the model, width) item embeddings of length one; zero stays zero.
     """
 
     side: ItemSide
@@ -75,9 +75,7 @@ class Recommender:
         if user.vector is None:
             best = top_n(self.catalogue.n_ratings.astype(np.float32), n, excluded)
             return self._list(model.number, "popularity", best, self.catalogue.n_ratings[best])
-        side = model.side
-        scores = side.item_factors @ user.vector  # (n_items of the model,)
-        scores += side.item_bias + np.float32(user.bias + side.version.global_bias)
+        scores = model.side.scores(user.vector, user.bias)  # (n_items of the model,)
         best = top_n(scores, n, excluded[model.place])
         return self._list(model.number, "model", model.place[best], scores[best])
 
@@ -178,11 +176,11 @@ def load_recommender(connection: Connection) -> Recommender:
     models = {}
     for objective, number in live_numbers(connection).items():
         side = load_items(connection, number)
-        lengths = np.linalg.norm(side.item_factors, axis=1, keepdims=True)
+        lengths = np.linalg.norm(side.embeddings, axis=1, keepdims=True)
         models[objective] = LiveModel(
             side=side,
             place=positions(catalogue.item_keys, side.item_keys),
-            directions=(side.item_factors / np.where(lengths > 0, lengths, 1)).astype(np.float32),
+            directions=(side.embeddings / np.where(lengths > 0, lengths, 1)).astype(np.float32),
         )
     return Recommender(catalogue, models)
 

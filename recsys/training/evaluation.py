@@ -1,4 +1,4 @@
-"""How good factors are on ratings they have not seen: RMSE and MAE, NDCG, recall, hit rate and coverage."""
+"""How good factors are on ratings they have not seen: RMSE and MAE, NDCG, recall, hit rate, coverage and novelty."""
 
 from dataclasses import dataclass, replace
 
@@ -42,6 +42,8 @@ class RankingMetrics:
         recall: relevant items listed / min(k, relevant items).
         hit_rate: share of users with a relevant item in their list.
         coverage: share of the catalogue that is in somebody's list.
+        novelty: mean over all listed items of −log2 of the share of users in `train` who have it, in bits (Zhou et
+            al., "Solving the Apparent Diversity-Accuracy Dilemma of Recommender Systems", PNAS 2010).
         user_keys: (n_users,) those users, ascending.
         user_ndcg: (n_users,) NDCG of each: what the gate compares in pairs.
     """
@@ -50,6 +52,7 @@ class RankingMetrics:
     recall: float
     hit_rate: float
     coverage: float
+    novelty: float
     user_keys: NDArray[np.int64]
     user_ndcg: NDArray[np.float64]
 
@@ -114,7 +117,7 @@ def evaluate_ranking(
     ideal = np.concatenate([[0], np.cumsum(discount)])[np.minimum(n_relevant, k)]
     gain = np.zeros(test.n_users)
     n_hits = np.zeros(test.n_users)
-    shown = np.zeros(train.n_items, bool)
+    n_shown = np.zeros(train.n_items, np.int64)
 
     size = max(1, _BLOCK // train.n_items)
     for first in range(0, test.n_users, size):
@@ -134,14 +137,15 @@ def evaluate_ranking(
         hits = np.take_along_axis(is_wanted, lists, 1)
         gain[users] = hits @ discount[: lists.shape[1]]
         n_hits[users] = hits.sum(1)
-        shown[lists[lists >= 0]] = True
+        n_shown += np.bincount(lists[lists >= 0], minlength=train.n_items)
 
     ndcg = gain / ideal
     return RankingMetrics(
         ndcg=float(ndcg.mean()),
         recall=float((n_hits / np.minimum(n_relevant, k)).mean()),
         hit_rate=float((n_hits > 0).mean()),
-        coverage=float(shown.mean()),
+        coverage=float((n_shown > 0).mean()),
+        novelty=float(n_shown @ -np.log2(popularity / train.n_users) / max(n_shown.sum(), 1)),
         user_keys=test.user_keys,
         user_ndcg=ndcg,
     )

@@ -1,9 +1,12 @@
 """Training: from ratings to factors, in one explicit loop."""
 
+import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,17 +15,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.data.dataset import Ratings
+from recsys.data.features import Features
 from recsys.errors import InputError, TrainingError
-from recsys.factors import Architecture, Factors, Objective
+from recsys.factors import Architecture, Factors, Head, Objective
 from recsys.training.baselines import bias_only
-from recsys.training.models import DotProduct
+from recsys.training.checkpoint import Checkpoint, State, load, restore, save, tensors_of
+from recsys.training.models import DotProduct, NeuralCF, Side, embedding_width
 from recsys.training.objectives import Loss, RankingLoss, RatingLoss, checked, rating_range
+from recsys.training.sparse import Fixed, fixed
 
 _BETA2 = 0.999
 _RISE = 0.25
 """Share of the steps in which the learning rate rises."""
 _FLOOR = 0.04
 """The learning rate of the first step, as a share of the peak."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +39,37 @@ class Config:
 
     Attributes:
         objective: `rating` or `ranking`.
-        architecture: `dot`.
-        n_factors: width of the factors.
+        architecture: `dot` or `neural`.
+        n_factors: width of the embeddings; None: each side by `embedding_width`, which the dot product cannot do.
         n_epochs: passes over the training set.
         batch_size: ratings per step; under `ranking` as many users as have about that many.
         learning_rate: AdamW's, at the peak of the one-cycle schedule.
-        weight_decay: AdamW's decoupled decay of the factors.
+        weight_decay: AdamW's decoupled decay of the embeddings.
         bias_weight_decay: the same, of the biases.
-        l2: penalty inside the loss on the factors of the user and item of each rating. Not the same number as
+        l2: penalty inside the loss on the user's and the item's own row of each rating. Not the same number as
             `weight_decay`.
-        damping: penalty inside the `rating` loss on every row of factors and every bias once an epoch, however
-            many ratings it has; without effect under `ranking`.
-        init_std: standard deviation of the factors before training.
+        damping: penalty inside the `rating` loss on every row and every bias once an epoch, however many ratings it
+            has; without effect under `ranking`.
+        implicit: whether what a user rated, whatever the rating, is part of their row; under `rating` also whether
+            who rated an item is part of its row. See `Side`.
+        user_implicit_l2, item_implicit_l2: penalty once an epoch on what these add; `rating` only.
+        implicit_dropout: share of what a user rated that is hidden from their row at each step; `ranking` only.
+        features: whether metadata, where there is some, is part of the rows.
+        feature_l2: penalty once an epoch on what metadata adds; `rating` only.
+        rating_weight: how much more, under `ranking`, the best rating counts than the worst, as a share of the mean.
+        user_power: to what power of how much a user has they count less, under `ranking`.
+        n_sampled: candidates that stand for the catalogue under `ranking`; 0: all of it; None: by its size.
+        hidden: widths of the layers of the neural model.
+        dropout: share of each layer's inputs left out at each step.
+        batch_norm: whether each layer's inputs are normalised over the batch.
+        layer_rate: the layers' learning rate, as a share of the others': layers learn from every rating, a row from
+            its own.
+        layer_weight_decay: AdamW's decay of the layers.
+        init_std: standard deviation of the embeddings before training.
     """
 
     objective: Objective
-    n_factors: int
+    n_factors: int | None
     n_epochs: int
     batch_size: int
     learning_rate: float
@@ -54,8 +77,26 @@ class Config:
     bias_weight_decay: float
     l2: float
     damping: float
+    implicit: bool
+    user_implicit_l2: float
+    item_implicit_l2: float
+    implicit_dropout: float
+    features: bool
+    feature_l2: float
+    rating_weight: float
+    user_power: float
+    n_sampled: int | None
     init_std: float
     architecture: Architecture = "dot"
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.0
+    batch_norm: bool = False
+    layer_rate: float = 1.0
+    layer_weight_decay: float = 0.0
+
+    def as_record(self) -> dict[str, Any]:
+        """The fields as JSON has them."""
+        return {**asdict(self), "hidden": list(self.hidden)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,47 +125,95 @@ class Fitted:
     seconds: float
 
 
-def default_config(objective: Objective, n_ratings: int, **overrides: float | None) -> Config:
-    """Settings that train well untuned, chosen from the number of ratings.
+MOST_IMPLICIT = 5_000_000
+"""Ratings up to which the implicit terms are on by default: every step multiplies all of them."""
+
+MOST_CATALOGUE = 20_000
+"""Items up to which the ranking loss of the dot product sums over the whole catalogue by default."""
+
+
+def default_config(
+    objective: Objective,
+    n_ratings: int,
+    n_users: int | None = None,
+    *,
+    architecture: Architecture = "dot",
+    **overrides: Any,
+) -> Config:
+    """Settings that train well untuned, chosen from the number of ratings, and of users.
 
     Found on validation parts carved from the training folds of MovieLens 100K and 1M, joined by straight lines
     in log(n_ratings), and looked at on ml-latest-small and MovieTweetings 10K and 50K: more ratings bear more
-    factors and larger batches and need less l2. Above 1M they are extrapolated.
+    factors and larger batches and need less l2. Above 1M they are extrapolated. Fewer than 50 ratings a user need
+    more decay to order lists.
 
     Args:
+        n_users: None: enough ratings of each.
         overrides: fields of `Config` to set instead; None means the default.
 
     Raises:
         InputError: an override is out of range.
     """
     scale = math.log10(max(n_ratings, 1) / 1e5)  # 0 for MovieLens 100K, 1 for 1M
+    sparse = 1.0 if n_users is None else min(max(math.sqrt(50 * n_users / max(n_ratings, 1)), 1.0), 4.0)
     if objective == "rating":
         chosen = Config(
             objective="rating",
             n_factors=64 if scale < 0.5 else 128,
             n_epochs=10 if scale < 0.5 else 8 if scale < 1.5 else 5,
-            batch_size=_power_of_two(1024 * 4**scale, 64, 1 << 15),
+            batch_size=_power_of_two(1024 * 4**scale, 64, 1 << 17),
             learning_rate=_between(0.005 * 0.5**scale, 0.002, 0.01),
             weight_decay=0.0,
             bias_weight_decay=0.0,
-            l2=_between(0.05 * 0.4**scale, 0.01, 0.1),
+            l2=_between(0.08 * 0.5**scale, 0.01, 0.1),
             damping=2.5,
+            implicit=n_ratings <= MOST_IMPLICIT,
+            user_implicit_l2=100.0,
+            item_implicit_l2=10.0,
+            implicit_dropout=0.0,
+            features=True,
+            feature_l2=1000.0,
+            rating_weight=0.0,
+            user_power=0.0,
+            n_sampled=0,
             init_std=0.01,
         )
     else:
         chosen = Config(
             objective="ranking",
             n_factors=64 if scale < 0.5 else 128,
-            n_epochs=30 if scale < 1.5 else 10,
+            n_epochs=20 if scale < 0.5 else 30 if scale < 1.5 else 10,
             batch_size=_power_of_two(8192 * 4**scale, 1024, 1 << 15),
             learning_rate=0.03,
-            weight_decay=_between(2 - 1.5 * scale, 2, 4),
+            weight_decay=_between(sparse * min(max(2 + scale, 2), 4), 2, 16),
             bias_weight_decay=0.0,
             l2=0.0,
             damping=0.0,
+            implicit=True,
+            user_implicit_l2=0.0,
+            item_implicit_l2=0.0,
+            implicit_dropout=0.5,
+            features=True,
+            feature_l2=0.0,
+            rating_weight=2.0,
+            user_power=0.5,
+            n_sampled=None,
             init_std=0.01,
         )
-    given: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
+    if architecture == "neural":
+        chosen = replace(
+            chosen,
+            architecture="neural",
+            n_factors=None,
+            hidden=(64, 32),
+            l2=_between(2 * chosen.l2, 0.0, 0.2),
+            dropout=0.3,
+            layer_rate=0.03,
+            layer_weight_decay=0.1,
+        )
+    given = {name: value for name, value in overrides.items() if value is not None}
+    if "hidden" in given:
+        given["hidden"] = tuple(given["hidden"])
     return _checked(replace(chosen, **given))
 
 
@@ -144,15 +233,42 @@ def _checked(config: Config) -> Config:
     Raises:
         InputError: a setting is out of range.
     """
-    for name in ("n_factors", "n_epochs", "batch_size"):
+    for name in ("n_epochs", "batch_size"):
         if not getattr(config, name) >= 1:
             raise InputError(f"{name} is {getattr(config, name)}; it must be at least 1")
-    for name in ("learning_rate", "init_std"):
+    if config.n_factors is not None and config.n_factors < 1:
+        raise InputError(f"n_factors is {config.n_factors}; it must be at least 1")
+    for name in ("learning_rate", "init_std", "layer_rate"):
         if not 0 < getattr(config, name) < math.inf:
             raise InputError(f"{name} is {getattr(config, name)}; it must be above 0")
-    for name in ("weight_decay", "bias_weight_decay", "l2", "damping"):
+    for name in (
+        "weight_decay",
+        "bias_weight_decay",
+        "layer_weight_decay",
+        "l2",
+        "damping",
+        "user_implicit_l2",
+        "item_implicit_l2",
+        "feature_l2",
+        "rating_weight",
+        "user_power",
+    ):
         if not 0 <= getattr(config, name) < math.inf:
             raise InputError(f"{name} is {getattr(config, name)}; it must not be negative")
+    if config.n_sampled is not None and config.n_sampled < 0:
+        raise InputError(f"n_sampled is {config.n_sampled}; it must be 0, for the whole catalogue, or more")
+    for name in ("implicit_dropout", "dropout"):
+        if not 0 <= getattr(config, name) < 1:
+            raise InputError(f"{name} is {getattr(config, name)}; it must be at least 0 and below 1")
+    if config.architecture == "dot":
+        if config.n_factors is None:
+            raise InputError("n_factors has no value: the dot product needs one width for both sides, such as 64")
+        if config.hidden:
+            raise InputError(
+                "hidden layers belong to the neural architecture: use --architecture neural, or leave them out"
+            )
+    elif not config.hidden or min(config.hidden) < 1:
+        raise InputError("the neural architecture needs at least one hidden layer of width 1 or more, such as 64,32")
     return config
 
 
@@ -180,6 +296,8 @@ def fit(
     rating_scale: tuple[float, float] | None = None,
     device: str = "auto",
     seed: int = 0,
+    accumulate: int = 1,
+    checkpoint: Checkpoint | None = None,
     validate: Callable[[Factors], float] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
@@ -191,47 +309,181 @@ def fit(
     the same machine, torch and number of threads. Global random state is neither read nor changed.
 
     Args:
-        train: users and items without ratings are left out of the model.
+        train: users and items without ratings are left out of the model, unless they have features: then they get
+            the row that their features make.
         rating_scale: lowest and highest rating there is; by default the lowest and highest in `train`.
-        device: `auto` (CUDA where there is one), `cpu` or `cuda`.
+        device: `auto` (CUDA where there is one with memory enough, else the CPU), `cpu` or `cuda`.
+        accumulate: parts that a batch is cut into, one after the other on the device, for one step: less memory.
+        checkpoint: where to keep the state, and to go on from if there is one. It stays when training is done.
         validate: asked after every epoch for a figure to put in its record.
         on_epoch: called after every epoch.
         on_step: called after every step with (steps done, steps in all).
 
     Raises:
-        TrainingError: there is nothing to train on, no such device, or training diverged.
+        InputError: `accumulate` is below 1.
+        TrainingError: there is nothing to train on, no such device, memory is short, the checkpoint is of another
+            training, or training diverged.
     """
-    started = time.perf_counter()
+    if accumulate < 1:
+        raise InputError(f"accumulate is {accumulate}: a batch can be cut into 1 part or more")
     train = checked(train, rating_scale)
     place = pick_device(device)
-    generator = torch.Generator(place).manual_seed(seed)
-    model, loss, ends, optimizer = untrained(train, config, rating_scale, generator)
+    job = _Job(train, config, rating_scale, seed, accumulate, checkpoint)
+    hooks = _Hooks(validate, on_epoch, on_step)
+    try:
+        return _fit(job, place, hooks)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_short_of_memory(error):
+            raise
+        if device == "auto" and place.type == "cuda":
+            _log.warning("GPU memory is too short for this training: training on the CPU")
+            torch.cuda.empty_cache()
+            return _fit(job._replace(checkpoint=None), torch.device("cpu"), hooks)
+        or_else = "" if place.type == "cpu" else ", or train with --device cpu"
+        raise TrainingError(
+            f"memory of device {place.type} is too short ({str(error).partition(chr(10))[0]}): cut batches into parts "
+            f"with --accumulate {2 * accumulate}, or use fewer factors (--n-factors){or_else}"
+        ) from error
 
+
+def _is_short_of_memory(error: Exception) -> bool:
+    """Of the CPU's memory torch says so in words only."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+class _Job(NamedTuple):
+    """What to train: the arguments of `fit` that decide the outcome, and the checkpoint."""
+
+    train: Ratings
+    config: Config
+    rating_scale: tuple[float, float] | None
+    seed: int
+    accumulate: int
+    checkpoint: Checkpoint | None
+
+    def identity(self, device: torch.device) -> dict[str, Any]:
+        """What a checkpoint must agree with.
+
+        The fingerprint leaves out the order of users, items and ratings, which rows of tables and batches go by; and
+        the state of a random generator is of one kind of device.
+        """
+        train = self.train
+        order = blake2b(digest_size=8)
+        for array in (train.user_idx, train.item_idx, train.user_hash, train.item_hash):
+            order.update(array.tobytes())
+        return {
+            "ratings": train.fingerprint(),
+            "order": order.hexdigest(),
+            "device": device.type,
+            "settings": self.config.as_record(),
+            "scale": self.rating_scale,
+            "seed": self.seed,
+            "accumulate": self.accumulate,
+        }
+
+
+class _Hooks(NamedTuple):
+    """Whom to tell, as `fit` describes."""
+
+    validate: Callable[[Factors], float] | None
+    on_epoch: Callable[[EpochRecord], None] | None
+    on_step: Callable[[int, int], None] | None
+
+
+def _fit(job: _Job, device: torch.device, hooks: _Hooks) -> Fitted:
+    started = time.perf_counter()
+    config = job.config
+    generator = torch.Generator(device).manual_seed(job.seed)
+    begun = untrained(
+        job.train,
+        config,
+        job.rating_scale,
+        generator,
+    )
+    model, loss, optimizer = begun.model, begun.loss, begun.optimizer
     size = loss.units_of(config.batch_size)
-    n_steps = config.n_epochs * math.ceil(loss.n_units / size)
-    step = 0
+    starts = range(0, loss.n_units, size)
+    n_steps = config.n_epochs * len(starts)
+
     history: list[EpochRecord] = []
-    for epoch in range(1, config.n_epochs + 1):
+    step, total = 0, torch.zeros((), dtype=torch.float64, device=device)
+    at_epoch = generator.get_state()
+    identity = job.identity(device) if job.checkpoint else {}
+    kept = _kept(job, identity, model, optimizer)
+    if kept is not None:
+        extra, progress = kept
+        step, history = progress["step"], [EpochRecord(**record) for record in progress["history"]]
+        total.copy_(extra["total"])
+        at_epoch = extra["at_epoch"]
+        started -= progress["seconds"]
+        _log.info("training goes on from a checkpoint", extra={"step": step, "steps": n_steps})
+    last_kept = time.perf_counter()
+
+    for epoch in range(step // len(starts) + 1, config.n_epochs + 1):
+        done = step % len(starts)
+        generator.set_state(at_epoch)
         loss.shuffle(generator)
-        total = torch.zeros((), dtype=torch.float64, device=place)
-        for start in range(0, loss.n_units, size):
+        if kept is not None and done:
+            generator.set_state(kept[0]["now"])
+        kept = None
+        for start in starts[done:]:
             stop = min(start + size, loss.n_units)
             learning_rate, beta1 = one_cycle(step, n_steps, config.learning_rate)
-            total += stepped(model, loss, optimizer, start, stop, learning_rate, beta1) * (stop - start)
+            batch_loss = stepped(model, loss, optimizer, start, stop, learning_rate, beta1, accumulate=job.accumulate)
+            total += batch_loss * (stop - start)
             step += 1
-            if on_step:
-                on_step(step, n_steps)
+            if hooks.on_step:
+                hooks.on_step(step, n_steps)
+            if (
+                job.checkpoint is not None
+                and stop < loss.n_units
+                and time.perf_counter() - last_kept >= job.checkpoint.every_seconds
+            ):
+                extra = {"total": total, "at_epoch": at_epoch, "now": generator.get_state()}
+                _keep(job, identity, model, optimizer, extra, step, history, time.perf_counter() - started)
+                last_kept = time.perf_counter()
+        at_epoch = generator.get_state()
         record = EpochRecord(
             epoch=epoch,
             train_loss=_finite(float(total) / loss.n_units, epoch, config),
-            valid=validate(_factors(model, train, config.objective, ends)) if validate else None,
+            valid=hooks.validate(_factors(model, job, begun.rating_range)) if hooks.validate else None,
             seconds=time.perf_counter() - started,
         )
         history.append(record)
-        if on_epoch:
-            on_epoch(record)
-    factors = _factors(model, train, config.objective, ends)
+        total.zero_()
+        if job.checkpoint is not None and time.perf_counter() - last_kept >= job.checkpoint.every_seconds:
+            extra = {"total": total, "at_epoch": at_epoch, "now": at_epoch.clone()}
+            _keep(job, identity, model, optimizer, extra, step, history, time.perf_counter() - started)
+            last_kept = time.perf_counter()
+        if hooks.on_epoch:
+            hooks.on_epoch(record)
+    factors = _factors(model, job, begun.rating_range)
     return Fitted(factors, tuple(history), time.perf_counter() - started)
+
+
+def _keep(
+    job: _Job,
+    identity: dict[str, Any],
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    extra: dict[str, Tensor],
+    step: int,
+    history: list[EpochRecord],
+    seconds: float,
+) -> None:
+    assert job.checkpoint is not None
+    progress = {"step": step, "history": [asdict(record) for record in history], "seconds": seconds}
+    save(job.checkpoint.path, State(tensors_of(model, optimizer, extra), identity, progress))
+
+
+def _kept(
+    job: _Job, identity: dict[str, Any], model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Put the state of a checkpoint in place, where there is one; returns the extra tensors and the progress."""
+    if job.checkpoint is None:
+        return None
+    state = load(job.checkpoint.path, identity)
+    return None if state is None else (restore(model, optimizer, state), dict(state.progress))
 
 
 def one_cycle(step: int, n_steps: int, peak: float) -> tuple[float, float]:
@@ -263,51 +515,109 @@ class Untrained(NamedTuple):
         optimizer: AdamW over the model's parameter groups.
     """
 
-    model: DotProduct
+    model: DotProduct | NeuralCF
     loss: Loss
     rating_range: tuple[float, float] | None
     optimizer: torch.optim.Optimizer
 
 
 def untrained(
-    train: Ratings, config: Config, rating_scale: tuple[float, float] | None, generator: torch.Generator
+    train: Ratings,
+    config: Config,
+    rating_scale: tuple[float, float] | None,
+    generator: torch.Generator,
 ) -> Untrained:
     """Model, loss and optimiser before the first step, on the device of `generator`.
 
     Args:
         train: as `checked` returns it.
     """
-    model = DotProduct(train.n_users, train.n_items, config.n_factors, init_std=config.init_std, generator=generator)
-    loss, ends = _objective(train, config, model, rating_scale, generator.device)
+    device = generator.device
+    of_users = _matrix(train.user_features, train.user_keys, config, device)
+    of_items = _matrix(train.item_features, train.item_keys, config, device)
+    items_of_users, users_of_items = None, None
+    if config.implicit:
+        items_of_users = _history(train.user_idx, train.item_idx, train.n_users, train.n_items, device)
+    if config.implicit and config.objective == "rating":
+        users_of_items = _history(train.item_idx, train.user_idx, train.n_items, train.n_users, device)
+
+    def side(n: int, history: Fixed | None, features: Fixed | None) -> Side:
+        width = embedding_width(n) if config.n_factors is None else config.n_factors
+        return Side(n, width, init_std=config.init_std, generator=generator, history=history, features=features)
+
+    users = side(train.n_users, items_of_users, of_users)
+    items = side(train.n_items, users_of_items, of_items)
+    model: DotProduct | NeuralCF
+    if config.architecture == "dot":
+        model = DotProduct(users, items, generator)
+    else:
+        model = NeuralCF(
+            users, items, config.hidden, dropout=config.dropout, batch_norm=config.batch_norm, generator=generator
+        )
+    loss, ends = _objective(train, config, model, rating_scale, generator)
     optimizer = torch.optim.AdamW(_groups(model, config), lr=config.learning_rate, fused=True)
     return Untrained(model, loss, ends, optimizer)
 
 
 def stepped(
-    model: DotProduct,
+    model: DotProduct | NeuralCF,
     loss: Loss,
     optimizer: torch.optim.Optimizer,
     start: int,
     stop: int,
     learning_rate: float,
     beta1: float,
+    *,
+    accumulate: int = 1,
 ) -> Tensor:
-    """Take one step on the units `start` to `stop`; returns their mean loss before it: ()."""
+    """Take one step on the units `start` to `stop`; returns their mean loss before it: ().
+
+    Args:
+        accumulate: parts to cut the units into; the gradients of all are summed before the step.
+    """
     for group in optimizer.param_groups:
-        group["lr"], group["betas"] = learning_rate, (beta1, _BETA2)
-    batch_loss = loss.batch(model, start, stop)
+        group["lr"], group["betas"] = learning_rate * group["rate"], (beta1, _BETA2)
     optimizer.zero_grad()
-    batch_loss.backward()  # type: ignore[no-untyped-call]
+    total = torch.zeros((), device=model.global_bias.device)
+    for first, last in _parts(start, stop, accumulate):
+        part = loss.batch(model, first, last) * ((last - first) / (stop - start))
+        part.backward()  # type: ignore[no-untyped-call]
+        total += part.detach()
     optimizer.step()
-    return batch_loss.detach()
+    return total
+
+
+def _parts(start: int, stop: int, n: int) -> Iterator[tuple[int, int]]:
+    """`start` to `stop` in up to `n` parts of nearly the same size."""
+    n = min(n, stop - start)
+    bounds = [start + (stop - start) * place // n for place in range(n + 1)]
+    return pairwise(bounds)
+
+
+def _matrix(features: Features | None, keys: NDArray[np.int64], config: Config, device: torch.device) -> Fixed | None:
+    """Features of these rows as a matrix (n, n_features); None where there are none to learn from."""
+    if features is None or features.n_features == 0 or not config.features:
+        return None
+    known = features.of(keys)
+    return fixed(known.starts, known.idx, np.ones(len(known.idx), np.float32), known.n_features, device)
+
+
+def _history(of: NDArray[np.int32], what: NDArray[np.int32], n: int, n_other: int, device: torch.device) -> Fixed:
+    """Who rated what as a matrix (n, n_other) of 1 / √(how many it has)."""
+    order = np.argsort(of, kind="stable")
+    counts = np.bincount(of, minlength=n)
+    starts = np.zeros(n + 1, np.int64)
+    np.cumsum(counts, out=starts[1:])
+    value = (1 / np.sqrt(counts))[of[order]].astype(np.float32)
+    return fixed(starts, what[order], value, n_other, device)
 
 
 def _objective(
     train: Ratings,
     config: Config,
-    model: DotProduct,
+    model: DotProduct | NeuralCF,
     rating_scale: tuple[float, float] | None,
-    device: torch.device,
+    generator: torch.Generator,
 ) -> tuple[Loss, tuple[float, float] | None]:
     """The loss of the configured objective, and the ends of the rating range if it has one.
 
@@ -315,27 +625,67 @@ def _objective(
     items with few ratings there: as bias-only under `rating`; under `ranking` as log n_i, for which the softmax
     is each item's share of all ratings.
     """
+    device = generator.device
+
+    def at(bias: NDArray[np.float64] | NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(bias.astype(np.float32)).to(device)
+
     if config.objective == "ranking":
         popularity = np.log(train.item_counts())
-        with torch.no_grad():
-            model.item_bias.copy_(torch.from_numpy((popularity - popularity.mean()).astype(np.float32)))
-        return RankingLoss(train, l2=config.l2, device=device), None
+        model.items.start_biases(at(popularity - popularity.mean()))
+        loss = RankingLoss(
+            train,
+            rating_weight=config.rating_weight,
+            user_power=config.user_power,
+            l2=config.l2,
+            dropout=config.implicit_dropout,
+            n_sampled=_n_sampled(config, train.n_items),
+            generator=generator,
+        )
+        return loss, None
     ends = rating_range(train.rating, rating_scale)
     biases = bias_only(train, rating_scale)
+    model.users.start_biases(at(biases.user_bias))
+    model.items.start_biases(at(biases.item_bias))
     with torch.no_grad():
-        model.user_bias.copy_(torch.from_numpy(biases.user_bias))
-        model.item_bias.copy_(torch.from_numpy(biases.item_bias))
         model.global_bias.fill_(biases.global_bias)
-    return RatingLoss(train, rating_range=ends, l2=config.l2, damping=config.damping, device=device), ends
+    rating_loss = RatingLoss(
+        train,
+        rating_range=ends,
+        l2=config.l2,
+        damping=config.damping,
+        user_implicit_l2=config.user_implicit_l2,
+        item_implicit_l2=config.item_implicit_l2,
+        feature_l2=config.feature_l2,
+        device=device,
+    )
+    return rating_loss, ends
 
 
-def _groups(model: DotProduct, config: Config) -> list[dict[str, Any]]:
-    """AdamW's parameter groups: factors and biases decay on their own, the global bias not at all."""
-    return [
-        {"params": [model.user_factors, model.item_factors], "weight_decay": config.weight_decay},
-        {"params": [model.user_bias, model.item_bias], "weight_decay": config.bias_weight_decay},
+def _n_sampled(config: Config, n_items: int) -> int:
+    if config.n_sampled is not None:
+        return config.n_sampled
+    if config.architecture == "neural":
+        return min(1024, n_items)
+    return 8192 if n_items > MOST_CATALOGUE else 0
+
+
+def _groups(model: DotProduct | NeuralCF, config: Config) -> list[dict[str, Any]]:
+    """AdamW's parameter groups: embeddings, biases and layers decay on their own, the global bias not at all."""
+    sides = (model.users, model.items)
+    embeddings = [table for side in sides for table in (side.own, side.implicit, side.feature_rows)]
+    biases = [bias for side in sides for bias in (side.bias, side.feature_bias)]
+    groups: list[dict[str, Any]] = [
+        {"params": [table for table in embeddings if table is not None], "weight_decay": config.weight_decay},
+        {"params": [bias for bias in biases if bias is not None], "weight_decay": config.bias_weight_decay},
         {"params": [model.global_bias], "weight_decay": 0.0},
     ]
+    groups = [{**group, "rate": 1.0} for group in groups]
+    grouped = {id(parameter) for group in groups for parameter in group["params"]}
+    layers = [parameter for parameter in model.parameters() if id(parameter) not in grouped]
+    if layers:
+        groups.append({"params": layers, "weight_decay": config.layer_weight_decay, "rate": config.layer_rate})
+    return groups
 
 
 def _finite(train_loss: float, epoch: int, config: Config) -> float:
@@ -347,23 +697,50 @@ def _finite(train_loss: float, epoch: int, config: Config) -> float:
     return train_loss
 
 
-def _factors(
-    model: DotProduct, train: Ratings, objective: Objective, rating_range: tuple[float, float] | None
-) -> Factors:
+@torch.no_grad()
+def _factors(model: DotProduct | NeuralCF, job: _Job, rating_range: tuple[float, float] | None) -> Factors:
     """What the model has learned so far, as arrays of its own."""
+    train, config = job.train, job.config
+    user_keys, users, user_bias = _rows(model.users, train.user_keys, train.user_features)
+    item_keys, items, item_bias = _rows(model.items, train.item_keys, train.item_features)
+    head: Head | None = None
+    if isinstance(model, NeuralCF):
+        users = torch.cat([users @ model.meet.T, users @ model.user_layer.T], 1)
+        items = torch.cat([items, items @ model.item_layer.T + model.first_bias], 1)
+        head = model.head()
 
     def array(tensor: Tensor) -> NDArray[np.float32]:
         result: NDArray[np.float32] = tensor.detach().cpu().numpy().copy()
         return result
 
     return Factors(
-        objective=objective,
-        user_keys=train.user_keys,
-        item_keys=train.item_keys,
-        user_factors=array(model.user_factors),
-        item_factors=array(model.item_factors),
-        user_bias=array(model.user_bias),
-        item_bias=array(model.item_bias),
+        objective=config.objective,
+        user_keys=user_keys,
+        item_keys=item_keys,
+        user_factors=array(users),
+        item_factors=array(items),
+        user_bias=array(user_bias),
+        item_bias=array(item_bias),
         global_bias=model.global_bias.item(),
         rating_range=rating_range,
+        head=head,
     )
+
+
+def _rows(side: Side, keys: NDArray[np.int64], features: Features | None) -> tuple[NDArray[np.int64], Tensor, Tensor]:
+    """Keys, rows and biases of a side, with those that have features and no ratings."""
+    table, bias = side.table(), side.biases()
+    if side.feature_rows is None or side.feature_bias is None or features is None:
+        return keys, table, bias
+    described = features.keys[np.diff(features.starts) > 0]
+    new = np.setdiff1d(described, keys)
+    if len(new) == 0:
+        return keys, table, bias
+    known = features.of(new)
+    X = fixed(known.starts, known.idx, np.ones(len(known.idx), np.float32), known.n_features, table.device)
+    table = torch.cat([table, X.times(side.feature_rows)])
+    bias = torch.cat([bias, X.times(side.feature_bias[:, None])[:, 0]])
+    every = np.concatenate([keys, new])
+    order = np.argsort(every, kind="stable")
+    by_key = torch.from_numpy(order).to(table.device)
+    return every[order], table.index_select(0, by_key), bias.index_select(0, by_key)

@@ -127,6 +127,7 @@ class Judge:
             "recall": lists.recall,
             "hit_rate": lists.hit_rate,
             "coverage": lists.coverage,
+            "novelty": lists.novelty,
         }
 
 

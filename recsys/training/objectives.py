@@ -13,10 +13,14 @@ from torch import Tensor
 
 from recsys.data.dataset import Ratings
 from recsys.errors import TrainingError
-from recsys.training.models import Model
+from recsys.training.models import Model, Side
+from recsys.training.sparse import Cells, ascending, cells, squares
 
 _MOST_SCORES = 1 << 25
 """Scores of one batch under `ranking`: 128 MiB of them."""
+
+_LEAST_WEIGHT = 0.05
+"""What the least liked item of a user counts at least: they chose it."""
 
 
 class Loss(Protocol):
@@ -51,19 +55,48 @@ def rating_loss(z: Tensor, rating: Tensor, low: float, high: float) -> Tensor:
     return (low + (high - low) * torch.sigmoid(z) - rating).square()
 
 
-def ranking_loss(z: Tensor, seen: Tensor) -> Tensor:
-    """Multinomial negative log-likelihood of each user's items: (users,).
+def ranking_loss(z: Tensor, z_seen: Tensor, seen: Cells, weight: Tensor) -> Tensor:
+    """Multinomial negative log-likelihood of the items that users have, weighted, summed over the users: ().
 
-        −Σ_i x_ui · log softmax(z_u)_i
+        −Σ_u Σ_{i ∈ N(u)} w_ui · log softmax(z_u)_i
 
-    over the whole catalogue, where x_ui says how often user u has item i (Liang, Krishnan, Hoffman & Jebara,
-    "Variational Autoencoders for Collaborative Filtering", WWW 2018, eq. 2).
+    over the whole catalogue (Liang, Krishnan, Hoffman & Jebara, "Variational Autoencoders for Collaborative
+    Filtering", WWW 2018, eq. 2).
 
     Args:
         z: (users, n_items) scores.
-        seen: (users, n_items) x.
+        z_seen: (batch,) those of `seen`.
+        seen: (users) × items cells.
+        weight: (batch,) w of `seen`.
     """
-    return (z.logsumexp(1) * seen.sum(1)) - (z * seen).sum(1)
+    log_sum = z.logsumexp(1)  # (users,)
+    return weight @ (log_sum.index_select(0, seen.user_idx) - z_seen)
+
+
+def sampled_ranking_loss(
+    z: Tensor, z_seen: Tensor, seen: Cells, weight: Tensor, candidates: Tensor, log_expected: Tensor
+) -> Tensor:
+    r"""`ranking_loss` with the sum over the catalogue estimated from a sample, summed over the users: ().
+
+        −Σ_u Σ_{i ∈ N(u)} w_ui · log( e^{z_ui} / (e^{z_ui} + Σ_{j ∈ C \ N(u)} e^{z_uj} / E_j) )
+
+    E_j is how often item j is expected among the candidates C: the logQ correction, without which popular items,
+    which are drawn more often, would be pushed down (Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large
+    Corpus Item Recommendations", RecSys 2019, section 4). The item itself is always in the sum, and so not corrected.
+
+    Args:
+        z: (users, n_candidates) scores.
+        z_seen: (batch,) those of `seen`.
+        seen: (users) × items cells.
+        weight: (batch,) w of `seen`.
+        candidates: (n_candidates,) item indices; drawn twice, they count twice.
+        log_expected: (n_items,) log E.
+    """
+    has = torch.zeros(z.shape[0], len(log_expected), dtype=torch.bool, device=z.device)
+    has[seen.user_idx.long(), seen.item_idx.long()] = True
+    corrected = z - log_expected.index_select(0, candidates)
+    others = corrected.masked_fill(has.index_select(1, candidates), -torch.inf).logsumexp(1)  # (users,)
+    return weight @ (torch.logaddexp(z_seen, others.index_select(0, seen.user_idx)) - z_seen)
 
 
 class RatingLoss:
@@ -72,10 +105,11 @@ class RatingLoss:
         (r̂_ui − r_ui)² + s² · [ (l2 + damping / n_u) · ‖p_u‖² + damping / n_u · b_u²
                               + (l2 + damping / n_i) · ‖q_i‖² + damping / n_i · b_i² ]
 
-    with n_u and n_i the numbers of ratings of the user and the item, and s = (high − low) / 4, the steepest
-    slope of the sigmoid, so that the same strengths serve any rating scale. `l2` is paid each time a row is
-    drawn (Koren, Bell & Volinsky 2009, eq. 2); `damping` is paid once an epoch, whatever n is, and so holds back
-    those rows most that have few ratings.
+    with p_u, q_i, b_u and b_i each user's and item's own, n_u and n_i their numbers of ratings, and s = (high − low) /
+    4, the steepest slope of the sigmoid, so that the same strengths serve any rating scale. `l2` is paid each time a
+    row is drawn (Koren, Bell & Volinsky 2009, eq. 2); `damping` is paid once an epoch, whatever n is, and so holds
+    back those rows most that have few ratings. What sides add to their own rows is paid for once an epoch too:
+    `implicit_l2` for the rows of the other side, and `feature_l2` for those of features, each times s².
     """
 
     def __init__(
@@ -85,14 +119,21 @@ class RatingLoss:
         rating_range: tuple[float, float],
         l2: float,
         damping: float,
+        user_implicit_l2: float,
+        item_implicit_l2: float,
+        feature_l2: float,
         device: torch.device,
     ) -> None:
         low, high = rating_range
-        slope = (high - low) / 4
+        self._square = ((high - low) / 4) ** 2
         self._range = rating_range
-        self._l2 = l2 * slope**2
-        self._user_damping = _damping(np.bincount(train.user_idx), damping * slope**2, device)  # (n_users,)
-        self._item_damping = _damping(np.bincount(train.item_idx), damping * slope**2, device)  # (n_items,)
+        self._l2, self._feature_l2 = l2, feature_l2
+        self._implicit_l2 = {"user": user_implicit_l2, "item": item_implicit_l2}
+        self._damping = {
+            "user": _damping(np.bincount(train.user_idx), damping, device),  # (n_users,)
+            "item": _damping(np.bincount(train.item_idx), damping, device),  # (n_items,)
+        }
+        self._shape = train.n_users, train.n_items
         self._columns = (
             torch.from_numpy(train.user_idx).to(device),
             torch.from_numpy(train.item_idx).to(device),
@@ -114,37 +155,71 @@ class RatingLoss:
 
     def batch(self, model: Model, start: int, stop: int) -> Tensor:
         user_idx, item_idx, rating = (column[start:stop] for column in self._order)  # (batch,) each
-        pairs = model.pairs(user_idx, item_idx)
-        for_user = self._user_damping.index_select(0, user_idx)  # (batch,)
-        for_item = self._item_damping.index_select(0, item_idx)  # (batch,)
-        loss = (
-            rating_loss(pairs.z, rating, *self._range)
-            + (self._l2 + for_user) * pairs.user_squared_norm
-            + (self._l2 + for_item) * pairs.item_squared_norm
-            + for_user * pairs.user_bias.square()
-            + for_item * pairs.item_bias.square()
-        )  # (batch,)
-        return loss.mean()
+        by_user = ascending(user_idx, self._shape[0])
+        at = cells(user_idx.index_select(0, by_user), item_idx.index_select(0, by_user), *self._shape)
+        error = rating_loss(model.pairs(at), rating.index_select(0, by_user), *self._range).sum()
+        share = (stop - start) / self.n_units
+        penalty = self._penalty("user", model.users, at.n_of_user, share)
+        penalty = penalty + self._penalty("item", model.items, at.n_of_item, share)
+        return (error + self._square * penalty) / (stop - start)
+
+    def _penalty(self, name: str, side: Side, n_drawn: Tensor, share: float) -> Tensor:
+        """What a side pays for a batch: ().
+
+        Args:
+            n_drawn: (n,) how often each row was drawn.
+            share: how much of an epoch the batch is.
+        """
+        damping = n_drawn * self._damping[name]  # (n,)
+        penalty = squares(side.own, torch.add(damping, n_drawn, alpha=self._l2)) + squares(side.bias, damping)
+        if side.implicit is not None:
+            penalty = penalty + share * self._implicit_l2[name] * side.implicit.square().sum()
+        if side.feature_rows is not None and side.feature_bias is not None:
+            squared = side.feature_rows.square().sum() + side.feature_bias.square().sum()
+            penalty = penalty + share * self._feature_l2 * squared
+        return penalty
 
 
 class RankingLoss:
-    """Sum over a batch of users of
+    """Sum over a batch of users of the multinomial loss of what they have, each of their items with the weight
 
-        −Σ_i x_ui · log softmax(z_u)_i + l2 · Σ_i x_ui · (‖p_u‖² + ‖q_i‖²)
+        w_ui = max(.05, 1 + rating_weight · (r_ui − mean rating) / (highest − lowest)) / (n_u / mean n)^user_power
 
-    over the mean number of interactions in such a batch, with x_ui = 1 for every item that user u has in the
-    training set, whatever the rating. Memory: a few arrays of (users, n_items), of at most 128 MiB each.
+    and of l2 · Σ_{i ∈ N(u)} (‖p_u‖² + ‖q_i‖²), over the mean number of interactions in such a batch. So what was liked
+    counts more than what was merely had, and who has ten times as much not quite ten times as much. Memory: a few
+    arrays of (users, n_items), of at most 128 MiB each.
+
+    Args:
+        dropout: share of a user's items that their own row is not to know; see `Side.rows`.
+        n_sampled: how many candidates, drawn in proportion to their ratings for each batch, stand for the catalogue
+            (`sampled_ranking_loss`); 0: the whole catalogue (`ranking_loss`).
     """
 
-    def __init__(self, train: Ratings, *, l2: float, device: torch.device) -> None:
+    def __init__(
+        self,
+        train: Ratings,
+        *,
+        rating_weight: float,
+        user_power: float,
+        l2: float,
+        dropout: float,
+        n_sampled: int,
+        generator: torch.Generator,
+    ) -> None:
+        device = generator.device
         starts, order = train.by_user()
+        weight = _weight(train, rating_weight, user_power)[order]
+        self._weight = torch.from_numpy(weight).to(device)
         self._starts = torch.from_numpy(starts).to(device)
         self._item_idx = torch.from_numpy(train.item_idx[order]).to(device)
         self._users = torch.arange(train.n_users, dtype=torch.int32, device=device)
         self._order = self._users
         self._n_items = train.n_items
         self._mean_items = train.n_ratings / train.n_users
-        self._l2 = l2
+        self._l2, self._dropout, self._n_sampled = l2, dropout, n_sampled
+        self._share = torch.from_numpy(train.item_counts() / train.n_ratings).to(device)  # (n_items,) of all ratings
+        self._log_expected = (self._share * max(n_sampled, 1)).log().float()
+        self._generator = generator
 
     @property
     def n_units(self) -> int:
@@ -160,22 +235,27 @@ class RankingLoss:
 
     def batch(self, model: Model, start: int, stop: int) -> Tensor:
         users = self._order[start:stop]  # (users,)
-        seen = self._seen(users)  # (users, n_items)
-        # (users, n_items), (users,), (n_items,)
-        z, user_squared_norm, item_squared_norm = model.catalogue(users)
-        penalty = seen.sum(1) @ user_squared_norm + seen.sum(0) @ item_squared_norm  # ()
-        loss = ranking_loss(z, seen).sum() + self._l2 * penalty  # ()
+        seen, weight = self._seen(users)
+        if self._n_sampled:
+            candidates = torch.multinomial(self._share, self._n_sampled, replacement=True, generator=self._generator)
+            z, z_seen = model.lists(users, seen, self._dropout, candidates)
+            loss = sampled_ranking_loss(z, z_seen, seen, weight, candidates, self._log_expected)
+        else:
+            z, z_seen = model.lists(users, seen, self._dropout, None)
+            loss = ranking_loss(z, z_seen, seen, weight)
+        if self._l2 > 0:
+            n_drawn = torch.zeros(self.n_units, device=users.device).index_add(0, users, seen.n_of_user.float())
+            penalty = squares(model.users.own, n_drawn) + squares(model.items.own, seen.n_of_item)
+            loss = loss + self._l2 * penalty
         return loss / (len(users) * self._mean_items)
 
-    def _seen(self, users: Tensor) -> Tensor:
-        """How often each of the users has each item: (users, n_items)."""
+    def _seen(self, users: Tensor) -> tuple[Cells, Tensor]:
+        """What each of the users has: (users) × items cells, and their weights (batch,)."""
         n_seen = self._starts[users + 1] - self._starts[users]  # (users,)
-        row = torch.repeat_interleave(torch.arange(len(users), device=users.device), n_seen)  # (ratings,)
+        row = torch.repeat_interleave(torch.arange(len(users), dtype=torch.int32, device=users.device), n_seen)
         before = torch.cumsum(n_seen, 0) - n_seen  # (users,)
-        place = torch.arange(len(row), device=users.device) + (self._starts[users] - before)[row]  # (ratings,)
-        seen = torch.zeros(len(users), self._n_items, device=users.device)
-        seen[row, self._item_idx[place].long()] = 1.0
-        return seen
+        place = torch.arange(len(row), device=users.device) + (self._starts[users] - before)[row]  # (batch,)
+        return cells(row, self._item_idx[place], len(users), self._n_items), self._weight[place]
 
 
 def rating_range(rating: NDArray[np.float32], scale: tuple[float, float] | None) -> tuple[float, float]:
@@ -223,6 +303,16 @@ def checked(train: Ratings, scale: tuple[float, float] | None) -> Ratings:
                 "mend RECSYS_RATING_MIN and RECSYS_RATING_MAX or the ratings"
             )
     return train.compact()
+
+
+def _weight(train: Ratings, rating_weight: float, user_power: float) -> NDArray[np.float32]:
+    """w of every rating, (n_ratings,), as `RankingLoss` has it."""
+    span = float(np.ptp(train.rating)) or 1.0
+    liked = 1 + rating_weight * (train.rating - train.rating.mean(dtype=np.float64)) / span
+    n_rated = np.bincount(train.user_idx)
+    eager = (n_rated * (train.n_users / train.n_ratings)) ** user_power  # (n_users,)
+    weight: NDArray[np.float32] = (np.maximum(liked, _LEAST_WEIGHT) / eager[train.user_idx]).astype(np.float32)
+    return weight
 
 
 def _damping(n_rated: NDArray[np.int64], strength: float, device: torch.device) -> Tensor:

@@ -5,11 +5,34 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, insert, inspect, select, text
 
 from recsys.data import migration, schema
 from recsys.data.database import connect, reading, writing
 from recsys.errors import DatabaseError
+
+FIRST_VERSION = {
+    "objective": "ranking",
+    "architecture": "dot",
+    "status": "ready",
+    "configuration": {"n_factors": 2},
+    "metrics": {"ndcg": 0.5},
+    "baselines": {},
+    "history": [],
+    "data_fingerprint": "known",
+    "trained_seq": 0,
+    "n_users": 1,
+    "n_items": 1,
+    "n_ratings": 1,
+    "n_factors": 2,
+    "global_bias": 0.0,
+    "rating_min": 1.0,
+    "rating_max": 5.0,
+    "created_at": 0,
+    "training_seconds": 0.1,
+    "gate_passed": True,
+    "gate_reason": "known",
+}
 
 
 def tables(engine: Engine) -> set[str]:
@@ -49,6 +72,32 @@ def test_an_empty_sqlite_database_is_made_ready_and_an_empty_postgres_is_not(emp
     else:
         with pytest.raises(DatabaseError, match="recsys init"):
             migration.ready(empty_engine)
+
+
+def test_a_database_of_the_first_schema_keeps_its_rows(empty_engine: Engine) -> None:
+    migration.upgrade(empty_engine, "0001")
+    with writing(empty_engine) as connection:
+        connection.execute(text("INSERT INTO users (user_id) VALUES ('a')"))
+        connection.execute(text("INSERT INTO items (item_id, title) VALUES ('i', 'Alien (1979)')"))
+        connection.execute(text("INSERT INTO ratings (user_key, item_key, rating) VALUES (1, 1, 4.5)"))
+        number = connection.scalar(insert(schema.models).values(FIRST_VERSION).returning(schema.models.c.number))
+        connection.execute(text("INSERT INTO live_models (objective, number) VALUES ('ranking', 1)"))
+    with pytest.raises(DatabaseError, match=r"has schema 0001, this version needs .*: run `recsys init`"):
+        migration.ready(empty_engine)
+    migration.upgrade(empty_engine)
+    migration.ready(empty_engine)
+    with writing(empty_engine) as connection:
+        assert connection.execute(text("SELECT user_id FROM users")).all() == [("a",)]
+        assert connection.execute(text("SELECT item_key, rating FROM ratings")).all() == [(1, 4.5)]
+        stored = connection.execute(select(schema.models)).one()._asdict()
+        assert {name: stored[name] for name in FIRST_VERSION} == FIRST_VERSION
+        connection.execute(insert(schema.model_weights).values(number=number, weights=b"w"))
+        connection.execute(text("DELETE FROM live_models"))
+        connection.execute(text("DELETE FROM models"))
+        assert connection.execute(select(schema.model_weights)).all() == []
+    migration.downgrade(empty_engine, "0001")
+    with reading(empty_engine) as connection:
+        assert connection.scalar(text("SELECT rating FROM ratings")) == 4.5
 
 
 def test_another_schema_is_refused(engine: Engine) -> None:

@@ -182,7 +182,7 @@ def test_evaluate_touches_no_database(on_sqlite: Recsys, ratings: Path) -> None:
     (on_sqlite.folder / "test.csv").write_text("\n".join([lines[0], *lines[2::2]]))
     files = ("--train", "train.csv", "--test", "test.csv")
     ranking = on_sqlite.json("evaluate", *files, "--objective", "ranking", "--k", "5")
-    assert set(ranking["metrics"]) == {"ndcg", "recall", "hit_rate", "coverage"}
+    assert set(ranking["metrics"]) == {"ndcg", "recall", "hit_rate", "coverage", "novelty"}
     rating = on_sqlite.json("evaluate", *files, "--objective", "rating")
     assert set(rating["metrics"]) == {"rmse", "mae"}
     assert set(rating["baselines"]) == {"popular", "bias"}

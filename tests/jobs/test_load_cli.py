@@ -219,6 +219,38 @@ def test_a_folder_brings_its_items_and_a_path_may_go_on_inside_a_zip(recsys: Rec
     assert [row[:3] for row in ratings_in(recsys)] == [("007", "0104257", 4.5), ("8", "20K", 9.0)]
 
 
+def test_users_are_loaded_and_a_second_load_changes_nothing(recsys: Recsys) -> None:
+    (recsys.folder / "ratings.csv").write_text(HEADER + "ann,heat,5,881250949\n")
+    (recsys.folder / "people.csv").write_text("id,age,segments\nann,24,a|b\nnew,,c\n,30,\n")
+    load = ("load", "ratings.csv", "--users", "people.csv")
+    tried = recsys.json(*load, "--dry-run")
+    assert (tried["users"], tried["users_rejected"]) == (2, 1)
+    with connected(recsys) as connection:
+        described = "SELECT user_id, categories, attributes FROM users WHERE categories != '[]' ORDER BY 1"
+        assert connection.execute(described).fetchall() == []
+        loaded = recsys.json(*load)
+        assert (loaded["rejected"], loaded["items_rejected"], loaded["users_rejected"]) == (0, 0, 1)
+        assert connection.execute(described).fetchall() == [
+            ("ann", '["a", "b"]', '{"age": 24}'),
+            ("new", '["c"]', "{}"),
+        ]
+    reason = "people.csv:4: user_id is empty: expected an id such as 196; mend or delete the line"
+    assert reasons(recsys, loaded["rejects_file"]) == [reason]
+    before = all_rows(recsys)
+    assert "\n1 rows of users rejected\n" in recsys(*load)
+    assert all_rows(recsys) == before
+
+
+def test_a_file_of_users_that_is_mostly_bad_refuses_the_load(recsys: Recsys) -> None:
+    (recsys.folder / "ratings.csv").write_text(HEADER + "new,heat,5,\n")
+    (recsys.folder / "people.csv").write_text("user_id,age\nnew,24\n,25\n,26\n")
+    before = all_rows(recsys)
+    line = recsys("load", "ratings.csv", "--users", "people.csv", code=1)
+    assert line.startswith("recsys: people.csv: 2 of 3 rows of users were rejected, so nothing was loaded")
+    assert line.endswith("All of them: ratings.csv.rejects.txt\n")
+    assert all_rows(recsys) == before
+
+
 N_ROWS = 300_000
 
 

@@ -115,7 +115,8 @@ def test_blocks_of_users_agree_with_a_slow_definition(monkeypatch: pytest.Monkey
         made_factors(list(range(40)), list(range(30)), z.tolist()), train, test, k=7, relevant_from=3
     )
 
-    ndcg, recall, hit, shown = [], [], [], set()
+    ndcg, recall, hit, bits, shown = [], [], [], [], set()
+    n_rated = np.bincount([i for _, i, _ in rows_of(train)], minlength=30)
     test_items = {u: {i for v, i, r in rows_of(test) if v == u and r >= 3} for u in range(40)}
     for user, relevant in test_items.items():
         if not relevant:
@@ -126,12 +127,14 @@ def test_blocks_of_users_agree_with_a_slow_definition(monkeypatch: pytest.Monkey
         ndcg.append(sum(gains) / sum(1 / np.log2(rank + 2) for rank in range(min(7, len(relevant)))))
         recall.append(len(gains) / min(7, len(relevant)))
         hit.append(len(gains) > 0)
+        bits += [np.log2(train.n_users / n_rated[item]) for item in best]
         shown |= set(best)
     assert metrics.user_ndcg == pytest.approx(ndcg)
     assert metrics.ndcg == pytest.approx(np.mean(ndcg))
     assert metrics.recall == pytest.approx(np.mean(recall))
     assert metrics.hit_rate == pytest.approx(np.mean(hit))
     assert metrics.coverage == pytest.approx(len(shown) / 30)
+    assert metrics.novelty == pytest.approx(np.mean(bits))
 
 
 def rows_of(data: Ratings) -> list[tuple[int, int, float]]:

@@ -2,25 +2,52 @@
 
 import json
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import recsys.training.fit as fit_module
 from recsys.data.dataset import Ratings
+from recsys.data.features import features
 from recsys.errors import InputError, TrainingError
-from recsys.factors import Factors
+from recsys.factors import Architecture, Factors, Objective
 from recsys.training.baselines import bias_only, popular
 from recsys.training.evaluation import evaluate_ranking, evaluate_rating
-from recsys.training.fit import Config, EpochRecord, default_config, fit, one_cycle, pick_device
+from recsys.training.fit import (
+    Config,
+    EpochRecord,
+    Fitted,
+    default_config,
+    fit,
+    one_cycle,
+    pick_device,
+    stepped,
+    untrained,
+)
+from recsys.training.objectives import checked
 
 from .made import blocks, checkerboard, columns, ratings
 
 
-def rating_config(data: Ratings, **overrides: float | None) -> Config:
+def rating_config(data: Ratings, **overrides: Any) -> Config:
     """Settings for a set of a few hundred ratings without noise."""
-    chosen: dict[str, float | None] = {"n_factors": 8, "n_epochs": 30, "batch_size": 64, "l2": 0.005}
-    return default_config("rating", data.n_ratings, **(chosen | {"learning_rate": 0.05} | overrides))
+    chosen = {"n_factors": 8, "n_epochs": 30, "batch_size": 64, "l2": 0.005, "learning_rate": 0.05}
+    return default_config("rating", data.n_ratings, **(chosen | overrides))
+
+
+def neural_config(data: Ratings, objective: Objective, **overrides: Any) -> Config:
+    chosen = {"n_epochs": 30, "batch_size": 64, "learning_rate": 0.02, "hidden": (16, 8)}
+    return default_config(objective, data.n_ratings, architecture="neural", **(chosen | overrides))
+
+
+OBJECTIVES = pytest.mark.parametrize("objective", ["rating", "ranking"])
+KINDS = pytest.mark.parametrize(
+    ("objective", "architecture"),
+    [("rating", "dot"), ("ranking", "dot"), ("rating", "neural"), ("ranking", "neural")],
+    ids=["dot rating", "dot ranking", "neural rating", "neural ranking"],
+)
 
 
 def test_rating_learns_a_checkerboard_that_biases_cannot() -> None:
@@ -40,6 +67,224 @@ def test_ranking_learns_blocks_that_popularity_cannot() -> None:
     assert by_count.recall < 0.4
 
 
+def test_the_neural_model_learns_a_checkerboard() -> None:
+    train, test = checkerboard()
+    for batch_norm in (False, True):
+        config = neural_config(train, "rating", n_epochs=20, learning_rate=0.03, batch_norm=batch_norm)
+        fitted = fit(train, config, device="cpu")
+        assert evaluate_rating(fitted.factors, test).rmse < 0.5
+        assert fitted.factors.head is not None
+
+
+@pytest.mark.parametrize("n_sampled", [0, 50])
+def test_the_neural_model_learns_blocks(n_sampled: int) -> None:
+    train, test = blocks()
+    config = neural_config(
+        train, "ranking", n_sampled=n_sampled, n_epochs=15, batch_size=256, learning_rate=0.01, weight_decay=0.5
+    )
+    learned = evaluate_ranking(fit(train, config, device="cpu").factors, train, test, k=10, relevant_from=None)
+    assert learned.recall > 0.85  # popularity: below 0.4
+
+
+def test_a_sample_of_the_catalogue_ranks_about_as_well_as_all_of_it() -> None:
+    train, test = blocks()
+
+    def recall(n_sampled: int) -> float:
+        config = default_config(
+            "ranking", train.n_ratings, n_factors=8, batch_size=256, weight_decay=0.5, n_sampled=n_sampled
+        )
+        factors = fit(train, config, device="cpu").factors
+        return evaluate_ranking(factors, train, test, k=10, relevant_from=None).recall
+
+    whole, sampled = recall(0), recall(50)
+    assert whole != sampled
+    assert sampled == pytest.approx(whole, abs=0.05)
+
+
+def test_a_large_catalogue_is_sampled_by_default_and_a_small_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, _ = blocks()
+    config = default_config("ranking", train.n_ratings, n_epochs=1, n_factors=2)
+    small = fit(train, config, device="cpu").factors
+    assert same_bits(small, fit(train, replace(config, n_sampled=0), device="cpu").factors)
+    monkeypatch.setattr("recsys.training.fit.MOST_CATALOGUE", 99)
+    large = fit(train, config, device="cpu").factors
+    assert not same_bits(small, large)
+    assert same_bits(large, fit(train, replace(config, n_sampled=8192), device="cpu").factors)
+
+
+KINDS_OF_ITEMS = [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2)]
+WITHHELD = np.arange(10, 16)  # one item of each
+
+
+def described(n_users: int = 60, n_items: int = 48, seed: int = 0) -> tuple[Ratings, Ratings]:
+    """Users love the items of one of three kinds, of which an item has one or two: (train, test of withheld items).
+
+    Nobody's ratings of items 10 to 15 are known in training, nor does item 47 have any kind.
+    """
+    random = np.random.default_rng(seed)
+    user, item = (of.ravel() for of in np.indices((n_users, n_items)))
+    kinds = [() if key == n_items - 1 else KINDS_OF_ITEMS[key % 6] for key in range(n_items)]
+    loves = np.array([[kind in kinds[key] for key in range(n_items)] for kind in range(3)])
+    everything = columns(user, item, np.where(loves[user % 3, item], 5.0, 1.0))
+    known = features(np.arange(n_items), [[f"k{kind}" for kind in of] for of in kinds], [{}] * n_items)
+    everything = replace(everything, item_features=known)
+    withheld = np.isin(item, WITHHELD)
+    return everything.select(~withheld & (random.random(len(user)) < 0.5)), everything.select(withheld)
+
+
+def described_config(data: Ratings, objective: Objective, architecture: Architecture, **overrides: Any) -> Config:
+    chosen: dict[str, Any] = {"n_epochs": 20, "batch_size": 64, "learning_rate": 0.02, "feature_l2": 1.0, "l2": 0.005}
+    chosen |= {"weight_decay": 0.1} if architecture == "neural" else {"n_factors": 6}
+    return default_config(objective, data.n_ratings, architecture=architecture, **(chosen | overrides))
+
+
+@KINDS
+def test_items_without_ratings_get_the_row_and_bias_of_their_features(
+    objective: Objective, architecture: Architecture
+) -> None:
+    train, _ = described()
+    config = described_config(train, objective, architecture, n_epochs=3)
+    factors = fit(train, config, device="cpu").factors
+    assert factors.item_keys.tolist() == list(range(48))
+    assert factors.user_keys.tolist() == list(range(60))
+    of_item = np.column_stack([factors.item_factors, factors.item_bias])
+    of_kinds = dict(zip(KINDS_OF_ITEMS, of_item[[10 + (place - 10) % 6 for place in range(6)]], strict=True))
+    # {0, 1} and 2 are {1, 2} and 0: whatever is added to all rows, such as a neural model's first bias.
+    assert of_kinds[0, 1] + of_kinds[2,] == pytest.approx(of_kinds[1, 2] + of_kinds[0,], abs=1e-5)
+    assert of_kinds[0, 1] + of_kinds[2,] == pytest.approx(of_kinds[0, 2] + of_kinds[1,], abs=1e-5)
+    n_dot = factors.embeddings.shape[1]
+    multiplied = [*range(n_dot), -1]
+    assert of_kinds[0, 1][multiplied] == pytest.approx((of_kinds[0,] + of_kinds[1,])[multiplied], abs=1e-5)
+    assert np.abs(of_kinds[0,] - of_kinds[1,]).max() > 0.01
+    # Every other item has a row of its own as well.
+    assert np.abs(of_item[16] - of_kinds[KINDS_OF_ITEMS[16 % 6]]).max() > 0.001
+
+
+@pytest.mark.parametrize("architecture", ["dot", "neural"])
+def test_features_predict_ratings_of_items_without_any(architecture: Architecture) -> None:
+    train, test = described()
+    config = described_config(train, "rating", architecture)
+    with_features = evaluate_rating(fit(train, config, device="cpu").factors, test).rmse
+    without = evaluate_rating(fit(train, replace(config, features=False), device="cpu").factors, test).rmse
+    assert without > 1.8
+    assert with_features < 0.5 * without
+
+
+@pytest.mark.parametrize("architecture", ["dot", "neural"])
+def test_features_rank_items_without_any_ratings(architecture: Architecture) -> None:
+    train, test = described()
+    liked = test.select(test.rating == 5)
+    train = train.select(train.rating == 5)
+    factors = fit(train, described_config(train, "ranking", architecture), device="cpu").factors
+    of_withheld = factors.scores(np.arange(60))[:, WITHHELD]
+    loves = np.zeros((60, 6), bool)
+    loves[liked.user_idx, liked.item_idx - 10] = True
+    right = of_withheld[loves].reshape(60, 3, 1) > of_withheld[~loves].reshape(60, 1, 3)
+    assert right.mean() > 0.9
+
+
+@KINDS
+def test_users_without_ratings_get_the_row_and_bias_of_their_features(
+    objective: Objective, architecture: Architecture
+) -> None:
+    """The same with users for items: two users of one kind are the same, and not what a third kind is."""
+    train, _ = checkerboard()
+    known = features(np.arange(64), [["odd" if key % 2 else "even"] for key in range(64)], [{}] * 64)
+    train = replace(train.select(train.user_idx != 3), user_features=known)
+    config = described_config(train, objective, architecture)
+    factors = fit(train, config, device="cpu").factors
+    assert factors.user_keys.tolist() == list(range(64))
+    rows = np.column_stack([factors.user_factors, factors.user_bias])
+    assert np.array_equal(rows[3], rows[61])
+    assert np.array_equal(rows[60], rows[62])
+    assert np.abs(rows[60] - rows[61]).max() > 0.01
+    if objective == "rating":
+        liked = np.arange(60) % 2 == 1
+        predicted = factors.predict(np.full(60, 61), np.arange(60))
+        assert predicted[liked].min() > predicted[~liked].max()
+
+
+@KINDS
+def test_features_of_nobody_in_the_ratings_do_no_harm(objective: Objective, architecture: Architecture) -> None:
+    train, _ = checkerboard(20, 12)
+    known = features(np.arange(1000, 1010), [["a"] if key < 5 else ["b"] for key in range(10)], [{}] * 10)
+    config = described_config(train, objective, architecture, n_epochs=2)
+    fitted = fit(replace(train, item_features=known, user_features=known), config, device="cpu").factors
+    assert fitted.item_keys.tolist() == [*range(20), *range(1000, 1010)]
+    assert fitted.user_keys.tolist() == [*range(20), *range(1000, 1010)]
+    assert np.isfinite(fitted.scores(np.arange(30))).all()
+    # Nothing was learned of them: neither rows nor biases that matter.
+    n_dot = fitted.embeddings.shape[1]
+    assert np.abs(fitted.item_factors[20:, :n_dot]).max() < 0.1
+    assert np.abs(fitted.item_bias[20:]).max() < 1e-3
+
+
+def test_no_features_and_features_left_out_are_as_none() -> None:
+    train, _ = described()
+    config = described_config(train, "rating", "dot", n_epochs=1)
+    plain = fit(replace(train, item_features=None), config, device="cpu").factors
+    empty = features(np.arange(48), [[]] * 48, [{}] * 48)
+    assert empty.n_features == 0
+    assert same_bits(plain, fit(replace(train, item_features=empty), config, device="cpu").factors)
+    assert same_bits(plain, fit(train, replace(config, features=False), device="cpu").factors)
+    assert plain.item_keys.tolist() == [key for key in range(48) if key not in WITHHELD]
+
+
+@KINDS
+def test_batches_cut_into_parts_have_the_same_gradient(objective: Objective, architecture: Architecture) -> None:
+    """The parts are not of the same size; chance of layers and candidates is left out."""
+    train, _ = described()
+    train = checked(train, None)
+    config = described_config(train, objective, architecture)
+    config = replace(config, dropout=0.0, implicit_dropout=0.0, n_sampled=0, damping=0.3)
+
+    def step(accumulate: int) -> tuple[float, dict[str, np.ndarray]]:
+        begun = untrained(train, config, None, torch.Generator().manual_seed(0))
+        loss = stepped(begun.model, begun.loss, begun.optimizer, 3, 23, 0.01, 0.9, accumulate=accumulate)
+        gradients = {name: of.grad.numpy() for name, of in begun.model.named_parameters() if of.grad is not None}
+        return loss.item(), gradients
+
+    (loss, whole), (loss_of_parts, cut) = step(1), step(3)
+    assert loss_of_parts == pytest.approx(loss, rel=1e-5)
+    assert whole.keys() == cut.keys()
+    for name, gradient in whole.items():
+        assert cut[name] == pytest.approx(gradient, rel=1e-3, abs=1e-6 + 1e-4 * float(np.abs(gradient).max())), name
+
+
+def test_batches_cut_into_parts_teach_nearly_the_same() -> None:
+    train, _ = checkerboard()
+    whole, cut = (fit(train, rating_config(train), device="cpu", accumulate=n).factors for n in (1, 4))
+    assert not same_bits(whole, cut)
+    users = np.arange(60)
+    assert cut.scores(users) == pytest.approx(whole.scores(users), abs=0.01)
+
+
+@KINDS
+def test_batches_are_cut_into_no_more_parts_than_they_have(objective: Objective, architecture: Architecture) -> None:
+    train, _ = checkerboard(10, 6)
+    config = default_config(
+        objective, train.n_ratings, architecture=architecture, n_epochs=2, batch_size=8, dropout=0.0, n_sampled=5
+    )
+    most, more = (fit(train, config, device="cpu", accumulate=n).factors for n in (8, 1000))
+    assert same_bits(most, more)
+
+
+def test_batches_are_cut_into_one_part_at_least() -> None:
+    with pytest.raises(InputError, match="accumulate is 0: a batch can be cut into 1 part or more"):
+        fit(checkerboard()[0], rating_config(checkerboard()[0]), device="cpu", accumulate=0)
+
+
+@OBJECTIVES
+@pytest.mark.parametrize("accumulate", [1, 1000])
+def test_a_batch_of_one_row_can_be_normalised(objective: Objective, accumulate: int) -> None:
+    """The last of an epoch may be, and parts are: torch refuses to take its variance."""
+    train, _ = checkerboard(10, 7)
+    train = train.select(np.arange(61))
+    config = neural_config(train, objective, batch_size=20, n_epochs=2, hidden=(4, 3), batch_norm=True)
+    factors = fit(train, config, device="cpu", accumulate=accumulate).factors
+    assert np.isfinite(factors.scores(np.arange(factors.n_users))).all()
+
+
 def test_defaults_beat_biases_where_there_is_structure() -> None:
     random = np.random.default_rng(0)
     p, q = random.normal(size=(300, 2)), random.normal(size=(200, 2))
@@ -54,12 +299,10 @@ def test_defaults_beat_biases_where_there_is_structure() -> None:
     assert evaluate_rating(fitted.factors, test).rmse < 0.8 * baseline
 
 
-@pytest.mark.parametrize("objective", ["rating", "ranking"])
-def test_a_seed_repeats_a_cpu_run_bit_for_bit(objective: str) -> None:
+@KINDS
+def test_a_seed_repeats_a_cpu_run_bit_for_bit(objective: Objective, architecture: Architecture) -> None:
     train, _ = checkerboard()
-    config = default_config(
-        "rating" if objective == "rating" else "ranking", train.n_ratings, n_epochs=3, batch_size=32
-    )
+    config = default_config(objective, train.n_ratings, architecture=architecture, n_epochs=3, batch_size=128)
     first = fit(train, config, device="cpu", seed=7)
     torch.manual_seed(99)  # global state must not matter
     again = fit(train, config, device="cpu", seed=7)
@@ -70,10 +313,12 @@ def test_a_seed_repeats_a_cpu_run_bit_for_bit(objective: str) -> None:
 
 
 def same_bits(a: Factors, b: Factors) -> bool:
-    names = ("user_factors", "item_factors", "user_bias", "item_bias")
-    return a.global_bias == b.global_bias and all(
-        getattr(a, name).tobytes() == getattr(b, name).tobytes() for name in names
-    )
+    def parts(of: Factors) -> list[bytes]:
+        layers = [] if of.head is None else [array for layer in of.head.layers for array in layer]
+        tables = (of.user_keys, of.item_keys, of.user_factors, of.item_factors, of.user_bias, of.item_bias)
+        return [array.tobytes() for array in (*tables, *layers)]
+
+    return a.global_bias == b.global_bias and parts(a) == parts(b)
 
 
 def test_global_random_state_is_left_alone() -> None:
@@ -126,10 +371,13 @@ def test_one_cycle_rises_to_the_peak_and_falls_to_nothing() -> None:
 
 
 @pytest.mark.parametrize("n_ratings", [1, 10_000, 100_000, 1_000_000, 25_000_000])
-@pytest.mark.parametrize("objective", ["rating", "ranking"])
-def test_defaults_exist_for_every_size_and_survive_json(objective: str, n_ratings: int) -> None:
-    config = default_config("rating" if objective == "rating" else "ranking", n_ratings)
-    assert Config(**json.loads(json.dumps(asdict(config)))) == config
+@KINDS
+def test_defaults_exist_for_every_size_and_survive_json(
+    objective: Objective, architecture: Architecture, n_ratings: int
+) -> None:
+    config = default_config(objective, n_ratings, architecture=architecture)
+    record = json.loads(json.dumps(config.as_record()))
+    assert Config(**{**record, "hidden": tuple(record["hidden"])}) == config
 
 
 def test_overrides_replace_defaults_and_none_does_not() -> None:
@@ -147,11 +395,86 @@ def test_overrides_replace_defaults_and_none_does_not() -> None:
         ("learning_rate", 0.0, "learning_rate is 0.0; it must be above 0"),
         ("l2", -0.1, "l2 is -0.1; it must not be negative"),
         ("weight_decay", float("nan"), "weight_decay is nan; it must not be negative"),
+        ("feature_l2", -1.0, "feature_l2 is -1.0; it must not be negative"),
+        ("n_sampled", -1, "n_sampled is -1; it must be 0, for the whole catalogue, or more"),
+        ("implicit_dropout", 1.0, "implicit_dropout is 1.0; it must be at least 0 and below 1"),
+        ("dropout", -0.1, "dropout is -0.1; it must be at least 0 and below 1"),
+        ("hidden", (64,), "hidden layers belong to the neural architecture"),
     ],
 )
 def test_settings_out_of_range_are_named(field: str, value: float, expected: str) -> None:
     with pytest.raises(InputError, match=expected):
         default_config("rating", 1000, **{field: value})
+
+
+def test_layers_without_width_are_refused() -> None:
+    for hidden in ((), (64, 0)):
+        with pytest.raises(InputError, match="needs at least one hidden layer of width 1 or more"):
+            default_config("rating", 1000, architecture="neural", hidden=hidden)
+
+
+def short_of(memory: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every batch is too large."""
+
+    def batch(*_: object) -> torch.Tensor:
+        raise memory
+
+    monkeypatch.setattr("recsys.training.objectives.RatingLoss.batch", batch)
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_too_little_memory_says_what_to_do(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU there is nothing to fall back to."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    train, _ = checkerboard()
+    short_of(torch.OutOfMemoryError("Tried to allocate 2 GiB\nmore"), monkeypatch)
+    expected = r"memory of device cpu is too short \(Tried to allocate 2 GiB\).*--accumulate 6.*--n-factors\)$"
+    with pytest.raises(TrainingError, match=expected):
+        fit(train, rating_config(train), device=device, accumulate=3)
+
+
+def test_too_little_memory_of_the_cpu_is_known_by_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, _ = checkerboard()
+
+    def batch(*_: object) -> torch.Tensor:
+        return torch.empty(1 << 60)
+
+    monkeypatch.setattr("recsys.training.objectives.RatingLoss.batch", batch)
+    with pytest.raises(TrainingError, match="memory of device cpu is too short"):
+        fit(train, rating_config(train), device="cpu")
+    short_of(MemoryError(), monkeypatch)
+    with pytest.raises(TrainingError, match="memory of device cpu is too short"):
+        fit(train, rating_config(train), device="cpu")
+
+
+def test_other_errors_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, _ = checkerboard()
+    short_of(RuntimeError("shapes do not match"), monkeypatch)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        fit(train, rating_config(train), device="cpu")
+
+
+def test_auto_goes_on_with_the_cpu_where_the_gpu_is_too_small(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No GPU is needed to see it: training on one is taken to fail."""
+    train, _ = checkerboard()
+    config = rating_config(train, n_epochs=1)
+    expected = fit(train, config, device="cpu").factors
+    really = fit_module._fit
+
+    def on_cpu_only(job: Any, device: torch.device, hooks: Any) -> Fitted:
+        if device.type == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return really(job, device, hooks)
+
+    monkeypatch.setattr(fit_module, "_fit", on_cpu_only)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    assert same_bits(fit(train, config, device="auto").factors, expected)
+    assert "GPU memory is too short for this training: training on the CPU" in caplog.text
+    with pytest.raises(TrainingError, match=r"memory of device cuda is too short.*or train with --device cpu"):
+        fit(train, config, device="cuda")
 
 
 def test_cuda_without_cuda_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,26 +486,41 @@ def test_cuda_without_cuda_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
         pick_device("tpu")
 
 
-def test_a_diverged_training_says_what_to_do() -> None:
+@KINDS
+def test_a_diverged_training_says_what_to_do(objective: Objective, architecture: Architecture) -> None:
     train, _ = checkerboard()
-    with pytest.raises(TrainingError, match=r"the loss of epoch \d is (nan|inf).*learning rate below 1e\+30"):
-        fit(train, rating_config(train, learning_rate=1e30), device="cpu")
+    config = default_config(objective, train.n_ratings, architecture=architecture, learning_rate=1e30, batch_size=64)
+    with pytest.raises(TrainingError, match=r"the loss of epoch \d+ is (nan|inf).*learning rate below 1e\+30"):
+        fit(train, config, device="cpu")
 
 
-@pytest.mark.parametrize("objective", ["rating", "ranking"])
+@pytest.mark.parametrize(
+    ("objective", "architecture", "batch_norm"),
+    [
+        ("rating", "dot", False),
+        ("ranking", "dot", False),
+        ("rating", "neural", False),
+        ("ranking", "neural", False),
+        ("rating", "neural", True),
+        ("ranking", "neural", True),
+    ],
+)
 @pytest.mark.parametrize(
     "rows",
     [
         [(0, 0, 3.0)],
+        [(0, 0, 2.0), (1, 1, 4.0)],
         [(0, 0, 1.0), (0, 1, 5.0), (0, 2, 3.0)],
         [(0, 0, 1.0), (1, 0, 5.0), (2, 0, 3.0)],
         [(0, 0, 4.0), (0, 1, 4.0), (1, 0, 4.0), (1, 2, 4.0)],
     ],
-    ids=["one rating", "one user", "one item", "all ratings equal"],
+    ids=["one rating", "two ratings", "one user", "one item", "all ratings equal"],
 )
-def test_tiny_sets_give_a_sensible_result(objective: str, rows: list[tuple[int, int, float]]) -> None:
+def test_tiny_sets_give_a_sensible_result(
+    objective: Objective, architecture: Architecture, rows: list[tuple[int, int, float]], batch_norm: bool
+) -> None:
     train = ratings(rows)
-    config = default_config("rating" if objective == "rating" else "ranking", train.n_ratings)
+    config = default_config(objective, train.n_ratings, architecture=architecture, batch_norm=batch_norm)
     factors = fit(train, config, device="cpu").factors
     everyone = np.arange(factors.n_users)
     assert np.isfinite(factors.scores(everyone)).all()

@@ -1,0 +1,43 @@
+"""A small case with everything that is awkward in a real one."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from benchmarks.case import Case
+from benchmarks.ours import ratings
+from recsys.data.dataset import Ratings
+
+
+def case(n_users: int = 40, n_items: int = 60, seed: int = 0) -> Case:
+    """Random ratings; the last user and the last item are unknown in training, the last but one user asks nothing."""
+    random = np.random.default_rng(seed)
+    user, item = np.nonzero(random.random((n_users, n_items)) < 0.4)
+    rating = random.integers(1, 6, len(user)).astype(np.float32)
+    rating[user == n_users - 2] = 3
+    rating[(user == n_users - 1) | (item == n_items - 1)] = 5
+    held_out = (random.random(len(user)) < 0.25) | (user == n_users - 1) | (item == n_items - 1)
+    user, item = user.astype(np.int32), item.astype(np.int32)
+    return Case(
+        user=user[~held_out],
+        item=item[~held_out],
+        rating=rating[~held_out],
+        test_user=user[held_out],
+        test_item=item[held_out],
+        test_rating=rating[held_out],
+        n_users=n_users,
+        n_items=n_items,
+    )
+
+
+def parts(given: Case) -> tuple[Ratings, Ratings]:
+    """The same as `Ratings`: (train, test)."""
+    train = ratings(given)
+    test = replace(
+        train,
+        user_idx=given.test_user,
+        item_idx=given.test_item,
+        rating=given.test_rating,
+        rated_at=np.zeros(len(given.test_rating), np.int64),
+    )
+    return train, test
