@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 LABELS = {
     "rating": "**ours**",
     "ranking": "**ours**",
+    "rating-neural": "**ours, neural**",
     "surprise-svd": "Surprise SVD",
     "surprise-svdpp": "Surprise SVD++",
     "cmfrec": "cmfrec",
@@ -42,6 +43,7 @@ LABELS = {
     "most-popular": "most popular",
 }
 RATING = ["rating", "surprise-svd", "cmfrec", "lenskit-biasedmf"]
+OURS = ["rating", "rating-neural", "ranking"]
 RANKING = ["ranking", "ease", "implicit-als", "implicit-bpr", "lenskit-itemknn", "most-popular"]
 
 TARGETS = {"surprise": ("surprise-svd", 0.8724), "cmfrec": ("cmfrec", 0.8521)}
@@ -150,7 +152,7 @@ def compared(comparison: Comparison, runner: Runner) -> dict[str, Outcome]:
 
 
 def _figures(comparison: Comparison, runner: Runner, name: str, case: Path, seed: int) -> dict[str, float]:
-    run, answer = runner.run(name, case, seed, is_ours=name in ("rating", "ranking"))
+    run, answer = runner.run(name, case, seed, is_ours=name in OURS)
     return {**comparison.measure(read_case(case), answer), SECONDS: run.seconds, MEMORY: run.peak_mib}
 
 
@@ -199,7 +201,7 @@ def full_plan(source: Path, folder: Path, n_large: int | None) -> Plan:
         Comparison(
             "Ratings: MovieLens 100K, random 80/20",
             "Five random splits, each with a seed of its own.",
-            [*RATING, "surprise-svdpp"],
+            [*RATING, "rating-neural", "surprise-svdpp"],
             splits,
             rating_metrics,
         ),

@@ -17,8 +17,22 @@ from recsys.scoring.search import top_n_rows
 from recsys.training.fit import Config, Fitted, default_config, fit
 
 FAST: dict[str, dict[str, Any]] = {
-    "cmfrec": {"n_epochs": 5, "batch_size": 8192, "implicit": False},
-    "surprise": {"n_epochs": 5, "batch_size": 8192, "implicit": False},
+    "cmfrec": {
+        "implicit": False,
+        "n_factors": 32,
+        "n_epochs": 5,
+        "batch_size": 16384,
+        "learning_rate": 0.015,
+        "l2": 0.02,
+    },
+    "surprise": {
+        "implicit": False,
+        "n_factors": 16,
+        "n_epochs": 3,
+        "batch_size": 16384,
+        "learning_rate": 0.02,
+        "l2": 0.02,
+    },
 }
 """What differs from the default settings where a peer's accuracy is to be reached as fast as can be.
 
@@ -50,6 +64,8 @@ def config_of(name: str, n_ratings: int, n_users: int) -> Config:
     """The settings of a run by its name."""
     if name == "ranking":
         return default_config("ranking", n_ratings, n_users)
+    if name == "rating-neural":
+        return default_config("rating", n_ratings, n_users, architecture="neural")
     overrides = {"rating": {}, "throughput": THROUGHPUT, "large": LARGE, **FAST}[name]
     return default_config("rating", n_ratings, n_users, **overrides)
 
@@ -96,7 +112,7 @@ def epoch_seconds(fitted: Fitted) -> list[float]:
 
 
 def main() -> None:
-    given = arguments(__doc__, ["rating", "ranking", *FAST, "throughput", "large"])
+    given = arguments(__doc__, ["rating", "rating-neural", "ranking", *FAST, "throughput", "large"])
     case = read_case(given.case)
     cost, fitted = trained(case, given.name, seed=given.seed)
     versions = {name: version(name) for name in ("recsys", "torch", "numpy")}

@@ -159,13 +159,13 @@ def default_config(
     if objective == "rating":
         chosen = Config(
             objective="rating",
-            n_factors=64 if scale < 0.5 else 128,
-            n_epochs=10 if scale < 0.5 else 8 if scale < 1.5 else 5,
-            batch_size=_power_of_two(1024 * 4**scale, 64, 1 << 17),
-            learning_rate=_between(0.005 * 0.5**scale, 0.002, 0.01),
+            n_factors=64 if scale < 1.5 else 128,
+            n_epochs=10 if scale < 1.5 else 5,
+            batch_size=_power_of_two(1024 * (16 if scale > 0 else 4) ** scale, 64, 1 << 17),
+            learning_rate=_between(0.005 * 2 ** abs(scale), 0.005, 0.015),
             weight_decay=0.0,
             bias_weight_decay=0.0,
-            l2=_between(0.08 * 0.5**scale, 0.01, 0.1),
+            l2=_between(0.08 * 0.4**scale, 0.01, 0.1),
             damping=2.5,
             implicit=n_ratings <= MOST_IMPLICIT,
             user_implicit_l2=100.0,
