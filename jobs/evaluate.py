@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from jobs.load import read_items_file, read_ratings_file, read_users_file, rejects_to
-from jobs.progress import say
 from jobs.train import fit_with_progress, rating_scale
 from recsys.data.dataset import Ratings
 from recsys.data.encoding import IdEncoder, as_ratings
@@ -87,6 +86,7 @@ def evaluate(
     return EvaluateReport(
         metrics=judge.measure(fitted.factors)[1],
         baselines={name: judge.measure(factors)[1] for name, factors in judge.baselines().items()},
+        known_share=round(known_share(training_set, test), 4),
         seconds=round(time.perf_counter() - started, 3),
     )
 
@@ -98,8 +98,6 @@ def _held_out(ratings: Ratings, split: Split, seed: int) -> tuple[Ratings, Ratin
         raise TrainingError(
             f"there are too few ratings to hold any out by {split}: give more, of users with two and more, or a --test"
         )
-    if split == "time-cut":
-        say(f"{known_share(ratings, held_out):.0%} of the ratings after the cut are of users known before it")
     return ratings.select(~held_out).compact(), ratings.select(held_out).compact()
 
 

@@ -106,6 +106,7 @@ class TrainReport(Result):
 class EvaluateReport(Result):
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]]
+    known_share: float = Field(description="Share of the ratings measured on whose user has ratings to train on.")
     seconds: float
 
 

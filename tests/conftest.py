@@ -17,7 +17,7 @@ from recsys.data.encoding import collect
 from recsys.data.items import upsert_items
 from recsys.data.ratings import upsert_ratings
 from recsys.data.rows import ItemRow, RatingBatch
-from recsys.factors import Factors, Objective
+from recsys.factors import Factors, Head, Objective
 from recsys.registry import Training, publish, store
 
 SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
@@ -176,8 +176,11 @@ def add_known_rows(engine: Engine) -> None:
         connection.execute(update(schema.items).where(schema.items.c.item_id == "hidden").values(hidden=True))
 
 
-def add_known_model(engine: Engine, objective: Objective, *, sign: float = 1.0) -> int:
-    """Store a version of two factors whose lists can be worked out by hand; it is not live yet."""
+def add_known_model(engine: Engine, objective: Objective, *, sign: float = 1.0, head: Head | None = None) -> int:
+    """Store a version of two factors whose lists can be worked out by hand; it is not live yet.
+
+    With a head its rows of two are what the head makes of them.
+    """
     with reading(engine) as connection:
         item_rows = connection.execute(select(schema.items.c.item_id, schema.items.c.item_key)).all()
         user_rows = connection.execute(select(schema.users.c.user_id, schema.users.c.user_key)).all()
@@ -195,9 +198,10 @@ def add_known_model(engine: Engine, objective: Objective, *, sign: float = 1.0) 
         user_bias=np.zeros(len(known_users), np.float32),
         item_bias=of_items[:, 2],
         rating_range=(0.5, 5.5) if objective == "rating" else None,
+        head=head,
     )
     training = Training(
-        architecture="dot",
+        architecture="dot" if head is None else "neural",
         configuration={"n_factors": 2},
         metrics={"ndcg": 0.5} if objective == "ranking" else {"rmse": 0.9, "mae": 0.7},
         baselines={"popular": {"ndcg": 0.2}},

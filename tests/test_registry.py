@@ -7,6 +7,7 @@ from sqlalchemy import Engine, func, insert, select
 from recsys.data import schema
 from recsys.data.database import reading, writing
 from recsys.errors import InputError, LockedError, NotFoundError
+from recsys.factors import Head
 from recsys.registry import (
     live_numbers,
     load_factors,
@@ -47,6 +48,57 @@ def test_factors_come_back_as_they_were(rows: Engine) -> None:
     assert (stored.n_users, stored.n_items, stored.n_factors) == (3, 6, 2)
     assert stored.training.metrics == {"rmse": 0.9, "mae": 0.7}
     assert not stored.live
+
+
+HEAD = Head(
+    n_dot=1,
+    layers=(
+        (np.array([[1.0], [-2.0]], np.float32), np.array([0.5, 1.0], np.float32)),
+        (np.array([[3.0, 4.0]], np.float32), np.array([-1.0], np.float32)),
+    ),
+)
+
+
+def test_the_layers_of_a_neural_version_come_back_and_go_with_it(rows: Engine) -> None:
+    neural, dot = add_known_model(rows, "ranking", head=HEAD), add_known_model(rows, "ranking")
+    with reading(rows) as connection:
+        factors, side = load_factors(connection, neural), load_items(connection, neural)
+        assert load_factors(connection, dot).head is None
+        assert version(connection, neural).training.architecture == "neural"
+    for loaded in (factors.head, side.head):
+        assert loaded is not None
+        assert loaded.n_dot == 1
+        for (weight, bias), (known_weight, known_bias) in zip(loaded.layers, HEAD.layers, strict=True):
+            assert weight.tolist() == known_weight.tolist()
+            assert bias.tolist() == known_bias.tolist()
+    p, q = factors.user_factors[1], factors.item_factors[2]
+    x = np.maximum(p[1] + q[1], 0)
+    hidden = np.maximum([x + 0.5, -2 * x + 1], 0)
+    expected = p[0] * q[0] + 3 * hidden[0] + 4 * hidden[1] - 1 + factors.item_bias[2]
+    assert factors.scores(np.array([1]))[0, 2] == pytest.approx(expected)
+    assert side.scores(p, 0.25).tolist() == pytest.approx((factors.scores(np.array([1]))[0] + 0.25).tolist())
+    assert side.embeddings.tolist() == factors.item_factors[:, :1].tolist()
+    publish(rows, dot, "so that the other can go")
+    assert prune(rows, 1) == [neural]
+    with reading(rows) as connection:
+        assert connection.scalar(select(func.count()).select_from(schema.model_weights)) == 0
+
+
+def test_of_a_large_catalogue_the_best_products_go_through_the_layers(
+    rows: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = add_known_model(rows, "ranking", head=HEAD)
+    with reading(rows) as connection:
+        side, factors = load_items(connection, number), load_factors(connection, number)
+    p = factors.user_factors[1]
+    exact = side.scores(p, 0.0)
+    monkeypatch.setattr("recsys.registry.EXACT_ITEMS", 5)
+    monkeypatch.setattr("recsys.registry.N_CANDIDATES", 3)
+    candidates = side.scores(p, 0.0)
+    products = factors.item_factors[:, 0] * p[0] + factors.item_bias
+    best = np.argsort(-products)[:3]
+    assert candidates[best].tolist() == pytest.approx(exact[best].tolist())
+    assert np.isinf(np.delete(candidates, best)).all()
 
 
 def test_publishing_is_recorded_with_its_reason_and_can_be_rolled_back(rows: Engine) -> None:

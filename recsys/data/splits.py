@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.data.dataset import NO_TIME, Ratings, mix
+from recsys.data.dataset import NO_TIME, Ratings, mix, positions
 from recsys.errors import InputError
 
 Split = Literal["last-tenth", "hash", "random", "time-cut", "leave-last-out"]
@@ -45,11 +45,10 @@ def hold_out(ratings: Ratings, split: Split = "last-tenth", *, share: float = 0.
     return last
 
 
-def known_share(ratings: Ratings, held_out: NDArray[np.bool_]) -> float:
-    """Share of the held-out ratings whose user has ratings that are not held out."""
-    known = np.zeros(ratings.n_users, bool)
-    known[ratings.user_idx[~held_out]] = True
-    return float(known[ratings.user_idx[held_out]].mean()) if held_out.any() else 0.0
+def known_share(train: Ratings, test: Ratings) -> float:
+    """Share of the ratings in `test` whose user has ratings in `train`."""
+    known = positions(train.compact().user_keys, test.user_keys) >= 0  # (n_users of test,)
+    return float(known[test.user_idx].mean()) if test.n_ratings else 0.0
 
 
 def _last_by_user(ratings: Ratings, share: float) -> NDArray[np.bool_]:
