@@ -35,7 +35,7 @@ from recsys.registry import (
 from recsys.results import TrainReport
 from recsys.settings import Settings
 from recsys.training.checkpoint import Checkpoint
-from recsys.training.fit import Config, EpochRecord, Fitted, fit
+from recsys.training.fit import Config, EpochRecord, Fitted, fit, pick_device
 from recsys.training.gate import Decision, Judge, decide, stated
 
 CURVE_USERS = 500
@@ -83,7 +83,7 @@ def train(
     training_set, test = ratings.select(~is_held_out).compact(), ratings.select(is_held_out).compact()
     say(f"{objective}: training on {training_set.n_ratings:,} ratings, measuring on {test.n_ratings:,} held out")
     curve = Judge(objective, training_set, some_users(test), scale)
-    identity = [training_set.fingerprint(), config.as_record(), seed, scale, accumulate]
+    identity = [training_set.fingerprint(), config.as_record(), seed, scale, accumulate, pick_device(device).type]
     checkpoint = _checkpoint(settings.checkpoints, config, identity)
     fitted = fit_with_progress(
         training_set, config, scale, device, seed, curve, accumulate=accumulate, checkpoint=checkpoint

@@ -37,12 +37,20 @@ class Head:
         return result
 
 
+EXACT_ITEMS = 20_000
+"""Items that the layers of a neural model score one by one for every list: a few milliseconds of them."""
+N_CANDIDATES = 2_000
+"""Items of a larger catalogue that they score."""
+
+
 def score_rows(
     users: NDArray[np.float32], items: NDArray[np.float32], item_bias: NDArray[np.float32], head: Head | None
 ) -> NDArray[np.float32]:
-    """Scores of every item for every user, exact, without b_u and b: (n, width), (n_items, width) → (n, n_items).
+    """Scores of every item for every user, without b_u and b: (n, width), (n_items, width) → (n, n_items).
 
-    The one definition of a score for a list, in evaluation and in serving.
+    The one definition of a score for a list, in evaluation and in serving. Exact; but of more than `EXACT_ITEMS` items
+    only the `N_CANDIDATES` with the best product and bias go through the layers of a neural model, and the others
+    score −inf, and so are in no list.
     """
     if head is None:
         scores: NDArray[np.float32] = users @ items.T
@@ -53,7 +61,13 @@ def score_rows(
     scores += item_bias
     inputs = np.ascontiguousarray(items[:, n_dot:])
     for place, user in enumerate(users):
-        scores[place] += head(inputs + user[n_dot:])
+        if len(items) <= EXACT_ITEMS:
+            scores[place] += head(inputs + user[n_dot:])
+            continue
+        best = np.argpartition(scores[place], -N_CANDIDATES)[-N_CANDIDATES:]
+        exact = scores[place, best] + head(inputs[best] + user[n_dot:])
+        scores[place] = -np.inf
+        scores[place, best] = exact
     return scores
 
 

@@ -19,11 +19,6 @@ from recsys.data.database import copy_in, fetch_columns, insert_or_update, readi
 from recsys.errors import InputError, NotFoundError
 from recsys.factors import Architecture, Factors, Head, Objective, score_rows
 
-EXACT_ITEMS = 20_000
-"""Items that the layers of a neural version score one by one for every list: a few milliseconds of them."""
-N_CANDIDATES = 2_000
-"""Items of a larger catalogue that they score."""
-
 Guard = Callable[[Connection], None]
 """Called inside the transaction that publishes; raises when this process may no longer publish."""
 
@@ -85,21 +80,9 @@ class ItemSide:
         return self.item_factors if self.head is None else self.item_factors[:, : self.head.n_dot]
 
     def scores(self, vector: NDArray[np.float32], user_bias: float) -> NDArray[np.float32]:
-        """Scores of all items for the user of this row and bias: (n_items,).
-
-        Exact. Of a neural version with more than `EXACT_ITEMS` items only the `N_CANDIDATES` with the best product and
-        bias go through the layers; the others score −inf, and so are in no list.
-        """
-        offset = np.float32(user_bias + self.version.global_bias)
-        rows, bias = self.item_factors, self.item_bias
-        if self.head is None or len(rows) <= EXACT_ITEMS:
-            every: NDArray[np.float32] = score_rows(vector[None], rows, bias, self.head)[0]
-            return every + offset
-        products = self.embeddings @ vector[: self.head.n_dot] + bias
-        best = np.argpartition(products, -N_CANDIDATES)[-N_CANDIDATES:]
-        scores = np.full(len(rows), -np.inf, np.float32)
-        scores[best] = score_rows(vector[None], rows[best], bias[best], self.head)[0] + offset
-        return scores
+        """Scores of all items for the user of this row and bias, as `score_rows` has them: (n_items,)."""
+        scores: NDArray[np.float32] = score_rows(vector[None], self.item_factors, self.item_bias, self.head)[0]
+        return scores + np.float32(user_bias + self.version.global_bias)
 
 
 def store(engine: Engine, factors: Factors, training: Training) -> int:

@@ -92,13 +92,14 @@ def test_of_a_large_catalogue_the_best_products_go_through_the_layers(
         side, factors = load_items(connection, number), load_factors(connection, number)
     p = factors.user_factors[1]
     exact = side.scores(p, 0.0)
-    monkeypatch.setattr("recsys.registry.EXACT_ITEMS", 5)
-    monkeypatch.setattr("recsys.registry.N_CANDIDATES", 3)
+    monkeypatch.setattr("recsys.factors.EXACT_ITEMS", 5)
+    monkeypatch.setattr("recsys.factors.N_CANDIDATES", 3)
     candidates = side.scores(p, 0.0)
     products = factors.item_factors[:, 0] * p[0] + factors.item_bias
     best = np.argsort(-products)[:3]
     assert candidates[best].tolist() == pytest.approx(exact[best].tolist())
     assert np.isinf(np.delete(candidates, best)).all()
+    assert factors.scores(np.array([1]))[0].tolist() == pytest.approx(candidates.tolist())  # as it is measured
 
 
 def test_publishing_is_recorded_with_its_reason_and_can_be_rolled_back(rows: Engine) -> None:

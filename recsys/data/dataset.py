@@ -96,7 +96,8 @@ class Ratings:
         """A short digest of what was rated by whom and when, whatever the order of rows and the keys.
 
         The sum over rows of a 64-bit mix of (user hash, item hash, rating, rated_at): two databases that
-        hold the same ratings have the same fingerprint. Features, where there are some, add theirs.
+        hold the same ratings have the same fingerprint. Features, where there are some, add theirs,
+        which goes by keys.
         """
         mixed = mix(self.user_hash[self.user_idx])
         mixed = mix(mixed ^ self.item_hash[self.item_idx])

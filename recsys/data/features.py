@@ -1,6 +1,6 @@
 """What is known of users and items beside their ratings, as features to train with."""
 
-import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -176,7 +176,8 @@ def _labelled(
     """Rows, the position of each one's label, and the labels: those of numbers ascending, then text."""
     code_of: dict[str | float, int] = {}
     codes = np.array([code_of.setdefault(value, len(code_of)) for value in values], np.int64)
-    numbers = sorted(value for value in code_of if not isinstance(value, str) and math.isfinite(value))
+    # Neither a NaN, nor an integer that no float can hold.
+    numbers = sorted(value for value in code_of if not isinstance(value, str) and abs(value) <= sys.float_info.max)
     texts = sorted(value for value in code_of if isinstance(value, str))
     counts = np.bincount(codes, minlength=len(code_of))[[code_of[number] for number in numbers]]
     bins, bin_labels = _bins(kind, np.array(numbers, np.float64), counts)

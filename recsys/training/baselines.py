@@ -63,14 +63,17 @@ def bias_only(train: Ratings, rating_scale: tuple[float, float] | None = None) -
     low, high = rating_range(train.rating, rating_scale)
     ridge = _DAMPING * ((high - low) / 4) ** 2
     center = float(logit(train.rating.mean(dtype=np.float64), low, high))
-    user_bias, item_bias = np.zeros(train.n_users), np.zeros(train.n_items)
+    user_bias, item_bias = np.zeros(train.n_users, np.float32), np.zeros(train.n_items, np.float32)
+    user_idx, item_idx = train.user_idx.astype(np.intp), train.item_idx.astype(np.intp)  # as numpy wants them
+    span = np.float32(high - low)
     for _ in range(_ROUNDS):
-        for bias, idx in ((item_bias, train.item_idx), (user_bias, train.user_idx)):
-            sigmoid = 1 / (1 + np.exp(-(center + user_bias[train.user_idx] + item_bias[train.item_idx])))
-            slope = (high - low) * sigmoid * (1 - sigmoid)  # (n_ratings,)
-            error = train.rating - (low + (high - low) * sigmoid)  # (n_ratings,)
+        for bias, idx in ((item_bias, item_idx), (user_bias, user_idx)):
+            z = user_bias.take(user_idx) + item_bias.take(item_idx) + np.float32(center)
+            sigmoid = 1 / (1 + np.exp(-z))  # (n_ratings,)
+            slope = span * sigmoid * (1 - sigmoid)
+            error = train.rating - np.float32(low) - span * sigmoid
             gradient = np.bincount(idx, slope * error, len(bias)) - ridge * bias
-            bias += gradient / (np.bincount(idx, slope**2, len(bias)) + ridge)
+            bias += (gradient / (np.bincount(idx, slope**2, len(bias)) + ridge)).astype(np.float32)
     return _biases(
         train,
         "rating",
@@ -85,8 +88,8 @@ def _biases(
     train: Ratings,
     objective: Objective,
     *,
-    item_bias: NDArray[np.float64],
-    user_bias: NDArray[np.float64] | None = None,
+    item_bias: NDArray[np.float64] | NDArray[np.float32],
+    user_bias: NDArray[np.float32] | None = None,
     global_bias: float = 0.0,
     rating_range: tuple[float, float] | None = None,
 ) -> Factors:
@@ -97,7 +100,7 @@ def _biases(
         item_keys=train.item_keys,
         user_factors=np.zeros((train.n_users, 0), np.float32),
         item_factors=np.zeros((train.n_items, 0), np.float32),
-        user_bias=np.zeros(train.n_users, np.float32) if user_bias is None else user_bias.astype(np.float32),
+        user_bias=np.zeros(train.n_users, np.float32) if user_bias is None else user_bias,
         item_bias=item_bias.astype(np.float32),
         global_bias=global_bias,
         rating_range=rating_range,

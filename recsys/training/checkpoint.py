@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from recsys.errors import TrainingError
+from recsys.training.optimizer import AdamW
 
 EVERY_SECONDS = 60.0
 """How much work a killed training loses at most."""
@@ -106,35 +107,28 @@ def load(path: Path, identity: Mapping[str, Any]) -> State | None:
     return State(tensors, of, progress)
 
 
-def tensors_of(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, extra: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def tensors_of(model: torch.nn.Module, optimizer: AdamW, extra: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Parameters, buffers and the optimiser's state, by name."""
     tensors = {f"model.{name}": tensor.detach() for name, tensor in model.state_dict().items()}
-    for place, kept in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{place}.{name}": value for name, value in kept.items()}
+    tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.tensors().items()}
     return {**tensors, **{f"extra.{name}": tensor for name, tensor in extra.items()}}
 
 
-def restore(model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: State) -> dict[str, Tensor]:
+def restore(model: torch.nn.Module, optimizer: AdamW, state: State) -> dict[str, Tensor]:
     """Put what `tensors_of` took back in place; returns the extra tensors.
 
     Raises:
         TrainingError: the tensors are not those of this model, as after an upgrade.
     """
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "extra": {}}
-    for name, tensor in state.tensors.items():
-        kind, _, rest = name.partition(".")
-        parts[kind][rest] = tensor
     try:
+        for name, tensor in state.tensors.items():
+            kind, _, rest = name.partition(".")
+            parts[kind][rest] = tensor
         model.load_state_dict(parts["model"])
-    except RuntimeError as error:
+        optimizer.restore(parts["optimizer"])
+    except (RuntimeError, KeyError) as error:
         raise TrainingError(
             "the checkpoint is of a model of another shape: delete it to train from the start"
         ) from error
-    kept: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in parts["optimizer"].items():
-        place, _, what = name.partition(".")
-        kept.setdefault(int(place), {})[what] = tensor
-    optimizer.load_state_dict({"state": kept, "param_groups": optimizer.state_dict()["param_groups"]})
     return parts["extra"]

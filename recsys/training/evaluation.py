@@ -84,10 +84,10 @@ def evaluate_ranking(
 ) -> RankingMetrics:
     """Rank the whole catalogue for every user with a relevant test item, and look at the first k.
 
-    The catalogue is the items of `train`; what a user has in `train` is not listed. Relevant are test
-    ratings of at least `relevant_from` (None: all). A relevant item outside the catalogue, or unknown to the
-    model, cannot be reached but counts. A user whom the model does not know gets the list by number of
-    ratings in `train`, as in serving.
+    The catalogue is the items of `train`, without those that a model knows by their features only; what a user has
+    in `train` is not listed. Relevant are test ratings of at least `relevant_from` (None: all). A relevant item
+    outside the catalogue, or unknown to the model, cannot be reached but counts. A user whom the model does not
+    know gets the list by number of ratings in `train`, as in serving.
 
     Args:
         factors: may come from other data than `train`; aligned by keys.

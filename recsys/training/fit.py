@@ -22,9 +22,9 @@ from recsys.training.baselines import bias_only
 from recsys.training.checkpoint import Checkpoint, State, load, restore, save, tensors_of
 from recsys.training.models import DotProduct, NeuralCF, Side, embedding_width
 from recsys.training.objectives import Loss, RankingLoss, RatingLoss, checked, rating_range
+from recsys.training.optimizer import AdamW, Group
 from recsys.training.sparse import Fixed, fixed
 
-_BETA2 = 0.999
 _RISE = 0.25
 """Share of the steps in which the learning rate rises."""
 _FLOOR = 0.04
@@ -335,20 +335,32 @@ def fit(
     except (RuntimeError, MemoryError) as error:
         if not _is_short_of_memory(error):
             raise
-        if device == "auto" and place.type == "cuda":
-            _log.warning("GPU memory is too short for this training: training on the CPU")
-            torch.cuda.empty_cache()
-            return _fit(job._replace(checkpoint=None), torch.device("cpu"), hooks)
-        or_else = "" if place.type == "cpu" else ", or train with --device cpu"
-        raise TrainingError(
-            f"memory of device {place.type} is too short ({str(error).partition(chr(10))[0]}): cut batches into parts "
-            f"with --accumulate {2 * accumulate}, or use fewer factors (--n-factors){or_else}"
-        ) from error
+        if device != "auto" or place.type == "cpu":
+            or_else = "" if place.type == "cpu" else ", or train with --device cpu"
+            raise TrainingError(
+                f"memory of device {place.type} is too short ({str(error).partition(chr(10))[0]}): cut batches into "
+                f"parts with --accumulate {2 * accumulate}, or use fewer factors (--n-factors){or_else}"
+            ) from error
+    # Only here, where the error is gone, whose traceback holds the tensors of the failed training.
+    _log.warning("GPU memory is too short for this training: training on the CPU")
+    torch.cuda.empty_cache()
+    return fit(
+        train,
+        config,
+        rating_scale=rating_scale,
+        device="cpu",
+        seed=seed,
+        accumulate=accumulate,
+        validate=validate,
+        on_epoch=on_epoch,
+        on_step=on_step,
+    )
 
 
 def _is_short_of_memory(error: Exception) -> bool:
-    """Of the CPU's memory torch says so in words only."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    """Of the CPU's memory torch says so in words only, and so do CUDA's own libraries of the GPU's."""
+    words = ("DefaultCPUAllocator", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(said in str(error) for said in words)
 
 
 class _Job(NamedTuple):
@@ -394,12 +406,7 @@ def _fit(job: _Job, device: torch.device, hooks: _Hooks) -> Fitted:
     started = time.perf_counter()
     config = job.config
     generator = torch.Generator(device).manual_seed(job.seed)
-    begun = untrained(
-        job.train,
-        config,
-        job.rating_scale,
-        generator,
-    )
+    begun = untrained(job.train, config, job.rating_scale, generator)
     model, loss, optimizer = begun.model, begun.loss, begun.optimizer
     size = loss.units_of(config.batch_size)
     starts = range(0, loss.n_units, size)
@@ -465,7 +472,7 @@ def _keep(
     job: _Job,
     identity: dict[str, Any],
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: AdamW,
     extra: dict[str, Tensor],
     step: int,
     history: list[EpochRecord],
@@ -477,7 +484,7 @@ def _keep(
 
 
 def _kept(
-    job: _Job, identity: dict[str, Any], model: torch.nn.Module, optimizer: torch.optim.Optimizer
+    job: _Job, identity: dict[str, Any], model: torch.nn.Module, optimizer: AdamW
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Put the state of a checkpoint in place, where there is one; returns the extra tensors and the progress."""
     if job.checkpoint is None:
@@ -518,7 +525,7 @@ class Untrained(NamedTuple):
     model: DotProduct | NeuralCF
     loss: Loss
     rating_range: tuple[float, float] | None
-    optimizer: torch.optim.Optimizer
+    optimizer: AdamW
 
 
 def untrained(
@@ -555,14 +562,13 @@ def untrained(
             users, items, config.hidden, dropout=config.dropout, batch_norm=config.batch_norm, generator=generator
         )
     loss, ends = _objective(train, config, model, rating_scale, generator)
-    optimizer = torch.optim.AdamW(_groups(model, config), lr=config.learning_rate, fused=True)
-    return Untrained(model, loss, ends, optimizer)
+    return Untrained(model, loss, ends, AdamW(_groups(model, config)))
 
 
 def stepped(
     model: DotProduct | NeuralCF,
     loss: Loss,
-    optimizer: torch.optim.Optimizer,
+    optimizer: AdamW,
     start: int,
     stop: int,
     learning_rate: float,
@@ -575,15 +581,13 @@ def stepped(
     Args:
         accumulate: parts to cut the units into; the gradients of all are summed before the step.
     """
-    for group in optimizer.param_groups:
-        group["lr"], group["betas"] = learning_rate * group["rate"], (beta1, _BETA2)
     optimizer.zero_grad()
     total = torch.zeros((), device=model.global_bias.device)
     for first, last in _parts(start, stop, accumulate):
         part = loss.batch(model, first, last) * ((last - first) / (stop - start))
         part.backward()  # type: ignore[no-untyped-call]
         total += part.detach()
-    optimizer.step()
+    optimizer.step(learning_rate, beta1)
     return total
 
 
@@ -640,6 +644,7 @@ def _objective(
             l2=config.l2,
             dropout=config.implicit_dropout,
             n_sampled=_n_sampled(config, train.n_items),
+            width=config.hidden[0] if config.hidden else 1,
             generator=generator,
         )
         return loss, None
@@ -670,21 +675,20 @@ def _n_sampled(config: Config, n_items: int) -> int:
     return 8192 if n_items > MOST_CATALOGUE else 0
 
 
-def _groups(model: DotProduct | NeuralCF, config: Config) -> list[dict[str, Any]]:
-    """AdamW's parameter groups: embeddings, biases and layers decay on their own, the global bias not at all."""
+def _groups(model: DotProduct | NeuralCF, config: Config) -> list[Group]:
+    """Embeddings, biases and layers decay on their own, the global bias not at all."""
     sides = (model.users, model.items)
     embeddings = [table for side in sides for table in (side.own, side.implicit, side.feature_rows)]
     biases = [bias for side in sides for bias in (side.bias, side.feature_bias)]
-    groups: list[dict[str, Any]] = [
-        {"params": [table for table in embeddings if table is not None], "weight_decay": config.weight_decay},
-        {"params": [bias for bias in biases if bias is not None], "weight_decay": config.bias_weight_decay},
-        {"params": [model.global_bias], "weight_decay": 0.0},
+    groups = [
+        Group([table for table in embeddings if table is not None], config.weight_decay),
+        Group([bias for bias in biases if bias is not None], config.bias_weight_decay),
+        Group([model.global_bias], 0.0),
     ]
-    groups = [{**group, "rate": 1.0} for group in groups]
-    grouped = {id(parameter) for group in groups for parameter in group["params"]}
+    grouped = {id(parameter) for group in groups for parameter in group.parameters}
     layers = [parameter for parameter in model.parameters() if id(parameter) not in grouped]
     if layers:
-        groups.append({"params": layers, "weight_decay": config.layer_weight_decay, "rate": config.layer_rate})
+        groups.append(Group(layers, config.layer_weight_decay, config.layer_rate))
     return groups
 
 

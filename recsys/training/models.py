@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from recsys.factors import Head
 from recsys.training.sparse import Cells, Fixed, products, weighted
 
+_COLUMNS = 64
+"""Features that are compared with all others at once: arrays of (n, 64)."""
+
 
 class Side(nn.Module):
     """The rows and biases of the users, or of the items.
@@ -102,10 +105,14 @@ class Side(nn.Module):
         self.bias.copy_(bias)
         if self.features is None or self.feature_bias is None:
             return
-        X, value, n = self.features, bias.double(), self.features.rows.n_columns
-        dense = X.rows.times(X.value, torch.eye(n, device=bias.device)).double()  # (n, n_features)
-        gram = dense.T @ dense + ridge * torch.eye(n, dtype=torch.float64, device=bias.device)
-        self.feature_bias.copy_(torch.linalg.solve(gram, dense.T @ value))
+        X, n_features = self.features, self.features.rows.n_columns
+        eye = torch.eye(n_features, device=bias.device)
+        # Some columns at a time, since all of the dense matrix (n, n_features) may not fit into memory.
+        some = (eye[:, first : first + _COLUMNS].contiguous() for first in range(0, n_features, _COLUMNS))
+        columns = [X.transposed.times(X.transposed_value, X.rows.times(X.value, part)) for part in some]
+        gram = torch.cat(columns, 1).double() + ridge * eye.double()
+        about = X.transposed.times(X.transposed_value.double(), bias.double()[:, None])[:, 0]  # (n_features,)
+        self.feature_bias.copy_(torch.linalg.solve(gram, about))
         self.bias.sub_(self.features.times(self.feature_bias[:, None])[:, 0])
 
 
@@ -173,11 +180,10 @@ class NeuralCF(nn.Module):
 
         z_ui = M p_u · q_i + f(U p_u + V q_i + c) + b_u + b_i + b
 
-    f is a rectifier, then for each further layer batch normalisation, dropout, a linear map and a rectifier, and at
-    last a linear map to one number. After He et al., "Neural Collaborative Filtering", WWW 2017, with one pair of
-    embeddings in place of two, of widths that may differ (M makes them meet), and the product kept beside the
-    layers, since layers hardly learn one (Rendle et al., "Neural Collaborative Filtering vs. Matrix Factorization
-    Revisited", RecSys 2020).
+    f is, for each layer, a rectifier, batch normalisation if asked for, dropout and a linear map, the last one to one
+    number. After He et al., "Neural Collaborative Filtering", WWW 2017, with one pair of embeddings in place of two, of
+    widths that may differ (M makes them meet), and the product kept beside the layers, since layers hardly learn one
+    (Rendle et al., "Neural Collaborative Filtering vs. Matrix Factorization Revisited", RecSys 2020).
     """
 
     def __init__(
@@ -217,7 +223,8 @@ class NeuralCF(nn.Module):
     def pairs(self, at: Cells) -> Tensor:
         """z of the cells; see `Model.pairs`."""
         p, q = self.users.table(), self.items.table()
-        dot = products(p @ self.meet.T, q, at)
+        # M on the smaller side: M p · q = p · Mᵀ q
+        dot = products(p @ self.meet.T, q, at) if len(p) < len(q) else products(p, q @ self.meet, at)
         return dot + self._layers(self._first(p, q, at)) + _bias(self, at)
 
     def lists(self, user_idx: Tensor, seen: Cells, dropout: float, candidates: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -236,9 +243,7 @@ class NeuralCF(nn.Module):
 
     def _first(self, p: Tensor, q: Tensor, at: Cells) -> Tensor:
         """What the first rectifier sees of each cell: (batch, hidden[0])."""
-        of_user, of_item = p @ self.user_layer.T, q @ self.item_layer.T + self.first_bias
-        embedding = nn.functional.embedding
-        return embedding(at.user_idx, of_user) + embedding(at.item_idx, of_item)
+        return _drawn(p, at.user_idx, self.user_layer) + _drawn(q, at.item_idx, self.item_layer) + self.first_bias
 
     def _layers(self, first: Tensor) -> Tensor:
         """f without the sum that it is given: (rows, hidden[0]) → (rows,)."""
@@ -277,6 +282,14 @@ def _normalised(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
         normalised: Tensor = norm(x)
         return normalised
     return nn.functional.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+
+
+def _drawn(table: Tensor, idx: Tensor, weight: Tensor) -> Tensor:
+    """(table Wᵀ)[idx], whichever way is less work: (n, width), (batch,), (n_out, width) → (batch, n_out)."""
+    embedding = nn.functional.embedding
+    if len(idx) < len(table):
+        return nn.functional.linear(embedding(idx, table), weight)
+    return embedding(idx, nn.functional.linear(table, weight))
 
 
 def embedding_width(n: int) -> int:

@@ -191,6 +191,7 @@ class RankingLoss:
 
     Args:
         dropout: share of a user's items that their own row is not to know; see `Side.rows`.
+        width: numbers that the model makes for each user and candidate: 1, or the first layer's of a neural model.
         n_sampled: how many candidates, drawn in proportion to their ratings for each batch, stand for the catalogue
             (`sampled_ranking_loss`); 0: the whole catalogue (`ranking_loss`).
     """
@@ -204,6 +205,7 @@ class RankingLoss:
         l2: float,
         dropout: float,
         n_sampled: int,
+        width: int,
         generator: torch.Generator,
     ) -> None:
         device = generator.device
@@ -217,6 +219,7 @@ class RankingLoss:
         self._n_items = train.n_items
         self._mean_items = train.n_ratings / train.n_users
         self._l2, self._dropout, self._n_sampled = l2, dropout, n_sampled
+        self._most_users = max(1, _MOST_SCORES // max(train.n_items, (n_sampled or train.n_items) * width))
         self._share = torch.from_numpy(train.item_counts() / train.n_ratings).to(device)  # (n_items,) of all ratings
         self._log_expected = (self._share * max(n_sampled, 1)).log().float()
         self._generator = generator
@@ -227,7 +230,7 @@ class RankingLoss:
 
     def units_of(self, batch_size: int) -> int:
         wanted = round(batch_size / self._mean_items)
-        return max(1, min(wanted, _MOST_SCORES // self._n_items))
+        return max(1, min(wanted, self._most_users))
 
     def shuffle(self, generator: torch.Generator) -> None:
         order = torch.randperm(self.n_units, generator=generator, device=generator.device)

@@ -168,7 +168,7 @@ class _Products(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         P, Q = ctx.saved_tensors
-        (gradient,) = gradients
+        gradient = gradients[0].contiguous()  # cuSPARSE takes values without strides
         at: Cells = ctx.at
         return at.by_user.times(gradient, Q), at.by_item.times(gradient.index_select(0, at.order), P), None
 

@@ -74,6 +74,11 @@ def test_text_truth_and_lists() -> None:
     assert [name for name in found.names if name.startswith("likes")] == ["likes: 7", "likes: tea"]
 
 
+def test_numbers_that_no_float_can_hold_are_left_out() -> None:
+    found = of_attributes({"n": 10**400}, {"n": -(10**400)}, {"n": float("inf")}, {"n": 7})
+    assert named(found) == [set(), set(), set(), {"n: 7"}, set()]
+
+
 def test_few_numbers_are_values_of_their_own_and_ascend() -> None:
     found = of_attributes(*({"n": value} for value in (10, 9, 2.5, -1)))
     assert found.names == ("n: -1", "n: 2.5", "n: 9", "n: 10")

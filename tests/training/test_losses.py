@@ -290,6 +290,7 @@ def made_ranking_loss(
         l2=l2,
         dropout=dropout,
         n_sampled=n_sampled,
+        width=1,
         generator=torch.Generator().manual_seed(seed),
     )
 
@@ -340,7 +341,7 @@ def test_a_batch_of_users_is_about_as_many_ratings_and_bounded_in_memory(monkeyp
     loss = made_ranking_loss()  # 6 ratings of 3 users and 3 items
     assert [loss.units_of(batch_size) for batch_size in (1, 2, 4, 6)] == [1, 1, 2, 3]
     monkeypatch.setattr("recsys.training.objectives._MOST_SCORES", 6)
-    assert loss.units_of(1000) == 2
+    assert made_ranking_loss().units_of(1000) == 2
 
 
 def test_rating_loss_of_extreme_scores_is_finite() -> None:
