@@ -48,12 +48,14 @@ def ranking_metrics(case: Case, lists: NDArray[np.int64]) -> dict[str, float]:
     n_relevant = np.bincount(np.searchsorted(case.asked, case.test_user[case.relevant]))  # (n_asked,)
     hit = np.zeros(lists.shape, bool)
     hit[listed] = np.isin(pair, relevant)
+    n_users = len(np.unique(case.user))
     discount = 1 / np.log2(np.arange(2, K + 2))  # (K,)
     ideal = np.cumsum(discount)[np.minimum(n_relevant, K) - 1]
     return {
         f"NDCG@{K}": float((hit @ discount[: lists.shape[1]] / ideal).mean()),
         f"recall@{K}": float((hit.sum(1) / np.minimum(n_relevant, K)).mean()),
         "coverage": len(shown) / len(catalogue),
+        "novelty": float(np.log2(n_users / np.bincount(case.item)[lists[listed]]).mean()),
     }
 
 

@@ -51,6 +51,7 @@ def test_ranking_metrics_agree_with_recsys(seed: int) -> None:
         assert found["NDCG@10"] == pytest.approx(expected.ndcg)
         assert found["recall@10"] == pytest.approx(expected.recall)
         assert found["coverage"] == pytest.approx(expected.coverage)
+        assert found["novelty"] == pytest.approx(expected.novelty)
 
 
 def test_most_popular_of_the_peers_is_the_baseline() -> None:
@@ -77,7 +78,8 @@ def tiny() -> Case:
 def test_ranking_metrics_by_hand() -> None:
     found = ranking_metrics(tiny(), np.array([[2, -1], [0, 2]]))
     user_0 = 1 / (1 + 1 / np.log2(3))
-    assert found == pytest.approx({"NDCG@10": user_0 / 2, "recall@10": 0.25, "coverage": 2 / 3})
+    novelty = (2 * np.log2(3 / 1) + np.log2(3 / 2)) / 3  # item 2 is had by one of three
+    assert found == pytest.approx({"NDCG@10": user_0 / 2, "recall@10": 0.25, "coverage": 2 / 3, "novelty": novelty})
 
 
 def test_rating_metrics_by_hand() -> None:
