@@ -216,8 +216,8 @@ def full_plan(source: Path, folder: Path, n_large: int | None) -> Plan:
             "Lists: MovieLens 1M",
             f"Trained on every rating of folds 2–5 as an interaction, measured on those of fold 1 of {relevant}; the "
             f"whole catalogue is ranked, without what the user has in training. Lists of {K}, recall over min({K}, "
-            "relevant), coverage the share of the catalogue that is in somebody's list, novelty the mean of −log2 of the "
-            "share of users who have the listed item; three seeds.",
+            "relevant), coverage the share of the catalogue that is in somebody's list, novelty the mean of −log2 of "
+            "the share of users who have the listed item; three seeds.",
             RANKING,
             {seed: [one_million] for seed in seeds},
             ranking_metrics,
