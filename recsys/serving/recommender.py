@@ -16,7 +16,7 @@ from recsys.serving.catalogue import Catalogue, read_catalogue
 from recsys.serving.users import UserState
 
 MIN_RATINGS = 10
-"""Fewest ratings of an item in a list by bias or mean, unless asked otherwise."""
+"""Fewest ratings of an item in a list by bias or mean, unless asked otherwise, and at the head of similar items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,8 @@ class Recommender:
     def similar(self, item_id: str, n: int = 10) -> ItemList:
         """The items whose factors point the same way: cos(q_i, q_j).
 
+        Items with fewer than 10 ratings come after all others: where they point is mostly chance, or their metadata.
+
         Raises:
             NoModelError: no version is live.
             NotFoundError: no such item, or the version does not know it yet.
@@ -99,7 +101,10 @@ class Recommender:
         cosines = model.directions @ model.directions[idx]  # (n_items of the model,)
         excluded = self.catalogue.hidden[model.place]
         excluded[idx] = True
-        best = top_n(cosines, n, excluded)
+        little_known = self.catalogue.n_ratings[model.place] < MIN_RATINGS
+        best = top_n(cosines, n, excluded | little_known)
+        if len(best) < n:
+            best = np.concatenate([best, top_n(cosines, n - len(best), excluded | ~little_known)])
         return self._list(model.number, "model", model.place[best], cosines[best])
 
     def popular(

@@ -56,6 +56,8 @@ class Config:
         implicit_dropout: share of what a user rated that is hidden from their row at each step; `ranking` only.
         features: whether metadata, where there is some, is part of the rows.
         feature_l2: penalty once an epoch on what metadata adds; `rating` only.
+        feature_weight_decay: AdamW's decay of what metadata adds: a feature learns from many rows at every step, and
+            must leave the rows what is their own.
         rating_weight: how much more, under `ranking`, the best rating counts than the worst, as a share of the mean.
         user_power: to what power of how much a user has they count less, under `ranking`.
         n_sampled: candidates that stand for the catalogue under `ranking`; 0: all of it; None: by its size.
@@ -83,6 +85,7 @@ class Config:
     implicit_dropout: float
     features: bool
     feature_l2: float
+    feature_weight_decay: float
     rating_weight: float
     user_power: float
     n_sampled: int | None
@@ -173,19 +176,21 @@ def default_config(
             implicit_dropout=0.0,
             features=True,
             feature_l2=1000.0,
+            feature_weight_decay=0.0,
             rating_weight=0.0,
             user_power=0.0,
             n_sampled=0,
             init_std=0.01,
         )
     else:
+        weight_decay = _between(sparse * min(max(2 + scale, 2), 4), 2, 16)
         chosen = Config(
             objective="ranking",
             n_factors=64 if scale < 0.5 else 128,
             n_epochs=20 if scale < 0.5 else 30 if scale < 1.5 else 10,
             batch_size=_power_of_two(8192 * 4**scale, 1024, 1 << 15),
             learning_rate=0.03,
-            weight_decay=_between(sparse * min(max(2 + scale, 2), 4), 2, 16),
+            weight_decay=weight_decay,
             bias_weight_decay=0.0,
             l2=0.0,
             damping=0.0,
@@ -195,6 +200,7 @@ def default_config(
             implicit_dropout=0.5,
             features=True,
             feature_l2=0.0,
+            feature_weight_decay=5 * weight_decay,
             rating_weight=2.0,
             user_power=0.5,
             n_sampled=None,
@@ -245,6 +251,7 @@ def _checked(config: Config) -> Config:
         "weight_decay",
         "bias_weight_decay",
         "layer_weight_decay",
+        "feature_weight_decay",
         "l2",
         "damping",
         "user_implicit_l2",
@@ -678,10 +685,12 @@ def _n_sampled(config: Config, n_items: int) -> int:
 def _groups(model: DotProduct | NeuralCF, config: Config) -> list[Group]:
     """Embeddings, biases and layers decay on their own, the global bias not at all."""
     sides = (model.users, model.items)
-    embeddings = [table for side in sides for table in (side.own, side.implicit, side.feature_rows)]
+    embeddings = [table for side in sides for table in (side.own, side.implicit)]
+    features = [side.feature_rows for side in sides]
     biases = [bias for side in sides for bias in (side.bias, side.feature_bias)]
     groups = [
         Group([table for table in embeddings if table is not None], config.weight_decay),
+        Group([table for table in features if table is not None], config.feature_weight_decay),
         Group([bias for bias in biases if bias is not None], config.bias_weight_decay),
         Group([model.global_bias], 0.0),
     ]

@@ -9,6 +9,8 @@ from torch.optim.adamw import adamw
 
 _BETA2 = 0.999
 _EPS = 1e-8
+_MOST_DECAY = 0.5
+"""Share of a parameter that one step may take; with more of it steps overshoot zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,7 @@ class Group:
     """Parameters that learn alike.
 
     Attributes:
-        weight_decay: decoupled, times the learning rate.
+        weight_decay: decoupled, times the learning rate; no step takes more than half of a parameter.
         rate: learning rate as a share of that of the step.
     """
 
@@ -51,6 +53,7 @@ class AdamW:
             ]
             if not moved:
                 continue
+            rate = learning_rate * group.rate
             adamw(
                 [parameter for parameter, _, _ in moved],
                 [gradient for _, gradient, _ in moved],
@@ -62,8 +65,8 @@ class AdamW:
                 amsgrad=False,
                 beta1=beta1,
                 beta2=_BETA2,
-                lr=learning_rate * group.rate,
-                weight_decay=group.weight_decay,
+                lr=rate,
+                weight_decay=min(group.weight_decay, _MOST_DECAY / rate),
                 eps=_EPS,
                 maximize=False,
             )
