@@ -59,7 +59,7 @@ def score_rows(
     n_dot = head.n_dot
     scores = users[:, :n_dot] @ items[:, :n_dot].T
     scores += item_bias
-    inputs = np.ascontiguousarray(items[:, n_dot:])
+    inputs = items[:, n_dot:]
     for place, user in enumerate(users):
         if len(items) <= EXACT_ITEMS:
             scores[place] += head(inputs + user[n_dot:])
