@@ -20,7 +20,8 @@ from benchmarks.case import Case
 from benchmarks.metrics import rating_metrics
 from benchmarks.ours import FAST, epoch_seconds, predictions, ratings, trained
 from benchmarks.report import Section, document, machine, spread, table
-from recsys.training.fit import default_config, fit
+from recsys.training.config import default_config
+from recsys.training.fit import fit
 
 TITLE = "Measured on a device"
 

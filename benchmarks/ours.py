@@ -14,7 +14,8 @@ from benchmarks.case import Answer, Case, K, Run, Trained, arguments, read_case,
 from recsys.data.dataset import NO_TIME, Ratings, positions
 from recsys.factors import Factors
 from recsys.scoring.search import top_n_rows
-from recsys.training.fit import Config, Fitted, default_config, fit
+from recsys.training.config import Config, default_config
+from recsys.training.fit import Fitted, fit
 
 FAST: dict[str, dict[str, Any]] = {
     "cmfrec": {

@@ -11,7 +11,7 @@ from recsys.data import schema
 from recsys.data.database import insert_or_update
 from recsys.factors import Architecture, Objective
 from recsys.registry import now_ms
-from recsys.training.fit import Config, default_config
+from recsys.training.config import Config, default_config
 
 HOLDS_WITHIN = 4
 """Tuned settings are used for up to this many times the ratings that they were tuned on, and down to this part."""

@@ -18,7 +18,7 @@ from recsys.errors import TrainingError
 from recsys.factors import Architecture, Objective
 from recsys.results import EvaluateReport
 from recsys.settings import Settings
-from recsys.training.fit import default_config
+from recsys.training.config import default_config
 from recsys.training.gate import Judge
 
 

@@ -22,7 +22,7 @@ from recsys.factors import Factors, Objective
 from recsys.results import Result
 from recsys.settings import Settings
 from recsys.training import sweep as sweeps
-from recsys.training.fit import Config
+from recsys.training.config import Config
 from recsys.training.gate import Judge, stated
 from recsys.training.lr_find import HIGHEST, LOWEST, N_STEPS, lr_find
 

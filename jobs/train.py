@@ -35,7 +35,8 @@ from recsys.registry import (
 from recsys.results import TrainReport
 from recsys.settings import Settings
 from recsys.training.checkpoint import Checkpoint
-from recsys.training.fit import Config, EpochRecord, Fitted, fit, pick_device
+from recsys.training.config import Config
+from recsys.training.fit import EpochRecord, Fitted, fit, pick_device
 from recsys.training.gate import Decision, Judge, decide, stated
 
 CURVE_USERS = 500

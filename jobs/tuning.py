@@ -27,7 +27,7 @@ from recsys.registry import now_ms
 from recsys.results import Result
 from recsys.settings import Settings
 from recsys.training import tune as tunes
-from recsys.training.fit import Config
+from recsys.training.config import Config
 from recsys.training.gate import stated
 
 MINUTES = 10.0

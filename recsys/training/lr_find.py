@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from recsys.data.dataset import Ratings
 from recsys.errors import InputError, TrainingError
-from recsys.training.fit import Config, pick_device, stepped, untrained
+from recsys.training.config import Config
+from recsys.training.fit import pick_device, stepped, untrained
 from recsys.training.objectives import checked
 
 LOWEST, HIGHEST = 1e-5, 10.0

@@ -10,7 +10,8 @@ from typing import Literal, get_args
 from recsys.data.dataset import Ratings
 from recsys.errors import InputError, TrainingError
 from recsys.factors import Factors
-from recsys.training.fit import Config, fit, pick_device
+from recsys.training.config import Config
+from recsys.training.fit import fit, pick_device
 from recsys.training.objectives import checked
 
 Field = Literal["weight_decay", "l2", "damping", "learning_rate"]

@@ -15,7 +15,8 @@ from optuna.trial import TrialState, create_trial
 from recsys.data.dataset import Ratings
 from recsys.errors import TrainingError
 from recsys.factors import Factors
-from recsys.training.fit import Config, fit, pick_device
+from recsys.training.config import Config
+from recsys.training.fit import fit, pick_device
 from recsys.training.objectives import checked
 
 Parameters = Mapping[str, float]

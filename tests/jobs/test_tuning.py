@@ -27,7 +27,7 @@ from recsys.errors import LockedError, TrainingError
 from recsys.registry import version
 from recsys.settings import Settings
 from recsys.training import tune as tunes
-from recsys.training.fit import Config, default_config
+from recsys.training.config import Config, default_config
 from tests.jobs.test_cli import Recsys
 
 N_RATINGS = 1500

@@ -20,7 +20,8 @@ from recsys.errors import TrainingError
 from recsys.factors import Factors, Head
 from recsys.training import checkpoint
 from recsys.training.checkpoint import Checkpoint
-from recsys.training.fit import Config, EpochRecord, Fitted, default_config, fit
+from recsys.training.config import Config, default_config
+from recsys.training.fit import EpochRecord, Fitted, fit
 
 from .made import checkerboard
 

@@ -14,18 +14,9 @@ from recsys.data.features import features
 from recsys.errors import InputError, TrainingError
 from recsys.factors import Architecture, Factors, Objective
 from recsys.training.baselines import bias_only, popular
+from recsys.training.config import Config, default_config
 from recsys.training.evaluation import evaluate_ranking, evaluate_rating
-from recsys.training.fit import (
-    Config,
-    EpochRecord,
-    Fitted,
-    default_config,
-    fit,
-    one_cycle,
-    pick_device,
-    stepped,
-    untrained,
-)
+from recsys.training.fit import EpochRecord, Fitted, fit, one_cycle, pick_device, stepped, untrained
 from recsys.training.objectives import checked
 
 from .made import blocks, checkerboard, columns, ratings
@@ -106,7 +97,7 @@ def test_a_large_catalogue_is_sampled_by_default_and_a_small_one_is_not(monkeypa
     config = default_config("ranking", train.n_ratings, n_epochs=1, n_factors=2)
     small = fit(train, config, device="cpu").factors
     assert same_bits(small, fit(train, replace(config, n_sampled=0), device="cpu").factors)
-    monkeypatch.setattr("recsys.training.fit.MOST_CATALOGUE", 99)
+    monkeypatch.setattr("recsys.training.config.MOST_CATALOGUE", 99)
     large = fit(train, config, device="cpu").factors
     assert not same_bits(small, large)
     assert same_bits(large, fit(train, replace(config, n_sampled=8192), device="cpu").factors)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from recsys.errors import InputError, TrainingError
-from recsys.training.fit import default_config
+from recsys.training.config import default_config
 from recsys.training.lr_find import LrFind, lr_find, slide, smooth, valley
 
 from .made import blocks, checkerboard, ratings

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from recsys.data.dataset import Ratings
 from recsys.data.features import Features
-from recsys.training.fit import Config, default_config, fit, one_cycle, stepped, untrained
+from recsys.training.config import Config, default_config
+from recsys.training.fit import fit, one_cycle, stepped, untrained
 from recsys.training.models import DotProduct, NeuralCF, Side, embedding_width
 from recsys.training.sparse import Cells, Fixed, cells, fixed
 

@@ -9,8 +9,9 @@ import pytest
 from recsys.errors import TrainingError
 from recsys.factors import Factors
 from recsys.training import tune as tunes
+from recsys.training.config import Config, default_config
 from recsys.training.evaluation import evaluate_rating
-from recsys.training.fit import Config, default_config, fit
+from recsys.training.fit import fit
 from recsys.training.tune import Parameters, Range, Trial, best, defaults, next_parameters, search_space, tune
 
 from .made import checkerboard, ratings
