@@ -196,9 +196,11 @@ def evaluate(
 ) -> None:
     """Train on some ratings, measure on others, beside the most-popular and bias-only baselines. No database.
 
-    recsys evaluate --train u1.base --test u1.test --objective rating
-    recsys evaluate --train ml-100k.zip/ml-100k/u1.base --test ml-100k.zip/ml-100k/u1.test
-    recsys evaluate --train ratings.csv --split time-cut --items films.csv
+    The ratings to measure on are a file of their own, or held out of the others. Nothing is stored.
+
+        recsys evaluate --train u1.base --test u1.test --objective rating
+        recsys evaluate --train ml-100k.zip/ml-100k/u1.base --test ml-100k.zip/ml-100k/u1.test
+        recsys evaluate --train ratings.csv --split time-cut --items films.csv
     """
     from jobs.evaluate import evaluate as run
 
