@@ -196,8 +196,8 @@ def evaluate(
 ) -> None:
     """Train on some ratings, measure on others, beside the most-popular and bias-only baselines. No database.
 
-    The ratings to measure on are a file of their own, or held out of the others. What is said of items and users in
-    files beside the ratings, or in those named, is trained with.
+    The ratings to measure on are a file of their own, or held out of the others. What a folder of ratings, --items and
+    --users say of items and users is trained with.
 
         recsys evaluate --train u1.base --test u1.test --objective rating
         recsys evaluate --train ml-100k.zip/ml-100k/u1.base --test ml-100k.zip/ml-100k/u1.test

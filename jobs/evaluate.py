@@ -42,7 +42,7 @@ def evaluate(
 ) -> EvaluateReport:
     """Train on one file and read the other once, beside the most-popular and the bias-only baselines.
 
-    Items and users that lie beside the ratings to train on, or are named, are trained with.
+    What a folder or zip of ratings says of items and users, or files that are named, is trained with.
 
     Args:
         test_path: None: held out of the ratings to train on by `split`.
