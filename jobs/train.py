@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -144,12 +143,7 @@ def ratings_to_train_on(connection: Connection) -> Ratings:
     ratings = read_ratings(connection)
     if ratings.n_ratings == 0:
         raise TrainingError("there are no ratings to train on: run `recsys load PATH` first")
-    users, items = read_user_features(connection), read_item_features(connection)
-    return replace(
-        ratings,
-        user_features=users if users.n_features else None,
-        item_features=items if items.n_features else None,
-    )
+    return ratings.described(read_user_features(connection), read_item_features(connection))
 
 
 def _checkpoint(folder: Path, config: Config, identity: list[object]) -> Checkpoint:

@@ -207,7 +207,7 @@ def reset(engine: Engine, objective: Objective, architecture: Architecture = "do
 def study_name(ratings: Ratings, config: Config, scale: tuple[float, float], seed: int) -> str:
     """A digest of all that makes two trials with the same settings the same."""
     space = {field: asdict(values) for field, values in tunes.search_space(config).items()}
-    told = json.dumps([ratings.fingerprint(), asdict(config), space, scale, seed], sort_keys=True)
+    told = json.dumps([ratings.fingerprint(), config.as_record(), space, scale, seed], sort_keys=True)
     return blake2b(told.encode(), digest_size=16).hexdigest()
 
 

@@ -71,6 +71,11 @@ def score_rows(
     return scores
 
 
+def embeddings(items: NDArray[np.float32], head: Head | None) -> NDArray[np.float32]:
+    """Where items lie, the part of their rows that is multiplied: (n_items, width) → (n_items, n_dot)."""
+    return items if head is None else items[:, : head.n_dot]
+
+
 @dataclass(frozen=True, slots=True)
 class Factors:
     """The factors and biases of one model version.
@@ -122,7 +127,7 @@ class Factors:
     @property
     def embeddings(self) -> NDArray[np.float32]:
         """Where the items lie: (n_items, width), the part of their rows that is multiplied."""
-        return self.item_factors if self.head is None else self.item_factors[:, : self.head.n_dot]
+        return embeddings(self.item_factors, self.head)
 
     def scores(self, user_idx: NDArray[np.int64]) -> NDArray[np.float32]:
         """Scores of all items for some users: (n, n_items)."""

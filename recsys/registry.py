@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, Row, Table, delete, insert, select, u
 from recsys.data import schema
 from recsys.data.database import copy_in, fetch_columns, insert_or_update, reading, write_in_pieces, writing
 from recsys.errors import InputError, NotFoundError
-from recsys.factors import Architecture, Factors, Head, Objective, score_rows
+from recsys.factors import Architecture, Factors, Head, Objective, embeddings, score_rows
 
 Guard = Callable[[Connection], None]
 """Called inside the transaction that publishes; raises when this process may no longer publish."""
@@ -77,7 +77,7 @@ class ItemSide:
     @property
     def embeddings(self) -> NDArray[np.float32]:
         """Where the items lie: (n_items, width), the part of their rows that is multiplied."""
-        return self.item_factors if self.head is None else self.item_factors[:, : self.head.n_dot]
+        return embeddings(self.item_factors, self.head)
 
     def scores(self, vector: NDArray[np.float32], user_bias: float) -> NDArray[np.float32]:
         """Scores of all items for the user of this row and bias, as `score_rows` has them: (n_items,)."""

@@ -77,6 +77,14 @@ class Ratings:
             item_hash=self.item_hash[items],
         )
 
+    def described(self, users: "Features", items: "Features") -> "Ratings":
+        """The same ratings with what else is known of users and items, where that is anything."""
+        return replace(
+            self,
+            user_features=users if users.n_features else None,
+            item_features=items if items.n_features else None,
+        )
+
     def by_user(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows grouped by user.
 

@@ -390,8 +390,12 @@ def _matrix(features: Features | None, keys: NDArray[np.int64], config: Config, 
     """Features of these rows as a matrix (n, n_features); None where there are none to learn from."""
     if features is None or features.n_features == 0 or not config.features:
         return None
-    known = features.of(keys)
-    return fixed(known.starts, known.idx, np.ones(len(known.idx), np.float32), known.n_features, device)
+    return _ones(features.of(keys), device)
+
+
+def _ones(features: Features, device: torch.device) -> Fixed:
+    """(n_rows, n_features), 1 for each feature that a row has."""
+    return fixed(features.starts, features.idx, np.ones(len(features.idx), np.float32), features.n_features, device)
 
 
 def _history(of: NDArray[np.int32], what: NDArray[np.int32], n: int, n_other: int, device: torch.device) -> Fixed:
@@ -522,8 +526,7 @@ def _rows(side: Side, keys: NDArray[np.int64], features: Features | None) -> tup
     new = np.setdiff1d(described, keys)
     if len(new) == 0:
         return keys, table, bias
-    known = features.of(new)
-    X = fixed(known.starts, known.idx, np.ones(len(known.idx), np.float32), known.n_features, table.device)
+    X = _ones(features.of(new), table.device)
     table = torch.cat([table, X.times(side.feature_rows)])
     bias = torch.cat([bias, X.times(side.feature_bias[:, None])[:, 0]])
     every = np.concatenate([keys, new])
