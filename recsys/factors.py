@@ -77,6 +77,25 @@ def embeddings(items: NDArray[np.float32], head: Head | None) -> NDArray[np.floa
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureRows:
+    """What a model learned of features: the row of a user or item of which nothing else is known.
+
+        row = base + Σ_{f ∈ F} rows_f        bias = Σ_{f ∈ F} bias_f
+
+    Attributes:
+        names: one for each feature, as `recsys.data.features` names them.
+        base: (width,) float32, of every row: zeros, but for the items of a neural model.
+        rows: (n_features, width) float32.
+        bias: (n_features,) float32.
+    """
+
+    names: tuple[str, ...]
+    base: NDArray[np.float32]
+    rows: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
 class Factors:
     """The factors and biases of one model version.
 
@@ -99,6 +118,9 @@ class Factors:
         global_bias: added to every score.
         rating_range: the ends of the sigmoid, half a step outside the rating scale; None under `ranking`.
         head: the layers of a neural model; None for the dot product.
+        item_implicit: (n_items, n_factors) float32: a user who rated the items N, whatever the ratings, has
+            Σ_{j ∈ N} item_implicit[j] / √|N| as part of their row; None: ratings are no part of it.
+        user_features, item_features: the rows of those known by nothing else; None: the model was trained without.
     """
 
     objective: Objective
@@ -111,6 +133,9 @@ class Factors:
     global_bias: float = 0.0
     rating_range: tuple[float, float] | None = None
     head: Head | None = None
+    item_implicit: NDArray[np.float32] | None = None
+    user_features: FeatureRows | None = None
+    item_features: FeatureRows | None = None
 
     @property
     def n_users(self) -> int:

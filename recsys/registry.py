@@ -4,10 +4,11 @@ A version is written as `storing`, in pieces, and becomes `ready` in one last st
 row. So a reader sees the whole of a version or nothing of it. A version is never overwritten.
 """
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from sqlalchemy import Connection, Engine, Row, Table, delete, insert, select, u
 from recsys.data import schema
 from recsys.data.database import copy_in, fetch_columns, insert_or_update, reading, write_in_pieces, writing
 from recsys.errors import InputError, NotFoundError
-from recsys.factors import Architecture, Factors, Head, Objective, embeddings, score_rows
+from recsys.factors import Architecture, Factors, FeatureRows, Head, Objective, embeddings, score_rows
 
 Guard = Callable[[Connection], None]
 """Called inside the transaction that publishes; raises when this process may no longer publish."""
@@ -65,7 +66,7 @@ class ItemSide:
         item_keys: (n_items,) int64, ascending.
         item_factors: (n_items, n_factors) float32.
         item_bias: (n_items,) float32.
-        head: the layers of a neural version; None for the dot product.
+        head, item_implicit, user_features, item_features: as in `Factors`.
     """
 
     version: ModelVersion
@@ -73,6 +74,9 @@ class ItemSide:
     item_factors: NDArray[np.float32]
     item_bias: NDArray[np.float32]
     head: Head | None = None
+    item_implicit: NDArray[np.float32] | None = None
+    user_features: FeatureRows | None = None
+    item_features: FeatureRows | None = None
 
     @property
     def embeddings(self) -> NDArray[np.float32]:
@@ -122,15 +126,12 @@ def store(engine: Engine, factors: Factors, training: Training) -> int:
         number = int(
             connection.execute(insert(schema.models).values(row).returning(schema.models.c.number)).scalar_one()
         )
-    sides = (
-        (schema.user_factors, factors.user_keys, factors.user_bias, factors.user_factors),
-        (schema.item_factors, factors.item_keys, factors.item_bias, factors.item_factors),
-    )
-    for table, keys, bias, vectors in sides:
-        _store_rows(engine, table, number, keys, bias, vectors)
+    of_users, of_items = (factors.user_factors,), (factors.item_factors, factors.item_implicit)
+    _store_rows(engine, schema.user_factors, number, factors.user_keys, factors.user_bias, of_users)
+    _store_rows(engine, schema.item_factors, number, factors.item_keys, factors.item_bias, of_items)
     with writing(engine) as connection:
-        if factors.head is not None:
-            weights = _as_safetensors(factors.head)
+        weights = _as_safetensors(factors.head, factors.user_features, factors.item_features)
+        if weights:
             connection.execute(insert(schema.model_weights).values(number=number, weights=weights))
         connection.execute(update(schema.models).where(schema.models.c.number == number).values(status="ready"))
     return number
@@ -142,13 +143,15 @@ def _store_rows(
     number: int,
     keys: NDArray[np.int64],
     bias: NDArray[np.float32],
-    vectors: NDArray[np.float32],
+    vectors: Sequence[NDArray[np.float32] | None],
 ) -> None:
-    little_endian = np.ascontiguousarray(vectors, "<f4")
-
     def write(connection: Connection, rows: slice) -> None:
-        blobs = [vector.tobytes() for vector in little_endian[rows]]
-        copy_in(connection, table, ([number] * len(blobs), keys[rows].tolist(), bias[rows].tolist(), blobs))
+        wanted = keys[rows].tolist()
+        blobs = [
+            [None] * len(wanted) if each is None else [row.tobytes() for row in np.ascontiguousarray(each[rows], "<f4")]
+            for each in vectors
+        ]
+        copy_in(connection, table, ([number] * len(wanted), wanted, bias[rows].tolist(), *blobs))
 
     write_in_pieces(engine, len(keys), write)
 
@@ -300,8 +303,16 @@ def load_items(connection: Connection, number: int) -> ItemSide:
         NotFoundError: there is no such version.
     """
     chosen = version(connection, number)
-    keys, bias, vectors = _load_rows(connection, schema.item_factors, chosen)
-    return ItemSide(chosen, keys, vectors, bias, _load_head(connection, number))
+    table = schema.item_factors
+    keys, bias, vectors, implicit = _columns(connection, table, ("bias", "vector", "implicit"), number)
+    return ItemSide(
+        version=chosen,
+        item_keys=keys,
+        item_factors=_matrix(vectors, chosen.n_factors),
+        item_bias=bias,
+        item_implicit=_matrix(implicit, chosen.n_factors) if implicit and implicit[0] is not None else None,
+        **_load_weights(connection, number)._asdict(),
+    )
 
 
 def load_factors(connection: Connection, number: int) -> Factors:
@@ -310,20 +321,22 @@ def load_factors(connection: Connection, number: int) -> Factors:
     Raises:
         NotFoundError: there is no such version.
     """
-    chosen = version(connection, number)
-    user_keys, user_bias, user_factors = _load_rows(connection, schema.user_factors, chosen)
-    item_keys, item_bias, item_factors = _load_rows(connection, schema.item_factors, chosen)
+    items = load_items(connection, number)
+    user_keys, user_bias, user_factors = _load_users(connection, items.version)
     return Factors(
-        objective=chosen.objective,
+        objective=items.version.objective,
         user_keys=user_keys,
-        item_keys=item_keys,
+        item_keys=items.item_keys,
         user_factors=user_factors,
-        item_factors=item_factors,
+        item_factors=items.item_factors,
         user_bias=user_bias,
-        item_bias=item_bias,
-        global_bias=chosen.global_bias,
-        rating_range=chosen.rating_range,
-        head=_load_head(connection, number),
+        item_bias=items.item_bias,
+        global_bias=items.version.global_bias,
+        rating_range=items.version.rating_range,
+        head=items.head,
+        item_implicit=items.item_implicit,
+        user_features=items.user_features,
+        item_features=items.item_features,
     )
 
 
@@ -336,37 +349,70 @@ def load_user(connection: Connection, number: int, user_key: int) -> tuple[float
     return None if row is None else (row.bias, np.frombuffer(row.vector, "<f4"))
 
 
-def _as_safetensors(head: Head) -> bytes:
-    """A head as bytes that cannot run code."""
+class _Weights(NamedTuple):
+    """What a version has beside rows."""
+
+    head: Head | None
+    user_features: FeatureRows | None
+    item_features: FeatureRows | None
+
+
+def _as_safetensors(head: Head | None, users: FeatureRows | None, items: FeatureRows | None) -> bytes | None:
+    """What is no row as bytes that cannot run code; None where there is nothing."""
     arrays: dict[str, NDArray[Any]] = {}
-    for place, (weight, bias) in enumerate(head.layers):
-        arrays |= {f"{place}.weight": np.ascontiguousarray(weight), f"{place}.bias": np.ascontiguousarray(bias)}
-    arrays["n_dot"] = np.array([head.n_dot], np.int64)
-    return save(arrays)
+    if head is not None:
+        arrays["n_dot"] = np.array([head.n_dot], np.int64)
+        for place, (weight, bias) in enumerate(head.layers):
+            arrays |= {f"{place}.weight": np.ascontiguousarray(weight), f"{place}.bias": np.ascontiguousarray(bias)}
+    for side, known in (("users", users), ("items", items)):
+        if known is not None:
+            names = np.frombuffer(json.dumps(known.names).encode(), np.uint8)
+            arrays |= {f"{side}.names": names, f"{side}.base": known.base}
+            arrays |= {f"{side}.rows": np.ascontiguousarray(known.rows), f"{side}.bias": known.bias}
+    return save(arrays) if arrays else None
 
 
-def _load_head(connection: Connection, number: int) -> Head | None:
+def _load_weights(connection: Connection, number: int) -> _Weights:
     weights = schema.model_weights.c
     stored = connection.scalar(select(weights.weights).where(weights.number == number))
     if stored is None:
-        return None
+        return _Weights(None, None, None)
     arrays = load(stored)
-    n_layers = (len(arrays) - 1) // 2
-    layers = tuple((arrays[f"{place}.weight"], arrays[f"{place}.bias"]) for place in range(n_layers))
-    return Head(int(arrays["n_dot"][0]), layers)
+    head = None
+    if "n_dot" in arrays:
+        n_layers = sum(name.endswith(".weight") for name in arrays)
+        layers = tuple((arrays[f"{place}.weight"], arrays[f"{place}.bias"]) for place in range(n_layers))
+        head = Head(int(arrays["n_dot"][0]), layers)
+    return _Weights(head, _feature_rows(arrays, "users"), _feature_rows(arrays, "items"))
 
 
-def _load_rows(
-    connection: Connection, table: Table, chosen: ModelVersion
+def _feature_rows(arrays: Mapping[str, NDArray[Any]], side: str) -> FeatureRows | None:
+    if f"{side}.names" not in arrays:
+        return None
+    names = tuple(json.loads(arrays[f"{side}.names"].tobytes()))
+    return FeatureRows(names, *(arrays[f"{side}.{part}"] for part in ("base", "rows", "bias")))
+
+
+def _load_users(
+    connection: Connection, chosen: ModelVersion
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    """Keys (n_users,), biases and factors of all users of a version."""
+    table = schema.user_factors
+    keys, bias, vectors = _columns(connection, table, ("bias", "vector"), chosen.number)
+    return keys, bias, _matrix(vectors, chosen.n_factors)
+
+
+def _columns(connection: Connection, table: Table, names: Sequence[str], number: int) -> tuple[Any, ...]:
+    """Keys and biases as arrays, and the blobs of a version's rows, in the order of the keys."""
     key = table.columns[1]
-    rows = connection.execute(
-        select(key, table.c.bias, table.c.vector).where(table.c.number == chosen.number).order_by(key)
-    ).all()
-    keys = np.fromiter((row[0] for row in rows), np.int64, len(rows))
-    bias = np.fromiter((row[1] for row in rows), np.float32, len(rows))
-    vectors = np.frombuffer(b"".join(row[2] for row in rows), "<f4").astype(np.float32)
-    return keys, bias, vectors.reshape(len(rows), chosen.n_factors)
+    statement = select(key, *(table.c[name] for name in names)).where(table.c.number == number).order_by(key)
+    rows = connection.execute(statement).all()
+    keys, bias, *blobs = zip(*rows, strict=True) if rows else [()] * (1 + len(names))
+    return np.array(keys, np.int64), np.array(bias, np.float32), *blobs
+
+
+def _matrix(blobs: Sequence[bytes], width: int) -> NDArray[np.float32]:
+    return np.frombuffer(b"".join(blobs), "<f4").astype(np.float32).reshape(len(blobs), width)
 
 
 def _select_versions() -> Any:

@@ -71,6 +71,23 @@ ratings = Table(
     sqlite_with_rowid=False,
 )
 
+item_counts = Table(
+    "item_counts",
+    metadata,
+    # Kept with the ratings, so that nobody counts them to start. No foreign key, as for ratings.
+    Column("item_key", Key, primary_key=True, autoincrement=False),
+    Column("n_ratings", BigInteger, nullable=False),
+    Column("rating_sum", Double, nullable=False),
+)
+
+user_changes = Table(
+    "user_changes",
+    metadata,
+    # The seq of the last change of a user's ratings: later than a version's, and the user is folded in.
+    Column("user_key", Key, ForeignKey(users.c.user_key, ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, nullable=False),
+)
+
 change_counter = Table(
     "change_counter",
     metadata,
@@ -136,6 +153,7 @@ item_factors = Table(
     Column("item_key", Key, ForeignKey(items.c.item_key, ondelete="CASCADE"), primary_key=True),
     Column("bias", Float, nullable=False),
     Column("vector", LargeBinary, nullable=False),
+    Column("implicit", LargeBinary),  # what having the item adds to a user's row; none: nothing
 )
 
 model_weights = Table(
@@ -221,4 +239,27 @@ tuned_configurations = Table(
     Column("n_ratings", BigInteger, nullable=False),
     Column("tuned_at", BigInteger, nullable=False),
     CheckConstraint("objective IN ('rating', 'ranking')", name="objective"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_number", Key, primary_key=True, autoincrement=True),
+    Column("name", Text, nullable=False),
+    Column("hash", String(64), nullable=False, unique=True),
+    Column("scopes", Json, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("revoked_at", BigInteger),
+    sqlite_autoincrement=True,
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("entry_key", Key, primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),  # name of a key, or of a person on the command line
+    Column("action", String(32), nullable=False),
+    Column("detail", Json, nullable=False),
+    sqlite_autoincrement=True,
 )
