@@ -96,6 +96,21 @@ class FeatureRows:
 
 
 @dataclass(frozen=True, slots=True)
+class Weighting:
+    """What the ratings of a `ranking` training were weighed against.
+
+    Attributes:
+        mean: their mean.
+        span: the highest less the lowest; 1 where all are equal.
+        n_items: the mean number of items that a user has.
+    """
+
+    mean: float
+    span: float
+    n_items: float
+
+
+@dataclass(frozen=True, slots=True)
 class Factors:
     """The factors and biases of one model version.
 
@@ -119,8 +134,10 @@ class Factors:
         rating_range: the ends of the sigmoid, half a step outside the rating scale; None under `ranking`.
         head: the layers of a neural model; None for the dot product.
         item_implicit: (n_items, n_factors) float32: a user who rated the items N, whatever the ratings, has
-            Σ_{j ∈ N} item_implicit[j] / √|N| as part of their row; None: ratings are no part of it.
+            Σ_{j ∈ N} item_implicit[j] / √|N| as part of their row; zeros for an item without ratings; None: what
+            was rated is no part of the row.
         user_features, item_features: the rows of those known by nothing else; None: the model was trained without.
+        weighting: under `ranking`, what each rating counts is relative to it; None: all count alike.
     """
 
     objective: Objective
@@ -136,6 +153,7 @@ class Factors:
     item_implicit: NDArray[np.float32] | None = None
     user_features: FeatureRows | None = None
     item_features: FeatureRows | None = None
+    weighting: Weighting | None = None
 
     @property
     def n_users(self) -> int:

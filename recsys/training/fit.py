@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recsys.data.dataset import Ratings
+from recsys.data.dataset import Ratings, positions
 from recsys.data.features import Features
 from recsys.errors import InputError, TrainingError
-from recsys.factors import Factors, Head
+from recsys.factors import Factors, FeatureRows, Head, Weighting
 from recsys.training.baselines import bias_only
 from recsys.training.checkpoint import Checkpoint, State, load, restore, save, tensors_of
 from recsys.training.config import Config
@@ -493,28 +493,53 @@ def _factors(model: DotProduct | NeuralCF, job: _Job, rating_range: tuple[float,
     train, config = job.train, job.config
     user_keys, users, user_bias = _rows(model.users, train.user_keys, train.user_features)
     item_keys, items, item_bias = _rows(model.items, train.item_keys, train.item_features)
-    head: Head | None = None
-    if isinstance(model, NeuralCF):
-        users = torch.cat([users @ model.meet.T, users @ model.user_layer.T], 1)
-        items = torch.cat([items, items @ model.item_layer.T + model.first_bias], 1)
-        head = model.head()
+    implicit = None
+    if model.users.implicit is not None:
+        implicit = items.new_zeros(len(item_keys), model.users.implicit.shape[1])
+        implicit[torch.from_numpy(positions(item_keys, train.item_keys)).to(items.device)] = model.users.implicit
 
     def array(tensor: Tensor) -> NDArray[np.float32]:
         result: NDArray[np.float32] = tensor.detach().cpu().numpy().copy()
         return result
 
+    def of_users(rows: Tensor) -> Tensor:
+        """Rows as they are stored: of a neural model what they give to the product and to the first layer."""
+        return torch.cat([rows @ model.meet.T, rows @ model.user_layer.T], 1) if isinstance(model, NeuralCF) else rows
+
+    def of_items(rows: Tensor) -> Tensor:
+        return torch.cat([rows, rows @ model.item_layer.T], 1) if isinstance(model, NeuralCF) else rows
+
+    base = of_items(items.new_zeros(items.shape[1]).unsqueeze(0))[0]
+    if isinstance(model, NeuralCF):
+        base[items.shape[1] :] = model.first_bias
+
+    def feature_rows(side: Side, features: Features | None, map_rows: Any, base: Tensor) -> FeatureRows | None:
+        if side.feature_rows is None or side.feature_bias is None or features is None:
+            return None
+        return FeatureRows(features.names, array(base), array(map_rows(side.feature_rows)), array(side.feature_bias))
+
     return Factors(
         objective=config.objective,
         user_keys=user_keys,
         item_keys=item_keys,
-        user_factors=array(users),
-        item_factors=array(items),
+        user_factors=array(of_users(users)),
+        item_factors=array(of_items(items) + base),
         user_bias=array(user_bias),
         item_bias=array(item_bias),
         global_bias=model.global_bias.item(),
         rating_range=rating_range,
-        head=head,
+        head=model.head() if isinstance(model, NeuralCF) else None,
+        item_implicit=None if implicit is None else array(of_users(implicit)),
+        user_features=feature_rows(model.users, train.user_features, of_users, torch.zeros_like(base)),
+        item_features=feature_rows(model.items, train.item_features, of_items, base),
+        weighting=_weighting(train) if config.objective == "ranking" else None,
     )
+
+
+def _weighting(train: Ratings) -> Weighting:
+    """What `RankingLoss` weighs these ratings against."""
+    mean, span = train.rating.mean(dtype=np.float64), np.ptp(train.rating)
+    return Weighting(float(mean), float(span) or 1.0, train.n_ratings / train.n_users)
 
 
 def _rows(side: Side, keys: NDArray[np.int64], features: Features | None) -> tuple[NDArray[np.int64], Tensor, Tensor]:
