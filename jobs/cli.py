@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from jobs.finder_commands import lr_find, sweep, tune
+from jobs.keys import keys_app
 from jobs.options import ArchitectureName, BatchSize, DeviceName, Json, NFactors, open_database
 from jobs.show import show, show_models
 from recsys.data import migration
@@ -36,6 +37,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 another run is at work.
 )
 models_app = typer.Typer(no_args_is_help=True, help="Look at the stored model versions, publish, roll back, prune.")
 app.add_typer(models_app, name="models")
+app.add_typer(keys_app, name="keys")
 
 N = Annotated[int, typer.Option("--n", "-n", min=1, max=1000, help="How many items to list.")]
 Seed = Annotated[int, typer.Option(help="The same seed on the same machine gives the same model.")]

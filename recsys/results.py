@@ -146,3 +146,21 @@ class ModelSummaries(Result):
 def as_time(milliseconds: int) -> datetime:
     """Unix milliseconds as a time in UTC."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+class KeySummary(Result):
+    """What is known of an API key, without the key."""
+
+    number: int
+    name: str = Field(examples=["web shop"])
+    scopes: list[Literal["read", "write", "admin"]]
+    created_at: datetime
+    revoked_at: datetime | None = Field(description="Null where it is in force.")
+
+
+class CreatedKey(KeySummary):
+    key: str = Field(description="The key itself, which is not stored and not shown again.")
+
+
+class KeySummaries(Result):
+    keys: list[KeySummary] = Field(description="The newest first, revoked ones included.")
