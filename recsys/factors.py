@@ -1,13 +1,15 @@
 """What a model learned, as plain arrays: the hand-over from training to everything downstream. No torch."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Objective = Literal["rating", "ranking"]
 Architecture = Literal["dot", "neural"]
+
+_Float = TypeVar("_Float", bound=np.floating[Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +31,11 @@ class Head:
     n_dot: int
     layers: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
 
-    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """f: (rows, n_in) → (rows,)."""
+    def __call__(self, x: NDArray[_Float]) -> NDArray[_Float]:
+        """f: (rows, n_in) → (rows,), in the precision of what it is given, but at least float32."""
         for weight, bias in self.layers:
             x = np.maximum(x, 0) @ weight.T + bias
-        result: NDArray[np.float32] = x[:, 0]
-        return result
+        return x[:, 0]
 
 
 EXACT_ITEMS = 20_000
@@ -96,18 +97,20 @@ class FeatureRows:
 
 
 @dataclass(frozen=True, slots=True)
-class Weighting:
-    """What the ratings of a `ranking` training were weighed against.
+class RankingConstants:
+    """What a `ranking` training leaves to know for those who come later; see `recsys.scoring.fold_in`.
 
     Attributes:
-        mean: their mean.
-        span: the highest less the lowest; 1 where all are equal.
+        mean: the mean of the ratings.
+        span: the highest rating less the lowest; 1 where all are equal.
         n_items: the mean number of items that a user has.
+        ridge: how strongly the users' own rows were held back, as the λ of a penalty λ/2 · ‖own‖².
     """
 
     mean: float
     span: float
     n_items: float
+    ridge: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,9 @@ class Factors:
             Σ_{j ∈ N} item_implicit[j] / √|N| as part of their row; zeros for an item without ratings; None: what
             was rated is no part of the row.
         user_features, item_features: the rows of those known by nothing else; None: the model was trained without.
-        weighting: under `ranking`, what each rating counts is relative to it; None: all count alike.
+        user_map: (n_factors, width of the users' embeddings) float32, of a neural model: its users' rows are
+            `user_map` times their embeddings, and so are those of `item_implicit` and `user_features`.
+        ranking: what is known of the training under `ranking`.
     """
 
     objective: Objective
@@ -153,7 +158,8 @@ class Factors:
     item_implicit: NDArray[np.float32] | None = None
     user_features: FeatureRows | None = None
     item_features: FeatureRows | None = None
-    weighting: Weighting | None = None
+    user_map: NDArray[np.float32] | None = None
+    ranking: RankingConstants | None = None
 
     @property
     def n_users(self) -> int:

@@ -5,9 +5,8 @@ row. So a reader sees the whole of a version or nothing of it. A version is neve
 """
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -16,9 +15,10 @@ from safetensors.numpy import load, save
 from sqlalchemy import Connection, Engine, Row, Table, delete, insert, select, update
 
 from recsys.data import schema
+from recsys.data.clock import now_ms
 from recsys.data.database import copy_in, fetch_columns, insert_or_update, reading, write_in_pieces, writing
 from recsys.errors import InputError, NotFoundError
-from recsys.factors import Architecture, Factors, FeatureRows, Head, Objective, embeddings, score_rows
+from recsys.factors import Architecture, Factors, FeatureRows, Head, Objective, RankingConstants, embeddings, score_rows
 
 Guard = Callable[[Connection], None]
 """Called inside the transaction that publishes; raises when this process may no longer publish."""
@@ -66,7 +66,7 @@ class ItemSide:
         item_keys: (n_items,) int64, ascending.
         item_factors: (n_items, n_factors) float32.
         item_bias: (n_items,) float32.
-        head, item_implicit, user_features, item_features: as in `Factors`.
+        head, item_implicit, user_features, item_features, user_map, ranking: as in `Factors`.
     """
 
     version: ModelVersion
@@ -77,6 +77,8 @@ class ItemSide:
     item_implicit: NDArray[np.float32] | None = None
     user_features: FeatureRows | None = None
     item_features: FeatureRows | None = None
+    user_map: NDArray[np.float32] | None = None
+    ranking: RankingConstants | None = None
 
     @property
     def embeddings(self) -> NDArray[np.float32]:
@@ -130,7 +132,7 @@ def store(engine: Engine, factors: Factors, training: Training) -> int:
     _store_rows(engine, schema.user_factors, number, factors.user_keys, factors.user_bias, of_users)
     _store_rows(engine, schema.item_factors, number, factors.item_keys, factors.item_bias, of_items)
     with writing(engine) as connection:
-        weights = _as_safetensors(factors.head, factors.user_features, factors.item_features)
+        weights = _as_safetensors(factors)
         if weights:
             connection.execute(insert(schema.model_weights).values(number=number, weights=weights))
         connection.execute(update(schema.models).where(schema.models.c.number == number).values(status="ready"))
@@ -172,13 +174,16 @@ def publish(engine: Engine, number: int, reason: str, guard: Guard | None = None
     return chosen
 
 
-def roll_back(engine: Engine, objective: Objective, reason: str) -> ModelVersion:
+def roll_back(engine: Engine, objective: Objective, reason: str, guard: Guard | None = None) -> ModelVersion:
     """Make the version live again that was published before the live one. Again: the one before that.
 
     Raises:
         NotFoundError: nothing was published before, or it was pruned.
+        RecsysError: whatever `guard` raises.
     """
     with writing(engine) as connection:
+        if guard is not None:
+            guard(connection)
         published = schema.publications.c
         history = connection.execute(
             select(published.number, published.action)
@@ -337,6 +342,8 @@ def load_factors(connection: Connection, number: int) -> Factors:
         item_implicit=items.item_implicit,
         user_features=items.user_features,
         item_features=items.item_features,
+        user_map=items.user_map,
+        ranking=items.ranking,
     )
 
 
@@ -355,16 +362,22 @@ class _Weights(NamedTuple):
     head: Head | None
     user_features: FeatureRows | None
     item_features: FeatureRows | None
+    user_map: NDArray[np.float32] | None
+    ranking: RankingConstants | None
 
 
-def _as_safetensors(head: Head | None, users: FeatureRows | None, items: FeatureRows | None) -> bytes | None:
+def _as_safetensors(factors: Factors) -> bytes | None:
     """What is no row as bytes that cannot run code; None where there is nothing."""
     arrays: dict[str, NDArray[Any]] = {}
-    if head is not None:
+    if (head := factors.head) is not None:
         arrays["n_dot"] = np.array([head.n_dot], np.int64)
         for place, (weight, bias) in enumerate(head.layers):
             arrays |= {f"{place}.weight": np.ascontiguousarray(weight), f"{place}.bias": np.ascontiguousarray(bias)}
-    for side, known in (("users", users), ("items", items)):
+    if factors.user_map is not None:
+        arrays["user_map"] = np.ascontiguousarray(factors.user_map)
+    if factors.ranking is not None:
+        arrays["ranking"] = np.array(astuple(factors.ranking), np.float64)
+    for side, known in (("users", factors.user_features), ("items", factors.item_features)):
         if known is not None:
             names = np.frombuffer(json.dumps(known.names).encode(), np.uint8)
             arrays |= {f"{side}.names": names, f"{side}.base": known.base}
@@ -376,14 +389,20 @@ def _load_weights(connection: Connection, number: int) -> _Weights:
     weights = schema.model_weights.c
     stored = connection.scalar(select(weights.weights).where(weights.number == number))
     if stored is None:
-        return _Weights(None, None, None)
+        return _Weights(None, None, None, None, None)
     arrays = load(stored)
     head = None
     if "n_dot" in arrays:
         n_layers = sum(name.endswith(".weight") for name in arrays)
         layers = tuple((arrays[f"{place}.weight"], arrays[f"{place}.bias"]) for place in range(n_layers))
         head = Head(int(arrays["n_dot"][0]), layers)
-    return _Weights(head, _feature_rows(arrays, "users"), _feature_rows(arrays, "items"))
+    return _Weights(
+        head,
+        _feature_rows(arrays, "users"),
+        _feature_rows(arrays, "items"),
+        arrays.get("user_map"),
+        RankingConstants(*arrays["ranking"].tolist()) if "ranking" in arrays else None,
+    )
 
 
 def _feature_rows(arrays: Mapping[str, NDArray[Any]], side: str) -> FeatureRows | None:
@@ -448,8 +467,3 @@ def _as_version(row: Row[Any]) -> ModelVersion:
         created_at=row.created_at,
         live=bool(row.live),
     )
-
-
-def now_ms() -> int:
-    """Now, in Unix milliseconds."""
-    return time.time_ns() // 1_000_000

@@ -1,5 +1,7 @@
 """Model versions: stored whole, published in one step, never overwritten."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sqlalchemy import Engine, func, insert, select
@@ -7,7 +9,7 @@ from sqlalchemy import Engine, func, insert, select
 from recsys.data import schema
 from recsys.data.database import reading, writing
 from recsys.errors import InputError, LockedError, NotFoundError
-from recsys.factors import Head
+from recsys.factors import FeatureRows, Head, RankingConstants
 from recsys.registry import (
     live_numbers,
     load_factors,
@@ -16,6 +18,7 @@ from recsys.registry import (
     prune,
     publish,
     roll_back,
+    store,
     version,
     versions,
     was_published,
@@ -82,6 +85,43 @@ def test_the_layers_of_a_neural_version_come_back_and_go_with_it(rows: Engine) -
     assert prune(rows, 1) == [neural]
     with reading(rows) as connection:
         assert connection.scalar(select(func.count()).select_from(schema.model_weights)) == 0
+
+
+def test_what_fold_in_needs_comes_back_as_it_was(rows: Engine) -> None:
+    with reading(rows) as connection:
+        bare = load_factors(connection, add_known_model(rows, "ranking"))
+        training = version(connection, 1).training
+    names = ("category: Ärger", "year: 1990s")
+    known = FeatureRows(names, np.ones(2, np.float32), np.eye(2, dtype=np.float32), np.array([0.5, -0.5], np.float32))
+    factors = replace(
+        bare,
+        item_implicit=bare.item_factors * 2,
+        user_features=known,
+        item_features=replace(known, names=("a", "b")),
+        user_map=np.arange(6, dtype=np.float32).reshape(2, 3),
+        ranking=RankingConstants(mean=3.25, span=4.0, n_items=0.1, ridge=21.5),
+    )
+    number = store(rows, factors, training)
+    with reading(rows) as connection:
+        loaded, side, without = (
+            load_factors(connection, number),
+            load_items(connection, number),
+            load_items(connection, 1),
+        )
+    for stored in (loaded, side):
+        assert stored.item_implicit is not None
+        assert stored.item_implicit.tolist() == (bare.item_factors * 2).tolist()
+        assert stored.user_features is not None
+        assert stored.user_features.names == names
+        assert stored.user_features.base.tolist() == [1, 1]
+        assert stored.user_features.rows.tolist() == [[1, 0], [0, 1]]
+        assert stored.user_features.bias.tolist() == [0.5, -0.5]
+        assert stored.item_features is not None
+        assert stored.item_features.names == ("a", "b")
+        assert stored.user_map is not None
+        assert stored.user_map.tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert stored.ranking == factors.ranking
+    assert (without.item_implicit, without.user_features, without.user_map, without.ranking) == (None,) * 4
 
 
 def test_of_a_large_catalogue_the_best_products_go_through_the_layers(

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -17,7 +17,8 @@ from torch import Tensor
 from recsys.data.dataset import Ratings, positions
 from recsys.data.features import Features
 from recsys.errors import InputError, TrainingError
-from recsys.factors import Factors, FeatureRows, Head, Weighting
+from recsys.factors import Factors, FeatureRows, RankingConstants
+from recsys.scoring.fold_in import DEFAULT_RIDGE, FoldIn
 from recsys.training.baselines import bias_only
 from recsys.training.checkpoint import Checkpoint, State, load, restore, save, tensors_of
 from recsys.training.config import Config
@@ -30,6 +31,9 @@ _RISE = 0.25
 """Share of the steps in which the learning rate rises."""
 _FLOOR = 0.04
 """The learning rate of the first step, as a share of the peak."""
+
+_RIDGE_USERS = 128
+"""Users on whom is measured how strongly rows are held back."""
 
 _log = logging.getLogger(__name__)
 
@@ -253,6 +257,8 @@ def _fit(job: _Job, device: torch.device, hooks: _Hooks) -> Fitted:
         if hooks.on_epoch:
             hooks.on_epoch(record)
     factors = _factors(model, job, begun.rating_range)
+    if config.objective == "ranking":
+        factors = replace(factors, ranking=_ranking_constants(model.users.own, factors, job.train, config))
     return Fitted(factors, tuple(history), time.perf_counter() - started)
 
 
@@ -532,14 +538,23 @@ def _factors(model: DotProduct | NeuralCF, job: _Job, rating_range: tuple[float,
         item_implicit=None if implicit is None else array(of_users(implicit)),
         user_features=feature_rows(model.users, train.user_features, of_users, torch.zeros_like(base)),
         item_features=feature_rows(model.items, train.item_features, of_items, base),
-        weighting=_weighting(train) if config.objective == "ranking" else None,
+        user_map=array(torch.cat([model.meet, model.user_layer])) if isinstance(model, NeuralCF) else None,
     )
 
 
-def _weighting(train: Ratings) -> Weighting:
-    """What `RankingLoss` weighs these ratings against."""
-    mean, span = train.rating.mean(dtype=np.float64), np.ptp(train.rating)
-    return Weighting(float(mean), float(span) or 1.0, train.n_ratings / train.n_users)
+def _ranking_constants(own: Tensor, factors: Factors, train: Ratings, config: Config) -> RankingConstants:
+    """What fold-in is to know of this training; the ridge is measured on some of its users."""
+    mean, span = float(train.rating.mean(dtype=np.float64)), float(np.ptp(train.rating)) or 1.0
+    constants = RankingConstants(mean, span, train.n_ratings / train.n_users, DEFAULT_RIDGE)
+    fold_in = FoldIn.of(replace(factors, ranking=constants), config.as_record())
+    starts, order = train.by_user()
+    place = positions(factors.item_keys, train.item_keys)
+    some = np.unique(np.linspace(0, train.n_users - 1, _RIDGE_USERS).astype(np.int64))
+    rows = (order[starts[user] : starts[user + 1]] for user in some)
+    rated = [(place[train.item_idx[of_user]], train.rating[of_user]) for of_user in rows]
+    user_rows = factors.user_factors[positions(factors.user_keys, train.user_keys[some])]
+    own_rows: NDArray[np.float32] = own.detach()[torch.from_numpy(some).to(own.device)].cpu().numpy()
+    return replace(constants, ridge=fold_in.measured_ridge(rated, user_rows, own_rows))
 
 
 def _rows(side: Side, keys: NDArray[np.int64], features: Features | None) -> tuple[NDArray[np.int64], Tensor, Tensor]:

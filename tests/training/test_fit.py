@@ -196,6 +196,45 @@ def test_users_without_ratings_get_the_row_and_bias_of_their_features(
 
 
 @KINDS
+def test_rows_are_made_of_what_fold_in_is_told(objective: Objective, architecture: Architecture) -> None:
+    """A user or item known by features only has the row of its features, and the implicit rows are left for rest."""
+    train, _ = checkerboard()
+    of_all = features(np.arange(64), [["odd" if key % 2 else "even"] for key in range(64)], [{}] * 64)
+    train = replace(train.select((train.user_idx != 3) & (train.item_idx != 5)), user_features=of_all)
+    train = replace(train, item_features=of_all)
+    config = described_config(train, objective, architecture)
+    factors = fit(train, config, device="cpu").factors
+    users, items = factors.user_features, factors.item_features
+    assert users is not None
+    assert items is not None
+    assert users.names == items.names == of_all.names
+    odd = of_all.names.index("category: odd")
+    assert factors.user_factors[3] == pytest.approx(users.base + users.rows[odd], abs=1e-5)
+    assert factors.user_bias[3] == pytest.approx(users.bias[odd], abs=1e-5)
+    assert factors.item_factors[5] == pytest.approx(items.base + items.rows[odd], abs=1e-5)
+    assert factors.item_bias[5] == pytest.approx(items.bias[odd], abs=1e-5)
+    assert factors.item_implicit is not None
+    assert factors.item_implicit.shape == factors.item_factors.shape
+    assert np.flatnonzero(~factors.item_implicit.any(1)).tolist() == [5, *range(60, 64)]
+    assert (factors.user_map is None) == (architecture == "dot")
+    assert (factors.ranking is None) == (objective == "rating")
+    if factors.user_map is not None:
+        assert factors.user_map.shape[0] == factors.n_factors
+    if factors.ranking is not None:
+        assert factors.ranking.mean == pytest.approx(train.rating.mean())
+        assert factors.ranking.span == 4
+        assert factors.ranking.ridge > 0
+
+
+def test_without_implicit_terms_and_features_there_are_none_to_fold_in_with() -> None:
+    train, _ = checkerboard()
+    factors = fit(train, default_config("rating", train.n_ratings, implicit=False, n_epochs=1), device="cpu").factors
+    assert factors.item_implicit is None
+    assert factors.user_features is None
+    assert factors.item_features is None
+
+
+@KINDS
 def test_features_of_nobody_in_the_ratings_do_no_harm(objective: Objective, architecture: Architecture) -> None:
     train, _ = checkerboard(20, 12)
     known = features(np.arange(1000, 1010), [["a"] if key < 5 else ["b"] for key in range(10)], [{}] * 10)
