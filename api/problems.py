@@ -38,48 +38,60 @@ def _described(description: str) -> dict[str, Any]:
 
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    404: _described("There is no such item or model version."),
+    401: _described("A key is needed, and none came that is in force."),
+    403: _described("The key may not do this."),
+    404: _described("There is no such user, item or model version."),
     422: _described("The request is not valid; `errors` says where."),
-    503: _described("No model is live, or the database cannot be reached; `detail` says what to run."),
+    503: _described("No model is live, the database cannot be reached, or too much is being asked; `detail` says so."),
 }
+BODY_RESPONSES: dict[int | str, dict[str, Any]] = {
+    413: _described("The body is larger than the limit."),
+    415: _described("The body is not JSON, or does not say that it is."),
+}
+
+_RETRY_SECONDS = 2
 
 
 def problem(status: int, title: str, detail: str, errors: list[Where] | None = None) -> JSONResponse:
     body = Problem(type="about:blank", title=title, status=status, detail=detail, errors=errors or [])
-    return JSONResponse(body.model_dump(), status, media_type=MEDIA_TYPE)
+    answer = JSONResponse(body.model_dump(), status, media_type=MEDIA_TYPE)
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        answer.headers["retry-after"] = str(_RETRY_SECONDS)
+    elif status == HTTPStatus.UNAUTHORIZED:
+        answer.headers["www-authenticate"] = "Bearer"
+    return answer
 
 
 def install(app: FastAPI) -> None:
     """Answer every error of this application with a problem document."""
-    app.exception_handler(RecsysError)(_on_recsys_error)
-    app.exception_handler(RequestValidationError)(_on_invalid_request)
-    app.exception_handler(HTTPException)(_on_http_error)
-    app.exception_handler(Exception)(_on_bug)
+    for kind in (RecsysError, RequestValidationError, HTTPException, Exception):
+        app.exception_handler(kind)(_handle)
 
 
-async def _on_recsys_error(_request: Request, error: RecsysError) -> JSONResponse:
-    answer = problem(error.status, error.title, str(error))
-    if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
-        answer.headers["retry-after"] = "2"
-    return answer
+async def _handle(request: Request, error: Exception) -> JSONResponse:
+    return answer_to(request, error)
 
 
-async def _on_invalid_request(_request: Request, error: RequestValidationError) -> JSONResponse:
+def answer_to(request: Request, error: Exception) -> JSONResponse:
+    """What an error means for the client."""
+    if isinstance(error, RecsysError):
+        return problem(error.status, error.title, str(error))
+    if isinstance(error, RequestValidationError):
+        return _invalid(error)
+    if isinstance(error, HTTPException):
+        phrase = HTTPStatus(error.status_code).phrase
+        detail = f"{request.method} {request.url.path}: {error.detail}; see /docs for what there is"
+        answer = problem(error.status_code, phrase, detail)
+        answer.headers.update(error.headers or {})
+        return answer
+    where = {"method": request.method, "path": request.url.path}
+    _log.error("unhandled error", exc_info=error, extra=where)
+    return problem(500, "Internal error", "the server failed to answer; its log says why")
+
+
+def _invalid(error: RequestValidationError) -> JSONResponse:
     errors = [
         Where(where=".".join(str(part) for part in found["loc"]), message=found["msg"]) for found in error.errors()
     ]
     detail = "; ".join(f"{found.where}: {found.message}" for found in errors[:3])
-    return problem(422, "The request is not valid", f"{detail}. See /docs for what is expected.", errors)
-
-
-async def _on_http_error(request: Request, error: HTTPException) -> JSONResponse:
-    phrase = HTTPStatus(error.status_code).phrase
-    detail = f"{request.method} {request.url.path}: {error.detail}; see /docs for what there is"
-    answer = problem(error.status_code, phrase, detail)
-    answer.headers.update(error.headers or {})
-    return answer
-
-
-async def _on_bug(request: Request, error: Exception) -> JSONResponse:
-    _log.error("unhandled error", exc_info=error, extra={"method": request.method, "path": request.url.path})
-    return problem(500, "Internal error", "the server failed to answer; its log says why")
+    return problem(422, "The request is not valid", f"{detail}. See /docs for what is expected.", errors[:100])

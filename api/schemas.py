@@ -1,22 +1,86 @@
 """What requests carry; what answers carry is in `recsys.results`."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import Query
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
 
-N = Annotated[int, Query(ge=1, le=1000, description="How many items to list.")]
+from api.lean import Params
+from recsys.results import Order, PopularBy
+
+N = Annotated[int, Field(ge=1, le=1000, description="How many items to list.", examples=[10])]
+MinRatings = Annotated[int, Field(ge=0, le=1_000_000_000, description="Fewest ratings of a listed item.")]
+Categories = Annotated[
+    list[str], Field(max_length=100, description="List only items of this category; repeated: of any of them.")
+]
+Excluded = Annotated[list[str], Field(max_length=1000, description="Ids of items to leave out.")]
+AskedModel = Annotated[
+    str,
+    StringConstraints(pattern=r"^(ranking|rating|[1-9][0-9]{0,17})$"),
+    Field(
+        description="`ranking`, `rating`, or the number of a live version; by default the ranking version.",
+        examples=["ranking"],
+    ),
+]
+Text = Annotated[str, StringConstraints(max_length=10_000)]
 
 
-class PostedRating(BaseModel):
+class RecommendParams(Params):
+    n: N = 10
+    exclude_seen: bool = Field(default=True, description="Leave out what the user has rated.")
+    exclude: Excluded = Field(default_factory=list)
+    category: Categories = Field(default_factory=list)
+    min_ratings: MinRatings = 0
+    explain: bool = Field(default=False, description="Say of every item how its score came about.")
+    model: AskedModel | None = None
+
+
+class SimilarParams(Params):
+    n: N = 10
+    category: Categories = Field(default_factory=list)
+
+
+class PopularParams(Params):
+    by: PopularBy = Field(
+        default="bias", description="`bias`: liked beyond its kind; `count`: number of ratings; `mean`: mean rating."
+    )
+    order: Order = Field(default="desc", description="`asc` lists the other end.")
+    min_ratings: MinRatings | None = Field(
+        default=None, description="Fewest ratings of a listed item; by default 10, by count 0."
+    )
+    category: Categories = Field(default_factory=list)
+    n: N = 10
+
+
+class PredictParams(Params):
+    item_id: list[str] = Field(
+        min_length=1, max_length=1000, description="Items to predict; repeated.", examples=[["50", "181"]]
+    )
+
+
+class ItemsParams(Params):
+    title: Text = Field(
+        default="", description="Words of the title, in any order; case and accents do not matter.", examples=["star"]
+    )
+    limit: int = Field(default=50, ge=1, le=1000)
+    cursor: Text | None = Field(default=None, description="`next_cursor` of the page before.")
+
+
+class Body(BaseModel):
+    """Base of bodies: a field that is not known is an error."""
+
     model_config = ConfigDict(extra="forbid")
 
+
+Rating = Annotated[FiniteFloat, Field(strict=True, examples=[5])]
+
+
+class PostedRating(Body):
     user_id: str = Field(examples=["196"])
     item_id: str = Field(examples=["50"])
-    rating: Annotated[FiniteFloat, Field(strict=True, examples=[5])]
+    rating: Rating
     rated_at: datetime | None = Field(
-        None, description="Time of the rating, UTC unless it says otherwise; by default now.", examples=[None]
+        default=None, description="Time of the rating, UTC unless it says otherwise; by default now.", examples=[None]
     )
 
     @property
@@ -27,7 +91,61 @@ class PostedRating(BaseModel):
         return round(at.timestamp() * 1000)
 
 
-class PostedRatings(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class PostedRatings(Body):
     ratings: list[PostedRating] = Field(min_length=1, max_length=1000)
+
+
+class VisitorRating(Body):
+    item_id: str = Field(examples=["50"])
+    rating: Rating
+
+
+class AskingUser(Body):
+    """Somebody who wants a list: a user, a visitor with ratings that are not stored, or a user with some more."""
+
+    user_id: str | None = Field(default=None, description="External id of a user.", examples=["196"])
+    ratings: list[VisitorRating] = Field(
+        default=[],
+        max_length=1000,
+        description="What they rated, beside what is stored of them; of items not known, nothing.",
+    )
+
+
+class AskedLists(Body):
+    users: list[AskingUser] = Field(min_length=1, max_length=1000)
+    n: N = 10
+    exclude_seen: bool = Field(default=True, description="Leave out what they have rated.")
+    candidates: list[str] | None = Field(
+        default=None, max_length=100_000, description="Ids of the items to choose from; null: all."
+    )
+    exclude: list[str] = Field(default=[], max_length=100_000, description="Ids of items to leave out.")
+    category: Categories = Field(default_factory=list)
+    min_ratings: MinRatings = 0
+    explain: bool = Field(default=False, description="Say of every item how its score came about.")
+    model: AskedModel | None = None
+
+
+class PutItem(Body):
+    """What is left out stays as it is; null takes the title away."""
+
+    title: Annotated[str, StringConstraints(max_length=1000)] | None = Field(
+        default=None, examples=["Star Wars (1977)"]
+    )
+    categories: list[Annotated[str, StringConstraints(min_length=1, max_length=200)]] = Field(
+        default=[], max_length=100, examples=[["Action", "Sci-Fi"]]
+    )
+    year: int | None = Field(default=None, ge=-10_000, le=10_000, examples=[1977])
+    attributes: dict[str, str | int | float | bool | list[str]] = Field(
+        default={}, max_length=100, description="What else is known; replaces what was known."
+    )
+    hidden: bool = Field(default=False, description="Whether no list shows it.")
+
+
+class Reason(Body):
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=1000, strip_whitespace=True)] = Field(
+        description="Why; it is recorded.", examples=["the new one looks odd"]
+    )
+
+
+class RollBack(Reason):
+    objective: Literal["rating", "ranking"]

@@ -1,51 +1,74 @@
-"""What a request may ask for: the engine, and the snapshot that it keeps to its end."""
+"""What requests need, made once at start-up."""
 
-from collections.abc import Iterator
-from threading import BoundedSemaphore
-from typing import Annotated, cast
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import BoundedSemaphore, Event
+from typing import Any, TypeVar, cast
 
-from fastapi import Depends, Request
+from fastapi import Request
 from sqlalchemy import Engine
 
+from api.front import Load
+from api.metrics import Metrics
 from recsys.errors import OverloadedError
 from recsys.serving.live import LiveRecommender
-from recsys.serving.recommender import Recommender
+from recsys.serving.together import Searcher, StateReader
 from recsys.settings import Settings
 
+_Answer = TypeVar("_Answer")
 
-def _engine(request: Request) -> Engine:
-    return cast(Engine, request.app.state.engine)
-
-
-def _live(request: Request) -> LiveRecommender:
-    return cast(LiveRecommender, request.app.state.live)
+WRITERS = 8
+"""Requests that may write at the same time: those that wait must leave threads for those that only read."""
 
 
-def _recommender(live: Annotated[LiveRecommender, Depends(_live)]) -> Recommender:
-    return live.current
+@dataclass(frozen=True, slots=True)
+class State:
+    """One for each process.
+
+    Attributes:
+        live: the newest snapshot, the cache of users and the keys.
+        reader, searcher: what answers requests that wait together.
+        aside: the threads for what would keep the event loop too long.
+        writers: turns to write.
+        draining: set when the process was told to end.
+    """
+
+    engine: Engine
+    settings: Settings
+    live: LiveRecommender
+    reader: StateReader
+    searcher: Searcher
+    aside: ThreadPoolExecutor
+    writers: BoundedSemaphore
+    metrics: Metrics
+    load: Load
+    draining: Event
 
 
-def _settings(request: Request) -> Settings:
-    return cast(Settings, request.app.state.settings)
+def state_of(request: Request) -> State:
+    return cast(State, request.app.state.recsys)
 
 
-def _turn_to_write(request: Request) -> Iterator[None]:
-    """Wait a moment for a turn to write.
+async def aside(state: State, work: Callable[..., _Answer], *arguments: Any) -> _Answer:
+    """Do work in a thread, so that the event loop goes on meanwhile."""
+    return await asyncio.get_running_loop().run_in_executor(state.aside, work, *arguments)
+
+
+class Turn:
+    """A turn to write, waited for a moment.
 
     Raises:
         OverloadedError: too many others are waiting.
     """
-    writers = cast(BoundedSemaphore, request.app.state.writers)
-    if not writers.acquire(timeout=1):
-        raise OverloadedError("too many requests are waiting to write: send this one again in a moment")
-    try:
-        yield
-    finally:
-        writers.release()
 
+    def __init__(self, state: State) -> None:
+        self._writers = state.writers
 
-EngineOf = Annotated[Engine, Depends(_engine)]
-LiveOf = Annotated[LiveRecommender, Depends(_live)]
-RecommenderOf = Annotated[Recommender, Depends(_recommender)]
-SettingsOf = Annotated[Settings, Depends(_settings)]
-TurnToWrite = Depends(_turn_to_write)
+    def __enter__(self) -> None:
+        if not self._writers.acquire(timeout=1):
+            raise OverloadedError("too many requests are waiting to write: send this one again in a moment")
+
+    def __exit__(self, *_: object) -> None:
+        self._writers.release()

@@ -252,21 +252,32 @@ def nightly(
 
 @app.command()
 def recommend(
-    user_id: Annotated[str, typer.Argument(help="External id of a user.")],
+    user_id: Annotated[str | None, typer.Argument(help="External id of a user.")] = None,
     n: N = 10,
     include_seen: Annotated[bool, typer.Option(help="List what the user has rated too.")] = False,
+    explain: Annotated[bool, typer.Option(help="Say of every item how its score came about.")] = False,
+    all: Annotated[bool, typer.Option("--all", help="Lists for all users, into a file.")] = False,
+    out: Annotated[Path, typer.Option(help="The file, with --all.")] = Path("lists.parquet"),
     json: Json = False,
 ) -> None:
-    """The best items for a user; for one nobody knows, the most rated ones."""
-    from recsys.serving.recommender import load_recommender
-    from recsys.serving.users import read_user
+    """The best items for a user; for one nobody knows, the most rated ones. Or for all users into a Parquet file.
 
+    recsys recommend 196
+    recsys recommend 196 --explain
+    recsys recommend --all --out lists.parquet     # columns user_id, rank, item_id, score, source
+    """
+    from jobs.recommend import recommend as run
+    from jobs.recommend import recommend_all
+    from recsys.serving.recommender import Wish
+
+    if all == (user_id is not None):
+        raise typer.BadParameter("name a user, or say --all for every one of them")
     engine, _ = open_database()
-    with reading(engine) as connection:
-        recommender = load_recommender(connection)
-        model = recommender.list_model
-        user = read_user(connection, user_id, model.number if model else None)
-    show(recommender.recommend(user, n, exclude_seen=not include_seen), json)
+    wish = Wish(n=n, exclude_seen=not include_seen)
+    if user_id is None:
+        show(recommend_all(engine, out, wish), json)
+    else:
+        show(run(engine, user_id, wish, explain=explain), json)
 
 
 @app.command()
@@ -274,12 +285,13 @@ def similar(
     item_id: Annotated[str, typer.Argument(help="External id of an item.")], n: N = 10, json: Json = False
 ) -> None:
     """The items that appeal to the same people as this one."""
-    from recsys.serving.recommender import load_recommender
+    from recsys.serving.recommender import find, load_recommender
 
     engine, _ = open_database()
     with reading(engine) as connection:
         recommender = load_recommender(connection)
-    show(recommender.similar(item_id, n), json)
+    model, search = recommender.search_similar(item_id, n)
+    show(recommender.as_list(recommender.similar(model, find([search])[0])), json)
 
 
 @app.command()
@@ -300,7 +312,7 @@ def popular(
     engine, _ = open_database()
     with reading(engine) as connection:
         recommender = load_recommender(connection)
-    show(recommender.popular(by, n, order=order, min_ratings=min_ratings), json)
+    show(recommender.as_list(recommender.popular(by, n, order=order, min_ratings=min_ratings)), json)
 
 
 @app.command()
@@ -318,14 +330,22 @@ def report(
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that answer, about one for each core.")] = 1,
     insecure: Annotated[
         bool, typer.Option(help="Listen on an address that other machines can reach, though nobody needs a key.")
     ] = False,
 ) -> None:
-    """Answer over HTTP: http://127.0.0.1:8000/docs describes how."""
+    """Answer over HTTP: http://127.0.0.1:8000/docs describes how.
+
+    Where no key was ever made everybody who reaches it may ask, so it listens on this machine only. On another address
+    it asks for keys: make one with `recsys keys create NAME --scope read`.
+
+        recsys serve
+        recsys serve --host 0.0.0.0 --workers 4
+    """
     from jobs.serve import serve as run
 
-    run(load_settings(), host, port, insecure=insecure)
+    run(load_settings(), host, port, workers=workers, insecure=insecure)
 
 
 app.command("lr-find")(lr_find)

@@ -8,9 +8,9 @@ from sqlalchemy import Connection, delete, select
 
 from jobs.progress import say
 from recsys.data import schema
+from recsys.data.clock import now_ms
 from recsys.data.database import insert_or_update
 from recsys.factors import Architecture, Objective
-from recsys.registry import now_ms
 from recsys.training.config import Config, default_config
 
 HOLDS_WITHIN = 4

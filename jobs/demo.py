@@ -68,7 +68,7 @@ def three_requests(engine: Engine, port: int) -> list[str]:
             .order_by(schema.users.c.user_key)
             .limit(1)
         ).one()
-    item_id = recommender.popular("count", 1).items[0].item_id
+    item_id = recommender.as_list(recommender.popular("count", 1)).items[0].item_id
     paths = (
         f"users/{quote(user_id, safe='')}/recommendations",
         f"items/{quote(item_id, safe='')}/similar",

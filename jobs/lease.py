@@ -10,9 +10,9 @@ from threading import Event, Thread
 from sqlalchemy import Connection, Engine, select, update
 
 from recsys.data import schema
+from recsys.data.clock import now_ms
 from recsys.data.database import insert_or_update, writing
 from recsys.errors import LockedError, RecsysError
-from recsys.registry import now_ms
 from recsys.results import as_time
 
 LEASE_SECONDS = 120.0

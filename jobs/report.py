@@ -43,9 +43,9 @@ def _model_report(connection: Connection, number: int, catalogue: Catalogue) -> 
         history=stored.training.history,
         factors=factors,
         items=ItemLabels(
-            item_ids=[catalogue.item_ids[at] for at in place],
-            titles=[catalogue.titles[at] for at in place],
-            categories=[catalogue.categories[at] for at in place],
+            item_ids=[catalogue.items[at].item_id for at in place],
+            titles=[catalogue.items[at].title for at in place],
+            categories=[catalogue.items[at].categories for at in place],
             n_ratings=catalogue.n_ratings[place],
         ),
     )

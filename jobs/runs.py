@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from sqlalchemy import Engine, insert, update
 
 from recsys.data import schema
+from recsys.data.clock import now_ms
 from recsys.data.database import writing
-from recsys.registry import now_ms
 
 
 class Run:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from recsys.results import ItemList, LoadReport, ModelSummary, NightlyReport, Result, TrainReport
+from recsys.results import Explanation, ItemList, LoadReport, ModelSummary, NightlyReport, Result, TrainReport
 
 
 def show(result: Result, as_json: bool) -> None:
@@ -62,13 +62,26 @@ def show_models(models: list[ModelSummary]) -> None:
 
 
 def _show_list(console: Console, result: ItemList) -> None:
-    table = Table("", "item_id", "title", "score")
+    why = [item.explanation for item in result.items]
+    table = Table("", "item_id", "title", "score", *(["parts of the score", "because of"] if any(why) else []))
     table.columns[0].justify = table.columns[3].justify = "right"
     for place, item in enumerate(result.items, start=1):
-        table.add_row(str(place), Text(item.item_id), Text(item.title or ""), f"{item.score:.4g}")
+        row = [str(place), Text(item.item_id), Text(item.title or ""), f"{item.score:.4g}"]
+        table.add_row(*row, *(_why(item.explanation) if item.explanation else []))
     console.print(table)
     version = "no model" if result.model_version is None else f"model version {result.model_version}"
     console.out(f"{version}, source: {result.source}", highlight=False)
+    if result.fallback:
+        console.out(result.fallback, highlight=False)
+
+
+def _why(said: Explanation) -> list[Text]:
+    """An explanation as two cells."""
+    biases = said.global_bias + said.user_bias + said.item_bias
+    parts = f"biases {biases:+.3f}, taste {said.dot_product:+.3f}"
+    parts += f", layers {said.layers:+.3f}" if said.layers else ""
+    named = [f"{each.title or each.item_id} {each.contribution:+.3f}" for each in said.contributions]
+    return [Text(parts), Text("\n".join(named))]
 
 
 def _show_load(console: Console, report: LoadReport) -> None:

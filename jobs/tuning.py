@@ -19,11 +19,11 @@ from jobs.train import rating_scale, ratings_to_train_on
 from recsys.analysis import page
 from recsys.analysis.finding import finding_page, tuning_figure
 from recsys.data import schema
+from recsys.data.clock import now_ms
 from recsys.data.database import reading, writing
 from recsys.data.dataset import Ratings
 from recsys.data.splits import hold_out
 from recsys.factors import Architecture, Objective
-from recsys.registry import now_ms
 from recsys.results import Result
 from recsys.settings import Settings
 from recsys.training import tune as tunes

@@ -7,6 +7,10 @@
     ├── NoModelError            nothing is live yet
     ├── DatabaseError           the database cannot be reached or has another schema
     ├── OverloadedError         more is being asked than can be answered now
+    ├── TooLargeError           a request's body is larger than the limit
+    ├── MediaTypeError          a request's body is of a kind that is not read
+    ├── UnauthorizedError       no key came with a request, or one that is not in force
+    ├── ForbiddenError          a key may not do what was asked
     ├── LockedError             another process holds the lease of this job
     ├── LiveChangedError        another version went live than the one that was compared with
     └── TrainingError           training cannot start or did not converge
@@ -61,6 +65,34 @@ class OverloadedError(RecsysError):
 
     status = 503
     title = "Too much to do"
+
+
+class TooLargeError(RecsysError):
+    """The body of a request is larger than the limit."""
+
+    status = 413
+    title = "The body is too large"
+
+
+class MediaTypeError(RecsysError):
+    """The body of a request is not JSON, or does not say that it is."""
+
+    status = 415
+    title = "The body is not JSON"
+
+
+class UnauthorizedError(RecsysError):
+    """A key is needed, and none came, or one that is not in force."""
+
+    status = 401
+    title = "A key is needed"
+
+
+class ForbiddenError(RecsysError):
+    """The key is in force, but may not do this."""
+
+    status = 403
+    title = "The key may not do this"
 
 
 class LockedError(RecsysError):

@@ -15,7 +15,8 @@ from typing import Any, Literal, cast, get_args
 from sqlalchemy import Connection, Engine, Row, insert, select, update
 
 from recsys.data import schema
-from recsys.data.audit import now_ms, record
+from recsys.data.audit import record
+from recsys.data.clock import now_ms
 from recsys.data.database import writing
 from recsys.data.rows import shown
 from recsys.errors import InputError, NotFoundError

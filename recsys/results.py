@@ -1,9 +1,9 @@
 """What the HTTP API and the command line both answer."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SerializerFunctionWrapHandler, model_serializer
 
 from recsys.factors import Architecture, Objective
 
@@ -20,18 +20,105 @@ class Result(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ListedItem(Result):
+class Sparing(Result):
+    """An answer that leaves out what was not asked for: fields named in `_optional` that are null."""
+
+    _optional: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _spare(self, serialized: SerializerFunctionWrapHandler) -> dict[str, object]:
+        fields: dict[str, object] = serialized(self)
+        return {name: value for name, value in fields.items() if value is not None or name not in self._optional}
+
+
+class Contribution(Result):
+    """What one of the user's ratings adds to the dot product."""
+
+    item_id: str = Field(examples=["181"])
+    title: str | None = Field(examples=["Return of the Jedi (1983)"])
+    rating: float = Field(examples=[5])
+    contribution: Score = Field(examples=[0.41])
+
+
+class Neighbour(Result):
+    """An item the user liked, and how much the listed one points the same way: −1 to 1."""
+
+    item_id: str = Field(examples=["181"])
+    title: str | None = Field(examples=["Return of the Jedi (1983)"])
+    similarity: Score = Field(examples=[0.87])
+
+
+class Explanation(Result):
+    """How a score came about.
+
+    score = global_bias + user_bias + item_bias + dot_product + layers, exactly. Of the dot
+    product, `contributions` are the ratings of the user that add most; `all_contributions` is the sum over all of their
+    ratings, and what is left of it is what else the model learned of the user.
+    """
+
+    global_bias: float
+    user_bias: float
+    item_bias: float = Field(description="How much the item is chosen or liked beyond its kind.")
+    dot_product: float = Field(description="How well it fits the user's taste.")
+    layers: float = Field(description="What the layers of a neural model add; 0 for the dot product.")
+    contributions: list[Contribution] = Field(description="The user's ratings that add most, the largest first.")
+    all_contributions: float = Field(description="What all of the user's ratings add to the dot product.")
+    nearest_liked: list[Neighbour] = Field(description="The items nearest to it among those that the user liked.")
+
+
+class ListedItem(Sparing):
+    _optional = ("explanation",)
+
     item_id: str = Field(examples=["50"])
     title: str | None = Field(examples=["Star Wars (1977)"])
     score: Score = Field(description="Only for ordering within this list.", examples=[3.21])
+    explanation: Explanation | None = Field(default=None, description="Only where it was asked for.")
 
 
-class ItemList(Result):
+class ItemList(Sparing):
     """A list of items, the best first."""
 
+    _optional = ("fallback",)
+
     model_version: int | None = Field(description="The version that was asked; null where none is live.")
-    source: Source = Field(description="How the list came about.")
+    source: Source = Field(
+        description="How the list came about: `model`, the user's own vector; `fold_in`, a vector solved from their "
+        "ratings now; `popularity`."
+    )
     items: list[ListedItem]
+    fallback: str | None = Field(
+        default=None, description="Why the list is one of popularity; only where an explanation was asked for."
+    )
+
+
+class UserList(Sparing):
+    """The list of one user of a batch."""
+
+    _optional = ("fallback",)
+
+    user_id: str | None = Field(description="As it was asked; null for a visitor.")
+    source: Source
+    items: list[ListedItem]
+    fallback: str | None = Field(default=None, description="As in a single list.")
+
+
+class UserLists(Result):
+    """Lists in the order in which they were asked for."""
+
+    model_version: int
+    lists: list[UserList]
+
+
+class Prediction(Result):
+    item_id: str = Field(examples=["50"])
+    title: str | None = Field(examples=["Star Wars (1977)"])
+    prediction: Score = Field(description="On the rating scale.", examples=[4.31])
+
+
+class Predictions(Result):
+    model_version: int
+    source: Source = Field(description="`popularity`: nobody knows the user, and the biases alone predict.")
+    items: list[Prediction] = Field(description="In the order in which they were asked for.")
 
 
 class Item(Result):
@@ -39,7 +126,8 @@ class Item(Result):
     title: str | None = Field(examples=["Star Wars (1977)"])
     categories: list[str] = Field(examples=[["Action", "Sci-Fi"]])
     year: int | None = Field(examples=[1977])
-    hidden: bool
+    attributes: dict[str, object] = Field(description="What else is known of the item.", examples=[{}])
+    hidden: bool = Field(description="Whether no list shows it.")
     n_ratings: int
     mean_rating: Score | None
 
@@ -114,6 +202,16 @@ class NightlyReport(Result):
     status: Literal["published", "not_better", "nothing_new"]
     loads: list[LoadReport]
     trainings: list[TrainReport]
+    seconds: float
+
+
+class AllListsReport(Result):
+    """What became of the lists of all users."""
+
+    model_version: int
+    users: int
+    rows: int
+    file: str
     seconds: float
 
 

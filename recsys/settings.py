@@ -39,8 +39,25 @@ class Settings(BaseSettings):
         description="Folder for the state of long trainings, from which a killed one goes on.",
     )
     refresh_seconds: float = Field(
-        default=1.0, gt=0, description="How often a server looks for a new live version and changed items."
+        default=0.5, gt=0, description="How often a server looks for what other processes changed."
     )
+    user_cache_mib: int = Field(
+        default=64, ge=0, description="Memory of each server process for users seen before, in MiB."
+    )
+    max_requests: int = Field(
+        default=512, ge=1, description="Requests that a server process works on at once; more are told to come back."
+    )
+    max_body_kib: int = Field(default=4096, ge=1, description="Largest body of a request, in KiB.")
+    drain_seconds: float = Field(
+        default=30.0, ge=0, description="How long a server that is told to stop lets requests end."
+    )
+    notice_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        description="How long a server that is told to stop goes on as before, but for /health/ready, "
+        "so that load balancers learn of it.",
+    )
+    key_required: bool = Field(default=False, description="Whether the API needs a key even where none was ever made.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="DEBUG, INFO, WARNING or ERROR."
     )

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Engine, make_url, select, text, update
 
 from recsys.data import migration, schema
+from recsys.data.changes import current_seq
 from recsys.data.database import connect, reading, writing
 from recsys.data.encoding import collect
 from recsys.data.items import upsert_items
@@ -184,6 +185,7 @@ def add_known_model(engine: Engine, objective: Objective, *, sign: float = 1.0, 
     with reading(engine) as connection:
         item_rows = connection.execute(select(schema.items.c.item_id, schema.items.c.item_key)).all()
         user_rows = connection.execute(select(schema.users.c.user_id, schema.users.c.user_key)).all()
+        seq = current_seq(connection)
     item_keys = {row.item_id: row.item_key for row in item_rows}
     user_keys = {row.user_id: row.user_key for row in user_rows}
     known_items = sorted(KNOWN_FACTORS, key=item_keys.__getitem__)
@@ -207,7 +209,7 @@ def add_known_model(engine: Engine, objective: Objective, *, sign: float = 1.0, 
         baselines={"popular": {"ndcg": 0.2}},
         history=[{"epoch": 1, "train_loss": 2.0}],
         data_fingerprint="known",
-        trained_seq=0,
+        trained_seq=seq,
         n_ratings=len(KNOWN_RATINGS),
         rating_scale=(1.0, 5.0),
         training_seconds=0.1,

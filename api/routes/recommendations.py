@@ -1,61 +1,119 @@
-"""Lists: recommendations, similar items, popularity."""
+"""Lists: recommendations, similar items, popularity, predictions."""
 
-import logging
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query, Request
+from starlette.responses import Response
 
-from api.paths import ItemId, UserId
-from api.schemas import N
-from api.state import EngineOf, RecommenderOf
-from recsys.data.database import reading
-from recsys.errors import DatabaseError
-from recsys.results import ItemList, Order, PopularBy
-from recsys.serving.users import NOBODY, read_user
+from api.lean import ItemId, UserId, needs, router
+from api.problems import BODY_RESPONSES
+from api.schemas import AskedLists, PopularParams, PredictParams, RecommendParams, SimilarParams
+from api.state import State, aside, state_of
+from recsys.data.database import glancing
+from recsys.results import ItemList, Predictions, UserLists
+from recsys.serving.batch import Asking, lists_for
+from recsys.serving.explain import explained
+from recsys.serving.model import LiveModel
+from recsys.serving.recommender import DEFAULT_WISH, Listed, Recommender, Wish
+from recsys.serving.users import UserState, read_rated_by
 
-router = APIRouter(tags=["lists"])
-
-_log = logging.getLogger(__name__)
+routes = router("lists")
 
 
-@router.get("/users/{user_id}/recommendations")
-def recommend(
-    user_id: UserId,
-    recommender: RecommenderOf,
-    engine: EngineOf,
-    n: N = 10,
-    exclude_seen: Annotated[bool, Query(description="Leave out what the user has rated.")] = True,
+@routes.get("/users/{user_id}/recommendations", response_model=ItemList)
+async def recommend(request: Request, user_id: UserId, query: Annotated[RecommendParams, Query()]) -> Response:
+    """The best items for a user, by their own vector; by one solved from their ratings, where these are newer than the
+    model or the model does not know the user. One nobody knows gets the most rated items (`source: popularity`).
+    """
+    state = state_of(request)
+    recommender = state.live.current
+    model = recommender.model_for_lists(query.model)
+    user = await state.reader.state(user_id, recommender.catalogue, model)
+    wish = _wish(recommender, query)
+    search = recommender.search_for(model, user, wish)
+    if search is None:
+        listed = recommender.popularity(model, user, wish)
+    else:
+        listed = recommender.found(model, user, await state.searcher.find(search))
+    if query.explain:
+        answer = await aside(state, _explained, state, recommender, model, user, user_id, listed)
+        return Response(answer.model_dump_json(), media_type="application/json")
+    return Response(recommender.as_json(listed), media_type="application/json")
+
+
+def _wish(recommender: Recommender, query: RecommendParams) -> Wish:
+    if query is _DEFAULT:
+        return DEFAULT_WISH
+    return Wish(
+        n=query.n,
+        exclude_seen=query.exclude_seen,
+        exclude=recommender.places_of(query.exclude),
+        categories=tuple(query.category),
+        min_ratings=query.min_ratings,
+    )
+
+
+def _explained(
+    state: State, recommender: Recommender, model: LiveModel, user: UserState, user_id: str, listed: Listed
 ) -> ItemList:
-    """The best items for a user. A user nobody knows gets the most rated ones (`source: popularity`)."""
-    model = recommender.list_model
-    try:
-        with reading(engine) as connection:
-            user = read_user(connection, user_id, model.number if model else None)
-    except DatabaseError as error:
-        # The snapshot still answers, but not for this user: better the popular items than none.
-        _log.warning("answered without the database", extra={"reason": str(error)})
-        user = NOBODY
-    return recommender.recommend(user, n, exclude_seen=exclude_seen)
+    with glancing(state.engine) as connection:
+        rated = read_rated_by(connection, user_id, recommender.catalogue)
+    return explained(recommender, model, user, rated, listed)
 
 
-@router.get("/items/{item_id}/similar")
-def similar(item_id: ItemId, recommender: RecommenderOf, n: N = 10) -> ItemList:
+_DEFAULT = RecommendParams()
+
+
+@routes.post("/recommendations", response_model=UserLists, openapi_extra=needs("read"), responses=BODY_RESPONSES)
+async def recommend_many(request: Request, body: AskedLists) -> Response:
+    """Lists for up to 1,000 users and visitors at once.
+
+    A visitor is somebody without a `user_id`: their ratings make a vector (`source: fold_in`) and are not stored. With
+    a `user_id`, ratings are added to those that are stored.
+    """
+    state = state_of(request)
+    recommender = state.live.current
+    model = recommender.model_for_lists(body.model)
+    wish = Wish(
+        n=body.n,
+        exclude_seen=body.exclude_seen,
+        exclude=recommender.places_of(body.exclude),
+        among=None if body.candidates is None else recommender.places_of(body.candidates),
+        categories=tuple(body.category),
+        min_ratings=body.min_ratings,
+    )
+    asking = [Asking(user.user_id, [(row.item_id, row.rating) for row in user.ratings]) for user in body.users]
+    content = await aside(
+        state, lists_for, state.engine, state.live.users, recommender, model, asking, wish, body.explain
+    )
+    return Response(content, media_type="application/json")
+
+
+@routes.get("/users/{user_id}/predictions", response_model=Predictions)
+async def predict(request: Request, user_id: UserId, query: Annotated[PredictParams, Query()]) -> Predictions:
+    """Ratings that a user would give, by the rating model. Of a user nobody knows, what is usual for each item."""
+    state = state_of(request)
+    recommender = state.live.current
+    model = recommender.model_for_lists("rating")
+    user = await state.reader.state(user_id, recommender.catalogue, model)
+    return recommender.predict(user, query.item_id)
+
+
+@routes.get("/items/{item_id}/similar", response_model=ItemList)
+async def similar(request: Request, item_id: ItemId, query: Annotated[SimilarParams, Query()]) -> Response:
     """The items that appeal to the same people: cosine between item factors."""
-    return recommender.similar(item_id, n)
+    state = state_of(request)
+    recommender = state.live.current
+    model, search = recommender.search_similar(item_id, query.n, query.category)
+    listed = recommender.similar(model, await state.searcher.find(search))
+    return Response(recommender.as_json(listed), media_type="application/json")
 
 
-@router.get("/popular")
-def popular(
-    recommender: RecommenderOf,
-    by: Annotated[
-        PopularBy,
-        Query(description="`bias`: liked beyond its kind; `count`: number of ratings; `mean`: mean rating."),
-    ] = "bias",
-    order: Annotated[Order, Query(description="`asc` lists the other end.")] = "desc",
-    min_ratings: Annotated[
-        int | None, Query(ge=0, description="Fewest ratings of a listed item; by default 10, by count 0.")
-    ] = None,
-    n: N = 10,
-) -> ItemList:
+@routes.get("/popular", response_model=ItemList)
+async def popular(request: Request, query: Annotated[PopularParams, Query()]) -> Response:
     """Items by how much they are liked beyond their kind, by number of ratings, or by mean rating."""
-    return recommender.popular(by, n, order=order, min_ratings=min_ratings)
+    recommender = state_of(request).live.current
+    listed = recommender.popular(
+        query.by, query.n, order=query.order, min_ratings=query.min_ratings, categories=query.category
+    )
+    return Response(recommender.as_json(listed), media_type="application/json")

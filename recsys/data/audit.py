@@ -1,12 +1,12 @@
 """The audit log: who changed what, written in the transaction that changes it."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, insert, select
 
 from recsys.data import schema
+from recsys.data.clock import now_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,3 @@ def entries(connection: Connection, limit: int = 100) -> list[AuditEntry]:
     """The last entries, at most `limit` (1 or more) of them, the newest first."""
     rows = connection.execute(select(schema.audit_log).order_by(schema.audit_log.c.entry_key.desc()).limit(limit))
     return [AuditEntry(row.entry_key, row.at, row.actor, row.action, row.detail) for row in rows]
-
-
-def now_ms() -> int:
-    """Now, in Unix milliseconds."""
-    return time.time_ns() // 1_000_000

@@ -1,20 +1,59 @@
 """The sequence of changes: what a cache must forget, in the order of commits."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, delete, insert, literal, select, true, update
 
 from recsys.data import schema
+from recsys.data.database import insert_or_update, stage
 
 KEPT = 10_000
 """How many changes are kept; whoever was last told of an earlier one must forget everything."""
+
+_staged_users = Table(
+    "staged_users",
+    MetaData(),
+    Column("user_key", BigInteger, primary_key=True, autoincrement=False),
+    prefixes=["TEMPORARY"],
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What was changed since some seq.
+
+    Attributes:
+        seq: of the last change there is.
+        everything: whether all must be read anew; the keys then say nothing.
+        users, items: keys of those that changed.
+    """
+
+    seq: int
+    everything: bool
+    users: tuple[int, ...] = ()
+    items: tuple[int, ...] = ()
+
+
+class UserChange(NamedTuple):
+    """A change of one user, and its seq."""
+
+    user_key: int
+    seq: int
+
+
+def take_turn(connection: Connection) -> None:
+    """Let no other writer commit a change before this transaction ends; only for one that is short."""
+    connection.execute(select(schema.change_counter.c.seq).with_for_update())
 
 
 def record_change(connection: Connection, *, users: Sequence[int] = (), items: Sequence[int] = ()) -> int:
     """Note what caches must forget: these users and items, or everything when none are named.
 
-    Must be the last thing that a transaction does: the counter's row stays locked until it commits, so the
-    order of `seq` is the order of commits.
+    The counter's row stays locked until the transaction commits, so the order of `seq` is the order of commits; so it
+    must come last, or first in a transaction that is short. What comes after it may lock only rows that nobody locks
+    without it: `item_counts`, `user_changes`.
 
     Returns:
         The new seq.
@@ -33,11 +72,33 @@ def record_change(connection: Connection, *, users: Sequence[int] = (), items: S
     return int(seq)
 
 
-def rows_changed_seq(connection: Connection) -> int:
-    """The seq of the last change of items, or of everything, that is still known."""
+def mark_users(connection: Connection, user_keys: Sequence[int], seq: int) -> None:
+    """Note that the ratings of these users changed at `seq`: a version trained before does not know them as they are.
+
+    Args:
+        user_keys: distinct.
+    """
+    stage(connection, _staged_users, (user_keys,))
+    statement = insert_or_update(connection, schema.user_changes).from_select(
+        ["user_key", "seq"],
+        select(_staged_users.c.user_key, literal(seq, BigInteger)).where(true()).order_by(_staged_users.c.user_key),
+    )
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=["user_key"], set_={"seq": statement.excluded.seq})
+    )
+
+
+def changes_since(connection: Connection, seq: int) -> Changes:
+    """What was changed after `seq`."""
+    now = current_seq(connection)
+    if now == seq:
+        return Changes(now, everything=False)
     changed = schema.changes.c
-    seq = connection.scalar(select(func.max(changed.seq)).where(changed.kind.in_(("item", "all"))))
-    return int(seq or 0)
+    rows = connection.execute(select(changed.kind, changed.key).where(changed.seq > seq)).all()
+    if now < seq or seq <= now - KEPT or any(kind == "all" for kind, _ in rows):
+        return Changes(now, everything=True)
+    users = tuple({key for kind, key in rows if kind == "user"})
+    return Changes(now, False, users, tuple({key for kind, key in rows if kind == "item"}))
 
 
 def current_seq(connection: Connection) -> int:

@@ -146,6 +146,17 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
+def glancing(engine: Engine) -> Iterator[Connection]:
+    """A connection for a few reads, each of which may see another state, with as little talk as can be.
+
+    Raises:
+        DatabaseError: as `reading`.
+    """
+    with _foreign_errors(engine), engine.connect() as connection:
+        yield connection if is_sqlite(engine) else connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
+@contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that writes: all of it, or nothing when an exception leaves the block.
 

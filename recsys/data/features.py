@@ -136,6 +136,34 @@ def features_of_rows(
     )
 
 
+def matching(names: Sequence[str], categories: Sequence[str], attributes: Mapping[str, object]) -> NDArray[np.int64]:
+    """Positions, ascending, of the features in `names` that one row has: what a version calls them, of a row that came
+    after its training. A number between two bins has none."""
+    place = {name: i for i, name in enumerate(names)}
+    found: set[int | None] = set()
+    for kind, (_, values) in _values_by_kind([categories], [attributes]).items():
+        for value in values:
+            if isinstance(value, str):
+                found.add(place.get(f"{kind}: {value}"))
+            elif kind == "year":
+                found.add(place.get(f"{kind}: {_shown(value // 10 * 10)}s"))
+            else:
+                ranges = [
+                    (_range(name[len(kind) + 2 :]), i) for name, i in place.items() if name.startswith(f"{kind}: ")
+                ]
+                found.update(i for bounds, i in ranges if bounds and bounds[0] <= value <= bounds[1])
+    return np.array(sorted(i for i in found if i is not None), np.int64)
+
+
+def _range(label: str) -> tuple[float, float] | None:
+    """The numbers that a label stands for, as `_bins` names them; None where it is text."""
+    low, _, high = label.partition(" to ")
+    try:
+        return float(low), float(high or low)
+    except ValueError:
+        return None
+
+
 def _read(connection: Connection, table: Table, min_rows: int) -> Features:
     rows = connection.execute(select(table.columns[0], table.c.categories, table.c.attributes)).all()
     return features([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows], min_rows=min_rows)

@@ -1,12 +1,28 @@
-"""Items in the database, in bulk."""
+"""Items in the database: described in bulk, or changed one by one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, select, update
 
 from recsys.data import schema
+from recsys.data.audit import record
+from recsys.data.changes import record_change
+from recsys.data.database import insert_or_update, writing
 from recsys.data.descriptions import Description, upsert_descriptions
 from recsys.data.rows import ItemRow
+
+
+@dataclass(frozen=True, slots=True)
+class StoredItem:
+    """An item as the database has it."""
+
+    item_key: int
+    item_id: str
+    title: str | None
+    categories: Sequence[str]
+    attributes: Mapping[str, object]
+    hidden: bool
 
 
 def upsert_items(engine: Engine, rows: Sequence[ItemRow]) -> int:
@@ -16,6 +32,46 @@ def upsert_items(engine: Engine, rows: Sequence[ItemRow]) -> int:
     """
     described = {row.item_id: Description(row.title, row.categories, row.attributes) for row in rows}
     return upsert_descriptions(engine, schema.items, described)
+
+
+def put_item(engine: Engine, item_id: str, given: Mapping[str, object], *, actor: str) -> tuple[StoredItem, bool]:
+    """Insert an item, or change what is given of it; putting the same again changes nothing.
+
+    Args:
+        given: any of title, categories, attributes and hidden; what is left out stays as it is.
+        actor: who asked, for the audit log.
+
+    Returns:
+        The item as it is now, and whether it is new.
+    """
+    items = schema.items.c
+    with writing(engine) as connection:
+        inserted = connection.execute(
+            insert_or_update(connection, schema.items)
+            .values(item_id=item_id, **given)
+            .on_conflict_do_nothing(index_elements=["item_id"])
+            .returning(items.item_key)
+        ).scalar_one_or_none()
+        before = connection.execute(select(schema.items).where(items.item_id == item_id).with_for_update()).one()
+        changed = {name: value for name, value in given.items() if getattr(before, name) != value}
+        if changed:
+            connection.execute(update(schema.items).where(items.item_key == before.item_key).values(changed))
+        if changed or inserted is not None:
+            record(connection, actor, "put item", {"item_id": item_id, "changed": sorted(changed or given)})
+            record_change(connection, items=[before.item_key])
+        (item,) = read_items(connection, [before.item_key])
+    return item, inserted is not None
+
+
+def read_items(connection: Connection, item_keys: Sequence[int] | None = None) -> list[StoredItem]:
+    """Items by their keys, in the order of the keys; None: all items."""
+    items = schema.items.c
+    statement = select(
+        items.item_key, items.item_id, items.title, items.categories, items.attributes, items.hidden
+    ).order_by(items.item_key)
+    if item_keys is not None:
+        statement = statement.where(items.item_key.in_(item_keys))
+    return [StoredItem(*row) for row in connection.execute(statement)]
 
 
 def known_items(connection: Connection, item_ids: set[str]) -> set[str]:

@@ -1,7 +1,7 @@
 """Ratings in the database: upsert in bulk, read as arrays."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from sqlalchemy import (
     Table,
     and_,
     case,
+    delete,
     func,
     literal,
     or_,
@@ -23,8 +24,9 @@ from sqlalchemy import (
 )
 
 from recsys.data import schema
-from recsys.data.changes import record_change
-from recsys.data.database import fetch_columns, insert_or_update, stage, write_in_pieces
+from recsys.data.changes import UserChange, mark_users, record_change, take_turn
+from recsys.data.counts import add_counts
+from recsys.data.database import fetch_columns, insert_or_update, is_sqlite, stage, write_in_pieces, writing
 from recsys.data.dataset import NO_TIME, Ratings, hash_ids, positions, ratings_from_keys
 from recsys.data.encoding import RatingColumns, latest
 from recsys.data.ids import keys_of
@@ -46,11 +48,17 @@ class Upserted:
     """What became of the rows: inserted + updated + unchanged = the rows given.
 
     A row that a later one of the same input supersedes, or that is older than what is stored, is unchanged.
+
+    Attributes:
+        users: keys of the users whose ratings were written, where they were recorded one by one, and
+        seq: of that change.
     """
 
     inserted: int
     updated: int
     unchanged: int
+    users: tuple[int, ...] = field(default=(), compare=False)
+    seq: int = field(default=0, compare=False)
 
 
 def upsert_ratings(
@@ -74,22 +82,68 @@ def upsert_ratings(
     user_key = keys_of(engine, schema.users, columns.user_ids)[columns.user_code]
     item_key = keys_of(engine, schema.items, columns.item_ids)[columns.item_code]
     kept = latest(columns, user_key, item_key)
-    inserted = updated = 0
+    inserted = updated = seq = 0
+    users: list[int] = []
+    written: list[_Written] = []  # by this transaction
 
     def write(connection: Connection, part: slice) -> None:
-        nonlocal inserted, updated
+        nonlocal inserted, updated, seq
+        if not bulk:
+            take_turn(connection)  # so that no other one counts the same rating as new
         rows = kept[part]
         times = [None if at == NO_TIME else at for at in columns.rated_at[rows].tolist()]
         ratings = columns.rating[rows].tolist()
         stage(connection, _staged_ratings, (user_key[rows].tolist(), item_key[rows].tolist(), ratings, times))
-        new, changed = _merge_staged_ratings(connection, received_at)
-        inserted, updated = inserted + new, updated + changed
-        if new or changed:
-            touched = () if bulk else tuple(np.unique(user_key[rows]).tolist())
-            record_change(connection, users=touched)
+        merged = _merge_staged_ratings(connection, received_at)
+        n_new = int(merged.is_new.sum())
+        inserted, updated = inserted + n_new, updated + len(merged.user_key) - n_new
+        written.append(merged)
+        # PostgreSQL writes all pieces in one transaction: others are kept from committing at its end only.
+        if is_sqlite(engine) or part.stop == len(kept):
+            changed = np.unique(np.concatenate([part.user_key for part in written])).tolist()
+            if changed:
+                seq = _note(connection, written, changed, bulk)
+                users.extend([] if bulk else changed)
+            written.clear()
 
     write_in_pieces(engine, len(kept), write, on_rows)
-    return Upserted(inserted, updated, len(columns) - inserted - updated)
+    return Upserted(inserted, updated, len(columns) - inserted - updated, tuple(users), seq)
+
+
+def _note(connection: Connection, written: "Sequence[_Written]", users: Sequence[int], bulk: bool) -> int:
+    """What follows from ratings that this transaction wrote: the change itself, its users, and the counts of items."""
+    seq = record_change(connection, users=() if bulk else users)
+    mark_users(connection, users, seq)
+    add_counts(
+        connection,
+        np.concatenate([part.item_key for part in written]),
+        np.concatenate([part.is_new for part in written]),
+        np.concatenate([part.gain for part in written]),
+    )
+    return seq
+
+
+def delete_rating(engine: Engine, user_id: str, item_id: str) -> UserChange | None:
+    """Take a rating back; None where there is none."""
+    users, items, rated = schema.users.c, schema.items.c, schema.ratings.c
+    if "\0" in user_id + item_id:
+        return None  # no id has one, and PostgreSQL takes no text with it
+    with writing(engine) as connection:
+        take_turn(connection)
+        row = connection.execute(
+            delete(schema.ratings)
+            .where(
+                rated.user_key == select(users.user_key).where(users.user_id == user_id).scalar_subquery(),
+                rated.item_key == select(items.item_key).where(items.item_id == item_id).scalar_subquery(),
+            )
+            .returning(rated.user_key, rated.item_key, rated.rating)
+        ).one_or_none()
+        if row is None:
+            return None
+        seq = record_change(connection, users=[row.user_key])
+        mark_users(connection, [row.user_key], seq)
+        add_counts(connection, np.array([row.item_key]), np.array([-1]), np.array([-row.rating]))
+    return UserChange(row.user_key, seq)
 
 
 def preview_upsert(connection: Connection, columns: RatingColumns) -> Upserted:
@@ -123,8 +177,24 @@ def _stored_keys(connection: Connection, table: Table, ids: Sequence[str]) -> ND
     return np.array([stored.get(external_id, -1) for external_id in ids], np.int64)
 
 
-def _merge_staged_ratings(connection: Connection, received_at: int | None) -> tuple[int, int]:
-    """Write what is new or changed of the staged ratings; returns how many were inserted and updated."""
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """Ratings that were inserted or updated: (n,) each.
+
+    Attributes:
+        user_key, item_key: whose, and of what.
+        is_new: 1 where there was none, 0 where there was another.
+        gain: by how much the sum of the item's ratings grows.
+    """
+
+    user_key: NDArray[np.int64]
+    item_key: NDArray[np.int64]
+    is_new: NDArray[np.int64]
+    gain: NDArray[np.float64]
+
+
+def _merge_staged_ratings(connection: Connection, received_at: int | None) -> _Written:
+    """Write what is new or changed of the staged ratings."""
     staged, stored = _staged_ratings.c, schema.ratings.c
     joined = _staged_ratings.outerjoin(
         schema.ratings, and_(stored.user_key == staged.user_key, stored.item_key == staged.item_key)
@@ -136,13 +206,17 @@ def _merge_staged_ratings(connection: Connection, received_at: int | None) -> tu
         and_(staged.rated_at.is_not(None), staged.rated_at.is_distinct_from(stored.rated_at)),
     )
     is_changed = and_(~is_new, not_older, differs)
-    new, changed = connection.execute(
-        select(
-            func.coalesce(func.sum(case((is_new, 1), else_=0)), 0),
-            func.coalesce(func.sum(case((is_changed, 1), else_=0)), 0),
-        ).select_from(joined)
-    ).one()
-    if new or changed:
+    gain = staged.rating - func.coalesce(stored.rating, 0.0)
+    written = _Written(
+        *fetch_columns(
+            connection,
+            select(staged.user_key, staged.item_key, case((is_new, 1), else_=0), gain)
+            .select_from(joined)
+            .where(or_(is_new, is_changed)),
+            (np.int64, np.int64, np.int64, np.float64),
+        )
+    )
+    if len(written.user_key):
         statement = insert_or_update(connection, schema.ratings).from_select(
             ["user_key", "item_key", "rating", "rated_at"],
             select(
@@ -166,7 +240,7 @@ def _merge_staged_ratings(connection: Connection, received_at: int | None) -> tu
                 where=newer if received_at is None else None,
             )
         )
-    return int(new), int(changed)
+    return written
 
 
 def read_ratings(connection: Connection) -> Ratings:

@@ -1,10 +1,15 @@
-"""Users in the database, in bulk."""
+"""Users in the database: described in bulk, erased one by one."""
 
 from collections.abc import Sequence
 
-from sqlalchemy import Engine
+import numpy as np
+from sqlalchemy import Connection, Engine, delete, select
 
 from recsys.data import schema
+from recsys.data.audit import record
+from recsys.data.changes import UserChange, record_change
+from recsys.data.counts import add_counts
+from recsys.data.database import writing
 from recsys.data.descriptions import Description, upsert_descriptions
 from recsys.data.rows import UserRow
 
@@ -19,3 +24,35 @@ def upsert_users(engine: Engine, rows: Sequence[UserRow]) -> int:
     by_id = sorted(rows, key=lambda row: row.user_id)
     described = {row.user_id: Description(None, row.categories, row.attributes) for row in by_id}
     return upsert_descriptions(engine, schema.users, described)
+
+
+def user_key_of(connection: Connection, user_id: str) -> int | None:
+    """Key of a user; None where nobody has this id."""
+    if "\0" in user_id:
+        return None  # no id has one, and PostgreSQL takes no text with it
+    return connection.scalar(select(schema.users.c.user_key).where(schema.users.c.user_id == user_id))
+
+
+def erase_user(engine: Engine, user_id: str, *, actor: str) -> UserChange | None:
+    """Remove a user with all their ratings, and from every stored version; None where nobody has this id.
+
+    Args:
+        actor: who asked, for the audit log, which keeps the user's key and not the id.
+    """
+    users, rated = schema.users.c, schema.ratings.c
+    if "\0" in user_id:
+        return None
+    with writing(engine) as connection:
+        # Locked before a number is taken: whoever is rating as this user goes first.
+        user_key = connection.scalar(select(users.user_key).where(users.user_id == user_id).with_for_update())
+        if user_key is None:
+            return None
+        seq = record_change(connection, users=[user_key])
+        rows = connection.execute(select(rated.item_key, rated.rating).where(rated.user_key == user_key)).all()
+        if rows:
+            item_key, rating = zip(*rows, strict=True)
+            add_counts(connection, np.array(item_key), np.full(len(rows), -1), -np.array(rating, np.float64))
+        # Ratings, factors of every version and the mark of the last change go with the row.
+        connection.execute(delete(schema.users).where(users.user_key == user_key))
+        record(connection, actor, "erase user", {"user_key": user_key, "n_ratings": len(rows)})
+    return UserChange(user_key, seq)

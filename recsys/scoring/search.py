@@ -1,12 +1,148 @@
-"""The best of a vector of scores, with exclusions and a stable order on ties."""
+"""The best of a vector of scores, with exclusions and a stable order on ties: maximum inner product search, exactly.
+
+A list is found in two steps. All items are scored in float32, many users in one matrix product, and those near the top
+are taken; these few are scored again in float64. So a list is the same however many users were scored with it, and
+items with equal factors are equal.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.factors import Head, score_rows
 
-def top_n(
-    scores: NDArray[np.float32], n: int, exclude: NDArray[np.int64] | NDArray[np.bool_] | None = None
-) -> NDArray[np.int64]:
+Excluded = NDArray[np.integer] | NDArray[np.bool_] | None
+"""Positions, or a mask (n_items,), of items that a list must not have."""
+
+DECIMALS = 6
+"""To how many decimals scores are told. Scores that are told alike are ordered by position."""
+
+_BLOCK = 1 << 20
+"""Scores held at once: 4 MiB of them stay near the processor."""
+
+_GROUP = 64
+"""Items whose best score stands for all of them, at first."""
+
+_SLACK = 1e-4
+"""How far float32 may lie beside the true score, as a share of the best one. Its own error is a hundred times less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What users are scored against: p_u · q_i · s_i + b_i, or what the layers of a neural model make of it.
+
+    Attributes:
+        items: (n_items, width) q. A product with few users is fastest where its transpose is contiguous.
+        bias: (n_items,) b; an item with −inf is never listed.
+        head: the layers of a neural model.
+        scale: (n_items,) s; None: 1.
+    """
+
+    items: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    head: Head | None = None
+    scale: NDArray[np.float32] | None = None
+
+
+class Best(NamedTuple):
+    """Positions of the listed items, the best first, and their scores: (≤ n,) int64 and float64."""
+
+    places: NDArray[np.int64]
+    scores: NDArray[np.float64]
+
+
+def best_items(users: NDArray[np.float32], among: Scored, n: Sequence[int], excluded: Sequence[Excluded]) -> list[Best]:
+    """The `n` best items of every user.
+
+    Args:
+        users: (n_users, width).
+        n: (n_users,) how many; fewer come back where fewer are left.
+        excluded: (n_users,) of each.
+    """
+    size = max(1, _BLOCK // max(len(among.bias), 1))
+    found: list[Best] = []
+    for start in range(0, len(users), size):
+        part = slice(start, start + size)
+        found += _best_of_block(users[part], among, n[part], excluded[part])
+    return found
+
+
+def _best_of_block(
+    users: NDArray[np.float32], among: Scored, n: Sequence[int], excluded: Sequence[Excluded]
+) -> list[Best]:
+    if among.scale is None:
+        scores = score_rows(users, among.items, among.bias, among.head)  # (n_users, n_items)
+    else:
+        scores = users @ among.items.T
+        scores *= among.scale
+        scores += among.bias
+    for row, without in zip(scores, excluded, strict=True):
+        if without is not None:
+            row[without] = -np.inf
+    user, place = _near_the_top(scores, n)
+    told = np.round(pair_scores(users[user], among, place), DECIMALS)
+    order = np.lexsort((place, -told, user))
+    place, told = place[order], told[order]
+    ends = np.bincount(user, minlength=len(users)).cumsum().tolist()
+    starts = [0, *ends[:-1]]
+    lasts = [min(start + count, end) for start, end, count in zip(starts, ends, n, strict=True)]
+    return [Best(place[start:last], told[start:last]) for start, last in zip(starts, lasts, strict=True)]
+
+
+def pair_scores(users: NDArray[np.float32], among: Scored, place: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Scores of pairs in float64: users (n, width), positions of items (n,) → (n,)."""
+    exact, items = users.astype(np.float64), among.items[place].astype(np.float64)
+    n_dot = exact.shape[1] if among.head is None else among.head.n_dot
+    scores: NDArray[np.float64] = np.einsum("nf,nf->n", exact[:, :n_dot], items[:, :n_dot])
+    if among.scale is not None:
+        scores *= among.scale[place]
+    scores += among.bias[place]
+    return scores if among.head is None else scores + among.head(exact[:, n_dot:] + items[:, n_dot:])
+
+
+def _near_the_top(scores: NDArray[np.float32], n: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and positions of whatever may be among the n best of its row: (rows, n_items) → (n_near,) each.
+
+    The n-th best of the groups' best scores is no higher than the n-th best of all scores; and what is not below it
+    lies in a group whose best is not below it.
+    """
+    n_rows, n_items = scores.shape
+    n_groups = n_items // _GROUP
+    if n_groups < 2 * max(n, default=0):  # a long list, or few items
+        row, place = np.nonzero(scores >= _borders(scores, n)[:, None])
+        return row, place
+    # A group is every n_groups-th item, so that the maximum goes over whole lines of memory at once.
+    grouped = scores[:, : n_groups * _GROUP].reshape(n_rows, _GROUP, n_groups)
+    tops = grouped.max(1)  # (rows, n_groups)
+    border = _borders(tops, n)
+    row, group = np.nonzero(tops >= border[:, None])
+    pair, line = np.nonzero(grouped[row, :, group] >= border[row, None])
+    rest_row, rest = np.nonzero(scores[:, n_groups * _GROUP :] >= border[:, None])
+    return (
+        np.concatenate([row[pair], rest_row]),
+        np.concatenate([line * n_groups + group[pair], rest + n_groups * _GROUP]),
+    )
+
+
+def _borders(scores: NDArray[np.float32], n: Sequence[int]) -> NDArray[np.float32]:
+    """What no score of a row's n best is below, with some room for rounding, and above −inf: (rows, size) → (rows,)."""
+    n_rows, size = scores.shape
+    if not size:
+        return np.zeros(n_rows, np.float32)
+    nth = [max(size - count, 0) for count in n]
+    ordered = np.partition(scores, sorted({*nth, size - 1}), axis=1)
+    border, best = ordered[np.arange(n_rows), nth], ordered[:, -1]
+    with np.errstate(invalid="ignore"):
+        border -= np.float32(_SLACK) * (np.abs(border) + np.abs(best))
+    border[~np.isfinite(border)] = np.finfo(np.float32).min  # fewer than n are left: all of them
+    border[np.array(n) <= 0] = np.inf
+    return border
+
+
+def top_n(scores: NDArray[np.float32] | NDArray[np.float64], n: int, exclude: Excluded = None) -> NDArray[np.int64]:
     """The positions of the `n` highest scores, highest first.
 
     Equal scores are ordered by position, so that the same scores always give the same list.
@@ -33,7 +169,7 @@ def top_n(
 
 
 def top_n_rows(scores: NDArray[np.float32], n: int) -> NDArray[np.int64]:
-    """`top_n` of every row at once, for evaluation and batches of lists.
+    """`top_n` of every row at once, for evaluation.
 
     Args:
         scores: (rows, n_items). An item with a score of −inf is never listed; NaN is not allowed.

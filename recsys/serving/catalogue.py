@@ -1,61 +1,94 @@
 """All items of the database and what is known of them, as one immutable snapshot."""
 
+import base64
+import json
 import unicodedata
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection
 
-from recsys.data import schema
-from recsys.data.database import fetch_columns
+from recsys.data.counts import read_counts
 from recsys.data.dataset import positions
+from recsys.data.items import StoredItem, read_items
 from recsys.errors import InputError
 from recsys.results import Item, ItemPage
+
+Counts = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
+"""What `read_counts` returns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Items in the order of their keys; a position in these arrays is an item's `item_position`.
+    """Items in the order of their keys; a position in these arrays is an item's `place`.
+
+    Items are never deleted and keys only grow, so that places stay as they are while items are added.
 
     Attributes:
         item_keys: (n_items,) int64, ascending.
-        item_ids, titles, categories, years: one each, for people.
-        folded_titles: titles as `fold` leaves them, for searching.
-        by_title: (n_items,) positions ordered by folded title, then key.
+        items: what the database has of each.
+        by_title: (n_items,) places in the order of (folded title, key).
+        title_order: their (folded title, key), ascending.
+        titles_text: those folded titles, a line each, and
+        title_starts: where each line begins: text is searched, not 62,000 strings.
+        places_by_category: category → places of its items, ascending.
         hidden: (n_items,) mask of items that no list shows.
         n_ratings: (n_items,) int64, how often each was rated.
         mean_rating: (n_items,) float64, 0 where nobody rated it.
-        position: external id → position.
+        place_of: external id → place.
+        json_heads: (n_items,) the beginning of each item in a list as JSON, made when it is first listed.
     """
 
     item_keys: NDArray[np.int64]
-    item_ids: list[str]
-    titles: list[str | None]
-    folded_titles: list[str]
+    items: Sequence[StoredItem]
     by_title: NDArray[np.int64]
-    categories: list[list[str]]
-    years: list[int | None]
+    title_order: Sequence[tuple[str, int]]
+    titles_text: str = field(repr=False)
+    title_starts: Sequence[int] = field(repr=False)
+    places_by_category: Mapping[str, NDArray[np.int64]]
     hidden: NDArray[np.bool_]
     n_ratings: NDArray[np.int64]
     mean_rating: NDArray[np.float64]
-    position: dict[str, int]
+    place_of: Mapping[str, int]
+    json_heads: list[bytes | None] = field(repr=False)
 
     @property
     def n_items(self) -> int:
         return len(self.item_keys)
 
     def item(self, place: int) -> Item:
-        count = int(self.n_ratings[place])
+        stored, count = self.items[place], int(self.n_ratings[place])
+        year = stored.attributes.get("year")
         return Item(
-            item_id=self.item_ids[place],
-            title=self.titles[place],
-            categories=self.categories[place],
-            year=self.years[place],
-            hidden=bool(self.hidden[place]),
+            item_id=stored.item_id,
+            title=stored.title,
+            categories=list(stored.categories),
+            year=year if isinstance(year, int) else None,
+            attributes={name: value for name, value in stored.attributes.items() if name != "year"},
+            hidden=stored.hidden,
             n_ratings=count,
             mean_rating=float(self.mean_rating[place]) if count else None,
         )
+
+    def json_head(self, place: int) -> bytes:
+        """`{"item_id":…,"title":…,"score":` of an item."""
+        head = self.json_heads[place]
+        if head is None:
+            item = self.items[place]
+            as_text = json.dumps({"item_id": item.item_id, "title": item.title}, separators=(",", ":"))
+            self.json_heads[place] = head = f'{as_text[:-1]},"score":'.encode()
+        return head
+
+    def in_categories(self, categories: Sequence[str]) -> NDArray[np.int64]:
+        """Places of the items that have any of the categories; a category nobody has has none."""
+        nothing = np.empty(0, np.int64)
+        found = [self.places_by_category.get(category, nothing) for category in categories]
+        return found[0] if len(found) == 1 else np.unique(np.concatenate([nothing, *found]))
 
     def search(self, text: str, limit: int, after: str | None = None) -> ItemPage:
         """Items whose title has all the words of `text`, by title; no words: all items.
@@ -63,64 +96,117 @@ class Catalogue:
         Case and accents do not matter. Hidden items are not found.
 
         Args:
-            after: the cursor of the page before, an item id.
+            after: the cursor of the page before. It holds the title and key of that page's last item, so that whatever
+                is added or renamed meanwhile, no other item is repeated or skipped.
 
         Raises:
-            InputError: the cursor names no item.
+            InputError: it is not a cursor.
         """
-        words = fold(text).split()
-        start = 0
-        if after is not None:
-            if after not in self.position:
-                raise InputError(f"cursor {after!r} is not one that a page ended with: start without a cursor")
-            start = int(np.flatnonzero(self.by_title == self.position[after])[0]) + 1
+        words = sorted(fold(text).split(), key=len, reverse=True)
+        start = 0 if after is None else bisect_right(self.title_order, _read_cursor(after))
         found: list[int] = []
-        for place in self.by_title[start:].tolist():
-            title = self.folded_titles[place]
-            if not self.hidden[place] and all(word in title for word in words):
-                found.append(place)
+        for at in self._with_word(words[0] if words else "", start):
+            title = self.title_order[at][0]
+            if not self.hidden[self.by_title[at]] and all(word in title for word in words[1:]):
+                found.append(at)
                 if len(found) > limit:
                     break
         more = len(found) > limit
-        items = [self.item(place) for place in found[:limit]]
-        return ItemPage(items=items, next_cursor=items[-1].item_id if more else None)
+        items = [self.item(int(self.by_title[at])) for at in found[:limit]]
+        return ItemPage(items=items, next_cursor=_cursor(self.title_order[found[limit - 1]]) if more else None)
+
+    def _with_word(self, word: str, start: int) -> Iterator[int]:
+        """Positions in `by_title`, from `start` on, of the titles that hold a word; of all where it is empty."""
+        if not word:
+            yield from range(start, self.n_items)
+            return
+        while start < self.n_items:
+            found = self.titles_text.find(word, self.title_starts[start])
+            if found < 0:
+                return
+            at = bisect_right(self.title_starts, found) - 1
+            yield at
+            start = at + 1
+
+    def with_counts(self, counts: Counts) -> "Catalogue":
+        """The same items with other numbers of ratings."""
+        n_ratings, mean_rating = _spread(self.item_keys, counts)
+        return replace(self, n_ratings=n_ratings, mean_rating=mean_rating)
+
+    def with_items(self, changed: Sequence[StoredItem]) -> "Catalogue":
+        """The same with some items changed or added."""
+        items = list(self.items)
+        for item in sorted(changed, key=lambda item: item.item_key):
+            place = self.place_of.get(item.item_id)
+            if place is None:
+                items.append(item)
+            else:
+                items[place] = item
+        n_new = len(items) - self.n_items
+        return _catalogue(
+            items, np.append(self.n_ratings, np.zeros(n_new, np.int64)), np.append(self.mean_rating, np.zeros(n_new))
+        )
 
 
 def fold(text: str) -> str:
     """Text for comparing: case and accents gone."""
+    if text.isascii():
+        return text.casefold()
     decomposed = unicodedata.normalize("NFKD", text)
     return "".join(char for char in decomposed if not unicodedata.combining(char)).casefold()
 
 
 def read_catalogue(connection: Connection) -> Catalogue:
     """The catalogue as the database has it now."""
-    items, rated = schema.items.c, schema.ratings.c
-    rows = connection.execute(
-        select(items.item_key, items.item_id, items.title, items.categories, items.attributes, items.hidden).order_by(
-            items.item_key
-        )
-    ).all()
-    item_keys = np.fromiter((row.item_key for row in rows), np.int64, len(rows))
-    keys, counts, means = fetch_columns(
-        connection,
-        select(rated.item_key, func.count(), func.avg(rated.rating)).group_by(rated.item_key),
-        (np.int64, np.int64, np.float64),
-    )
-    n_ratings, mean_rating = np.zeros(len(rows), np.int64), np.zeros(len(rows))
-    place = positions(item_keys, keys)
-    n_ratings[place], mean_rating[place] = counts, means
-    item_ids = [row.item_id for row in rows]
-    folded = [fold(row.title or "") for row in rows]
+    items = read_items(connection)
+    item_keys = np.fromiter((item.item_key for item in items), np.int64, len(items))
+    return _catalogue(items, *_spread(item_keys, read_counts(connection)))
+
+
+def _catalogue(
+    items: Sequence[StoredItem], n_ratings: NDArray[np.int64], mean_rating: NDArray[np.float64]
+) -> Catalogue:
+    by_category: dict[str, list[int]] = defaultdict(list)
+    for place, item in enumerate(items):
+        for category in item.categories:
+            by_category[category].append(place)
+    folded = [(fold(item.title or ""), item.item_key) for item in items]
+    by_title = sorted(range(len(items)), key=folded.__getitem__)
+    lines = [folded[place][0] + "\n" for place in by_title]
     return Catalogue(
-        item_keys=item_keys,
-        item_ids=item_ids,
-        titles=[row.title for row in rows],
-        folded_titles=folded,
-        by_title=np.array(sorted(range(len(rows)), key=folded.__getitem__), np.int64),
-        categories=[row.categories for row in rows],
-        years=[row.attributes.get("year") for row in rows],
-        hidden=np.fromiter((row.hidden for row in rows), bool, len(rows)),
+        item_keys=np.fromiter((item.item_key for item in items), np.int64, len(items)),
+        items=items,
+        by_title=np.array(by_title, np.int64),
+        title_order=[folded[place] for place in by_title],
+        titles_text="".join(lines),
+        title_starts=list(accumulate(map(len, lines), initial=0))[:-1],
+        places_by_category={name: np.unique(np.array(places)) for name, places in by_category.items()},
+        hidden=np.fromiter((item.hidden for item in items), bool, len(items)),
         n_ratings=n_ratings,
         mean_rating=mean_rating,
-        position={item_id: place for place, item_id in enumerate(item_ids)},
+        place_of={item.item_id: place for place, item in enumerate(items)},
+        json_heads=[None] * len(items),
     )
+
+
+def _spread(item_keys: NDArray[np.int64], counts: Counts) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Numbers of ratings and means of these items."""
+    keys, n, total = counts
+    place = positions(keys, item_keys)
+    n_ratings = np.where(place >= 0, np.append(n, 0)[place], 0)
+    sums = np.where(place >= 0, np.append(total, 0.0)[place], 0.0)
+    return n_ratings, sums / np.maximum(n_ratings, 1)
+
+
+def _cursor(at: tuple[str, int]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(at).encode()).decode()
+
+
+def _read_cursor(cursor: str) -> tuple[str, int]:
+    try:
+        title, key = json.loads(base64.urlsafe_b64decode(cursor.encode()))
+        if isinstance(title, str) and type(key) is int:
+            return title, key
+    except ValueError:
+        pass
+    raise InputError(f"cursor {cursor[:80]!r} is not one that a page ended with: start without a cursor")

@@ -1,6 +1,6 @@
 """Ratings that come in one by one: checked row by row, the good ones kept."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,12 +8,12 @@ import pyarrow as pa
 from sqlalchemy import Engine
 
 from recsys.data.checks import MAX_RATING, id_problem
+from recsys.data.clock import now_ms
 from recsys.data.database import reading
 from recsys.data.dataset import NO_TIME
 from recsys.data.encoding import IdEncoder, RatingColumns
 from recsys.data.items import known_items
 from recsys.data.ratings import upsert_ratings
-from recsys.registry import now_ms
 from recsys.results import RateReport, RowError
 
 _CLOCK_SKEW_MS = 300_000
@@ -30,13 +30,19 @@ class NewRating:
     rated_at: int | None
 
 
-def rate(engine: Engine, rows: Sequence[NewRating], scale: tuple[float, float] | None) -> RateReport:
+def rate(
+    engine: Engine,
+    rows: Sequence[NewRating],
+    scale: tuple[float, float] | None,
+    on_change: Callable[[Sequence[int], int], None],
+) -> RateReport:
     """Store ratings; a bad row is reported, and the others are kept.
 
     A rating without a time is taken as given now; sending the same one again changes nothing.
 
     Args:
         scale: lowest and highest rating there is; None: not known yet.
+        on_change: told, once it is committed, the keys of the users whose ratings changed, and the seq of that.
     """
     now = now_ms()
     with reading(engine) as connection:
@@ -59,6 +65,8 @@ def rate(engine: Engine, rows: Sequence[NewRating], scale: tuple[float, float] |
         item_ids=items.ids,
     )
     done = upsert_ratings(engine, columns, received_at=now, bulk=False)
+    if done.users:
+        on_change(done.users, done.seq)
     return RateReport(
         inserted=done.inserted,
         updated=done.updated,

@@ -1,43 +1,80 @@
-"""The answers: top-N, similar items and popularity, over one immutable snapshot."""
+"""The answers: lists, similar items, popularity and predictions, over one immutable snapshot."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from recsys.data.dataset import positions
+from recsys.data.items import StoredItem
 from recsys.errors import NoModelError, NotFoundError
 from recsys.factors import Objective
-from recsys.registry import ItemSide, live_numbers, load_items
-from recsys.results import ItemList, ListedItem, Order, PopularBy, Source
-from recsys.scoring.search import top_n
+from recsys.registry import live_numbers, load_items
+from recsys.results import ItemList, ListedItem, Order, PopularBy, Prediction, Predictions, Source
+from recsys.scoring.search import Best, Excluded, Scored, best_items, pair_scores, top_n
 from recsys.serving.catalogue import Catalogue, read_catalogue
+from recsys.serving.model import LiveModel, laid_over
 from recsys.serving.users import UserState
 
 MIN_RATINGS = 10
 """Fewest ratings of an item in a list by bias or mean, unless asked otherwise, and at the head of similar items."""
 
+_LITTLE_KNOWN = 4.0
+"""What similar items of fewer ratings are put back by: more than any two cosines differ."""
+
 
 @dataclass(frozen=True, slots=True)
-class LiveModel:
-    """The item side of one live version, placed in the catalogue.
+class Wish:
+    """What a list should be like.
 
     Attributes:
-        place: (n_items of the model,) position in the catalogue of each of the model's items.
-        directions: (n_items of the model, width) item embeddings of length one; zero stays zero.
+        n: how many items.
+        exclude_seen: leave out what the user has rated.
+        exclude: (n_excluded,) places of other items to leave out.
+        among: (n_candidates,) places to choose from; None: all.
+        categories: list only items that have one of these; none: all.
+        min_ratings: fewest ratings of a listed item.
     """
 
-    side: ItemSide
-    place: NDArray[np.int64]
-    directions: NDArray[np.float32]
+    n: int = 10
+    exclude_seen: bool = True
+    exclude: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    among: NDArray[np.int64] | None = None
+    categories: tuple[str, ...] = ()
+    min_ratings: int = 0
 
-    @property
-    def number(self) -> int:
-        return self.side.version.number
+
+DEFAULT_WISH = Wish()
 
 
-@dataclass(frozen=True, slots=True)
+class Search(NamedTuple):
+    """One list to be found by `best_items`: of `among` the `n` best for `vector` (width,), without `excluded`.
+
+    Attributes:
+        offset: what is added to the scores of all items: b_u + b.
+    """
+
+    among: Scored
+    vector: NDArray[np.float32]
+    offset: float
+    n: int
+    excluded: Excluded
+
+
+class Listed(NamedTuple):
+    """A list as places and scores."""
+
+    number: int | None
+    source: Source
+    best: Best
+    fallback: str | None = None
+
+
+@dataclass(frozen=True)
 class Recommender:
     """One consistent snapshot: the catalogue and the live versions. Nothing in it ever changes."""
 
@@ -53,34 +90,75 @@ class Recommender:
     def rating_scale(self) -> tuple[float, float] | None:
         """Lowest and highest rating of the live version; None where none is live."""
         model = self.models.get("rating") or self.models.get("ranking")
-        return model.side.version.training.rating_scale if model else None
+        return model.version.training.rating_scale if model else None
 
-    def recommend(self, user: UserState, n: int = 10, *, exclude_seen: bool = True) -> ItemList:
-        """The `n` best items for a user by z = p_u · q_i + b_i, without what they have rated.
-
-        A user whom the version does not know gets the most rated items instead (`source: popularity`).
+    def model_for_lists(self, asked: str | None = None) -> LiveModel:
+        """The live version of an objective, or that of a number; by default the one that lists come from.
 
         Args:
-            user: their state for `list_model`.
-            exclude_seen: leave out what they have rated.
+            asked: `ranking`, `rating`, or the number of a live version.
 
         Raises:
-            NoModelError: no version is live.
+            NoModelError: none is live.
+            NotFoundError: that number is not live.
         """
-        model = self.list_model
-        if model is None:
-            raise _nothing_live("ranking")
-        seen = positions(self.catalogue.item_keys, user.seen_keys) if exclude_seen else np.empty(0, np.int64)
-        excluded = self._excluded(seen)
-        if user.vector is None:
-            best = top_n(self.catalogue.n_ratings.astype(np.float32), n, excluded)
-            return self._list(model.number, "popularity", best, self.catalogue.n_ratings[best])
-        scores = model.side.scores(user.vector, user.bias)  # (n_items of the model,)
-        best = top_n(scores, n, excluded[model.place])
-        return self._list(model.number, "model", model.place[best], scores[best])
+        if asked is None:
+            model = self.list_model
+            if model is None:
+                raise _nothing_live("ranking")
+            return model
+        for objective, model in self.models.items():
+            if asked in (objective, str(model.number)):
+                return model
+        if asked in ("ranking", "rating"):
+            raise _nothing_live("rating" if asked == "rating" else "ranking")
+        raise NotFoundError(
+            f"model version {asked} is not live: ask for `ranking`, `rating` or one of "
+            f"{sorted(model.number for model in self.models.values())}, or publish it first"
+        )
 
-    def similar(self, item_id: str, n: int = 10) -> ItemList:
-        """The items whose factors point the same way: cos(q_i, q_j).
+    def search_for(self, model: LiveModel, user: UserState, wish: Wish = DEFAULT_WISH) -> Search | None:
+        """What to search for the user's list; None where they have no row, and get popularity."""
+        if user.row is None:
+            return None
+        offset = user.row.bias + model.version.global_bias
+        among = Scored(model.item_factors, model.list_bias, model.head)
+        return Search(among, user.row.vector, offset, wish.n, self._excluded(user, wish))
+
+    def found(self, model: LiveModel, user: UserState, best: Best) -> Listed:
+        """A list that was searched for."""
+        return Listed(model.number, user.source, best, user.fallback)
+
+    def popularity(self, model: LiveModel, user: UserState, wish: Wish = DEFAULT_WISH) -> Listed:
+        """The most rated items, for a user without a row; first those of the categories that the user has."""
+        excluded = self._excluded(user, wish)
+        counts = self.catalogue.n_ratings
+        order = self._most_rated
+        mine = self.catalogue.in_categories(user.categories) if user.categories else order[:0]
+        if len(mine):
+            among = np.zeros(self.catalogue.n_items, bool)
+            among[mine] = True
+            order = np.concatenate([order[among[order]], order[~among[order]]])
+        best = _first(order, wish.n, excluded, self.catalogue.n_items)
+        said = f"{user.fallback}: the most rated items"
+        if len(mine):
+            said += f", those of the user's categories first ({', '.join(user.categories)})"
+        return Listed(model.number, "popularity", Best(best, counts[best].astype(np.float64)), said)
+
+    def recommend(self, model: LiveModel, users: Sequence[UserState], wish: Wish = DEFAULT_WISH) -> list[Listed]:
+        """The `n` best items for each user by z = p_u · q_i + b_u + b_i + b, without what they have rated.
+
+        A user of whom nothing is known gets the most rated items instead (`source: popularity`).
+        """
+        searches = [self.search_for(model, user, wish) for user in users]
+        found = iter(find([search for search in searches if search is not None]))
+        return [
+            self.popularity(model, user, wish) if search is None else self.found(model, user, next(found))
+            for user, search in zip(users, searches, strict=True)
+        ]
+
+    def search_similar(self, item_id: str, n: int = 10, categories: Sequence[str] = ()) -> tuple[LiveModel, Search]:
+        """What to search for the items whose factors point the same way: cos(q_i, q_j).
 
         Items with fewer than 10 ratings come after all others: where they point is mostly chance, or their metadata.
 
@@ -88,24 +166,24 @@ class Recommender:
             NoModelError: no version is live.
             NotFoundError: no such item, or the version does not know it yet.
         """
-        model = self.list_model
-        if model is None:
-            raise _nothing_live("ranking")
+        model = self.model_for_lists()
         place = self.place_of(item_id)
-        idx = int(positions(model.side.item_keys, self.catalogue.item_keys[[place]])[0])
-        if idx < 0:
+        if not model.known[place]:
             raise NotFoundError(
                 f"item {item_id!r} has no ratings in model version {model.number}: it is known after the "
                 "next training that sees one"
             )
-        cosines = model.directions @ model.directions[idx]  # (n_items of the model,)
-        excluded = self.catalogue.hidden[model.place]
-        excluded[idx] = True
-        little_known = self.catalogue.n_ratings[model.place] < MIN_RATINGS
-        best = top_n(cosines, n, excluded | little_known)
-        if len(best) < n:
-            best = np.concatenate([best, top_n(cosines, n - len(best), excluded | ~little_known)])
-        return self._list(model.number, "model", model.place[best], cosines[best])
+        direction = model.embeddings[place] * model.inverse_lengths[place]
+        excluded: Excluded = np.array([place])
+        if categories:
+            excluded = ~self._mask_of(self.catalogue.in_categories(categories))
+            excluded[place] = True
+        return model, Search(self._cosines, direction, 0.0, n, excluded)
+
+    def similar(self, model: LiveModel, best: Best) -> Listed:
+        """A list of similar items that was searched for."""
+        behind = np.where(self.catalogue.n_ratings[best.places] < MIN_RATINGS, _LITTLE_KNOWN, 0.0)
+        return Listed(model.number, "model", Best(best.places, np.round(best.scores + behind, 6)))
 
     def popular(
         self,
@@ -114,7 +192,8 @@ class Recommender:
         *,
         order: Order = "desc",
         min_ratings: int | None = None,
-    ) -> ItemList:
+        categories: Sequence[str] = (),
+    ) -> Listed:
         """Items by bias ("liked beyond its kind"), number of ratings or mean rating.
 
         Args:
@@ -128,66 +207,186 @@ class Recommender:
             min_ratings = 0 if by == "count" else MIN_RATINGS
         catalogue = self.catalogue
         excluded = catalogue.hidden | (catalogue.n_ratings < min_ratings)
+        if categories:
+            excluded |= ~self._mask_of(catalogue.in_categories(categories))
         model = self.models.get("rating") or self.list_model
         if by == "bias":
-            if model is None or model.side.version.objective != "rating":
+            if model is None or model.objective != "rating":
                 raise _nothing_live("rating")
-            values = np.zeros(catalogue.n_items)
-            values[model.place] = model.side.item_bias
-            excluded |= ~np.isin(np.arange(catalogue.n_items), model.place)
+            values = model.item_bias.astype(np.float64)
+            excluded |= ~model.known
         elif by == "count":
             values = catalogue.n_ratings.astype(np.float64)
         else:
             values = catalogue.mean_rating
             excluded |= catalogue.n_ratings == 0
-        best = top_n((values if order == "desc" else -values).astype(np.float32), n, excluded)
-        return self._list(model.number if model else None, "popularity", best, values[best])
+        best = top_n(values if order == "desc" else -values, n, excluded)
+        return Listed(model.number if model else None, "popularity", Best(best, np.round(values[best], 6)))
+
+    def predict(self, user: UserState, item_ids: Sequence[str]) -> Predictions:
+        """Predicted ratings: low + (high − low) · sigmoid(z), with nothing in z that the version does not know.
+
+        Args:
+            user: their state for the rating version.
+
+        Raises:
+            NoModelError: no rating version is live.
+            NotFoundError: there is no such item.
+        """
+        model = self.models.get("rating")
+        if model is None:
+            raise _nothing_live("rating")
+        places = np.array([self.place_of(item_id) for item_id in item_ids], np.int64)
+        z = self.rating_scores(model, user, places)
+        assert model.version.rating_range is not None
+        low, high = model.version.rating_range
+        ratings = low + (high - low) / (1 + np.exp(-z))
+        return Predictions(
+            model_version=model.number,
+            source=user.source,
+            items=[
+                Prediction(item_id=item_id, title=self.catalogue.items[place].title, prediction=rating)
+                for item_id, place, rating in zip(item_ids, places.tolist(), ratings.tolist(), strict=True)
+            ],
+        )
+
+    def rating_scores(self, model: LiveModel, user: UserState, places: NDArray[np.int64]) -> NDArray[np.float64]:
+        """z of a user and some items: (n,)."""
+        known = model.known[places]
+        z = np.full(len(places), model.version.global_bias)
+        if user.row is None:
+            z[known] += model.item_bias[places[known]]
+            return z
+        among = Scored(model.item_factors, model.item_bias, model.head)
+        vectors = np.broadcast_to(user.row.vector, (int(known.sum()), len(user.row.vector)))
+        z[known] += pair_scores(vectors, among, places[known])
+        return z + user.row.bias
 
     def place_of(self, item_id: str) -> int:
-        """Position of an item in the catalogue.
+        """Place of an item in the catalogue.
 
         Raises:
             NotFoundError: there is no such item.
         """
-        place = self.catalogue.position.get(item_id)
+        place = self.catalogue.place_of.get(item_id)
         if place is None:
-            raise NotFoundError(f"there is no item {item_id!r}: search by title with GET /v1/items?title=…")
+            raise NotFoundError(f"there is no item {item_id[:80]!r}: search by title with GET /v1/items?title=…")
         return place
 
-    def _excluded(self, seen: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Mask over the catalogue of hidden and seen items."""
-        excluded = self.catalogue.hidden.copy()
-        excluded[seen[seen >= 0]] = True
+    def places_of(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Places of items, each once; ids that are not there have none."""
+        found = {self.catalogue.place_of.get(item_id, -1) for item_id in item_ids} - {-1}
+        return np.array(sorted(found), np.int64)
+
+    def with_changes(self, changed: list[StoredItem]) -> "Recommender":
+        """The same with some items changed or added."""
+        catalogue = self.catalogue.with_items(changed)
+        models = {objective: model.with_catalogue(catalogue, changed) for objective, model in self.models.items()}
+        return Recommender(catalogue, models)
+
+    def as_list(self, listed: Listed) -> ItemList:
+        """A list for people and programs."""
+        items = self._items(listed.best)
+        return ItemList(model_version=listed.number, source=listed.source, items=items)
+
+    def as_json(self, listed: Listed) -> bytes:
+        """`as_list` as JSON, written straight from the places."""
+        number = b"null" if listed.number is None else b"%d" % listed.number
+        items = self._items_as_json(listed.best)
+        return b'{"model_version":%b,"source":"%b","items":[%b]}' % (number, listed.source.encode(), items)
+
+    def as_json_lists(self, number: int, user_ids: Sequence[str | None], lists: Sequence[Listed]) -> bytes:
+        """Lists of several users as the JSON of `UserLists`."""
+        parts = [
+            b'{"user_id":%b,"source":"%b","items":[%b]}'
+            % (json.dumps(user_id).encode(), listed.source.encode(), self._items_as_json(listed.best))
+            for user_id, listed in zip(user_ids, lists, strict=True)
+        ]
+        return b'{"model_version":%d,"lists":[%b]}' % (number, b",".join(parts))
+
+    def _items(self, best: Best) -> list[ListedItem]:
+        stored = self.catalogue.items
+        return [
+            ListedItem(item_id=stored[place].item_id, title=stored[place].title, score=score)
+            for place, score in zip(best.places.tolist(), best.scores.tolist(), strict=True)
+        ]
+
+    def _items_as_json(self, best: Best) -> bytes:
+        head = self.catalogue.json_head
+        pairs = zip(best.places.tolist(), best.scores.tolist(), strict=True)
+        return b",".join([b"%b%a}" % (head(place), score) for place, score in pairs])
+
+    def _excluded(self, user: UserState, wish: Wish) -> Excluded:
+        """What a list for the user leaves out, beside hidden items."""
+        seen = user.seen if wish.exclude_seen else user.seen[:0]
+        if wish.among is None and not wish.categories and wish.min_ratings <= 0:
+            return np.concatenate([seen, wish.exclude]) if len(wish.exclude) else seen
+        catalogue = self.catalogue
+        excluded = catalogue.n_ratings < wish.min_ratings
+        if wish.among is not None:
+            excluded |= ~self._mask_of(wish.among)
+        if wish.categories:
+            excluded |= ~self._mask_of(catalogue.in_categories(wish.categories))
+        excluded[seen] = True
+        excluded[wish.exclude] = True
         return excluded
 
-    def _list(
-        self,
-        number: int | None,
-        source: Source,
-        places: NDArray[np.int64],
-        scores: NDArray[np.float32] | NDArray[np.float64] | NDArray[np.int64],
-    ) -> ItemList:
-        item_ids, titles = self.catalogue.item_ids, self.catalogue.titles
-        items = [
-            ListedItem(item_id=item_ids[place], title=titles[place], score=score)
-            for place, score in zip(places.tolist(), scores.tolist(), strict=True)
-        ]
-        return ItemList(model_version=number, source=source, items=items)
+    def _mask_of(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+        mask = np.zeros(self.catalogue.n_items, bool)
+        mask[places] = True
+        return mask
+
+    @cached_property
+    def _most_rated(self) -> NDArray[np.int64]:
+        """Places of the items that are not hidden, the most rated first."""
+        shown = np.flatnonzero(~self.catalogue.hidden)
+        return shown[np.argsort(-self.catalogue.n_ratings[shown], kind="stable")]
+
+    @cached_property
+    def _cosines(self) -> Scored:
+        model = self.model_for_lists()
+        behind = np.where(self.catalogue.n_ratings < MIN_RATINGS, np.float32(-_LITTLE_KNOWN), np.float32(0))
+        out = self.catalogue.hidden | ~model.known
+        return Scored(model.embeddings, np.where(out, np.float32(-np.inf), behind), scale=model.inverse_lengths)
+
+
+def find(searches: Sequence[Search]) -> list[Best]:
+    """Find the lists of some searches, those among the same items in one matrix product."""
+    found: list[Best | None] = [None] * len(searches)
+    by_items: dict[tuple[int, int], list[int]] = {}
+    for at, search in enumerate(searches):
+        by_items.setdefault((id(search.among.items), id(search.among.bias)), []).append(at)
+    for ats in by_items.values():
+        mine = [searches[at] for at in ats]
+        vectors = np.stack([search.vector for search in mine])
+        lists = best_items(vectors, mine[0].among, [search.n for search in mine], [search.excluded for search in mine])
+        for at, best, search in zip(ats, lists, mine, strict=True):
+            found[at] = Best(best.places, np.round(best.scores + search.offset, 6)) if search.offset else best
+    return [best for best in found if best is not None]
 
 
 def load_recommender(connection: Connection) -> Recommender:
     """The catalogue and the live versions as they are in the database now, in one consistent state."""
     catalogue = read_catalogue(connection)
-    models = {}
-    for objective, number in live_numbers(connection).items():
-        side = load_items(connection, number)
-        lengths = np.linalg.norm(side.embeddings, axis=1, keepdims=True)
-        models[objective] = LiveModel(
-            side=side,
-            place=positions(catalogue.item_keys, side.item_keys),
-            directions=(side.embeddings / np.where(lengths > 0, lengths, 1)).astype(np.float32),
-        )
-    return Recommender(catalogue, models)
+    numbers = live_numbers(connection)
+    return Recommender(
+        catalogue,
+        {objective: laid_over(load_items(connection, number), catalogue) for objective, number in numbers.items()},
+    )
+
+
+def _first(order: NDArray[np.int64], n: int, excluded: Excluded, n_items: int) -> NDArray[np.int64]:
+    """The first `n` of `order` that are not excluded."""
+    if excluded is None or not len(excluded):
+        return order[:n]
+    mask = excluded
+    if excluded.dtype != np.bool_:
+        if len(excluded) < 1000:  # few: they are among the first n and as many more
+            head = order[: n + len(excluded)]
+            return head[~np.isin(head, excluded)][:n]
+        mask = np.zeros(n_items, bool)
+        mask[excluded] = True
+    return order[~mask[order]][:n]
 
 
 def _nothing_live(objective: Objective) -> NoModelError:

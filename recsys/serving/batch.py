@@ -1,0 +1,100 @@
+"""Lists for many users at once."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from sqlalchemy import Engine
+
+from recsys.data.database import glancing
+from recsys.errors import InputError
+from recsys.results import UserList, UserLists
+from recsys.serving.explain import explained
+from recsys.serving.model import LiveModel
+from recsys.serving.recommender import Listed, Recommender, Wish
+from recsys.serving.together import read_users
+from recsys.serving.users import NOBODY, Rated, UserCache, UserState, new_state, read_rated_by
+
+
+class Asking(NamedTuple):
+    """Somebody who wants a list: a user by id, a visitor by ratings (item id, rating), or a user with some more."""
+
+    user_id: str | None
+    ratings: Sequence[tuple[str, float]] = ()
+
+
+def lists_for(
+    engine: Engine,
+    cache: UserCache,
+    recommender: Recommender,
+    model: LiveModel,
+    asking: Sequence[Asking],
+    wish: Wish,
+    explain: bool = False,
+) -> bytes:
+    """Lists for all who ask, in their order, as the JSON of `UserLists`.
+
+    Raises:
+        InputError: a visitor's rating is off the scale.
+    """
+    _check_scale(recommender, asking)
+    users = _states(engine, cache, recommender, model, asking)
+    listed = recommender.recommend(model, users, wish)
+    if explain:
+        lists = [_explained(engine, recommender, model, *each) for each in zip(asking, users, listed, strict=True)]
+        return UserLists(model_version=model.number, lists=lists).model_dump_json().encode()
+    return recommender.as_json_lists(model.number, [asked.user_id for asked in asking], listed)
+
+
+def _states(
+    engine: Engine, cache: UserCache, recommender: Recommender, model: LiveModel, asking: Sequence[Asking]
+) -> list[UserState]:
+    catalogue = recommender.catalogue
+    by_id = {asked.user_id: cache.get(model.number, asked.user_id) for asked in asking if asked.user_id is not None}
+    missing = [user_id for user_id, state in by_id.items() if state is None]
+    if missing:
+        by_id |= read_users(engine, cache, missing, catalogue, model)
+    states = []
+    for asked in asking:
+        known = NOBODY if asked.user_id is None else by_id[asked.user_id] or NOBODY
+        if asked.ratings:
+            rated = _rated(engine, recommender, asked)
+            seen = np.union1d(known.seen, rated.places).astype(np.int32)
+            states.append(new_state(model, rated, seen))
+        else:
+            states.append(known)
+    return states
+
+
+def _rated(engine: Engine, recommender: Recommender, asked: Asking) -> Rated:
+    """What somebody rated: what is stored, and what they came with in its place."""
+    catalogue = recommender.catalogue
+    ratings: dict[int, float] = {}
+    if asked.user_id is not None:
+        with glancing(engine) as connection:
+            stored = read_rated_by(connection, asked.user_id, catalogue)
+        ratings = dict(zip(stored.places.tolist(), stored.ratings.tolist(), strict=True))
+    for item_id, rating in asked.ratings:
+        place = catalogue.place_of.get(item_id)
+        if place is not None:
+            ratings[place] = rating
+    return Rated(np.array(list(ratings), np.int64), np.array(list(ratings.values()), np.float32))
+
+
+def _explained(
+    engine: Engine, recommender: Recommender, model: LiveModel, asked: Asking, user: UserState, listed: Listed
+) -> UserList:
+    single = explained(recommender, model, user, _rated(engine, recommender, asked), listed)
+    return UserList(user_id=asked.user_id, source=single.source, items=single.items, fallback=single.fallback)
+
+
+def _check_scale(recommender: Recommender, asking: Sequence[Asking]) -> None:
+    scale = recommender.rating_scale
+    if scale is None:
+        return
+    low, high = scale
+    for at, asked in enumerate(asking):
+        for place, (_, rating) in enumerate(asked.ratings):
+            if not low <= rating <= high:
+                where = f"body.users.{at}.ratings.{place}"
+                raise InputError(f"{where}: rating {rating:g} is outside the scale: expected {low:g} to {high:g}")
