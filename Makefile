@@ -7,7 +7,7 @@ PEERS ?= .venv-peers
 DATA ?=
 PORT ?= 8000
 
-.PHONY: help install demo test lint bench bench-gpu bench-load clean
+.PHONY: help install demo test lint bench bench-gpu bench-load bench-serving clean
 
 help:
 	@echo "make demo [DATA=ratings.zip]  install, load ratings, train, serve on 127.0.0.1:$(PORT)"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench [ARGS=--large]     this project beside others on the same folds (real ratings needed)"
 	@echo "make bench-gpu [ARGS=...]     throughput and time to quality on a CUDA device"
 	@echo "make bench-load               time loading ML-1M into both databases (real ratings needed)"
+	@echo "make bench-serving [ARGS=...] requests/s, latency and memory of the service"
 
 install: $(VENV)/installed
 
@@ -54,6 +55,9 @@ bench-gpu: install
 
 bench-load: install
 	$(BIN)/python -m benchmarks.loading
+
+bench-serving: install
+	$(BIN)/python -m benchmarks.serving $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(PEERS) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info
