@@ -1,9 +1,9 @@
 """What the HTTP API and the command line both answer."""
 
 from datetime import UTC, datetime
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 from recsys.factors import Architecture, Objective
 
@@ -20,15 +20,9 @@ class Result(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Sparing(Result):
-    """An answer that leaves out what was not asked for: fields named in `_optional` that are null."""
-
-    _optional: ClassVar[tuple[str, ...]] = ()
-
-    @model_serializer(mode="wrap")
-    def _spare(self, serialized: SerializerFunctionWrapHandler) -> dict[str, object]:
-        fields: dict[str, object] = serialized(self)
-        return {name: value for name, value in fields.items() if value is not None or name not in self._optional}
+def _not_asked_for(value: object) -> bool:
+    """Whether an answer leaves a field out."""
+    return value is None
 
 
 class Contribution(Result):
@@ -66,19 +60,17 @@ class Explanation(Result):
     nearest_liked: list[Neighbour] = Field(description="The items nearest to it among those that the user liked.")
 
 
-class ListedItem(Sparing):
-    _optional = ("explanation",)
-
+class ListedItem(Result):
     item_id: str = Field(examples=["50"])
     title: str | None = Field(examples=["Star Wars (1977)"])
     score: Score = Field(description="Only for ordering within this list.", examples=[3.21])
-    explanation: Explanation | None = Field(default=None, description="Only where it was asked for.")
+    explanation: Explanation | None = Field(
+        default=None, exclude_if=_not_asked_for, description="Only where it was asked for."
+    )
 
 
-class ItemList(Sparing):
+class ItemList(Result):
     """A list of items, the best first."""
-
-    _optional = ("fallback",)
 
     model_version: int | None = Field(description="The version that was asked; null where none is live.")
     source: Source = Field(
@@ -87,19 +79,19 @@ class ItemList(Sparing):
     )
     items: list[ListedItem]
     fallback: str | None = Field(
-        default=None, description="Why the list is one of popularity; only where an explanation was asked for."
+        default=None,
+        exclude_if=_not_asked_for,
+        description="Why the list is one of popularity; only where an explanation was asked for.",
     )
 
 
-class UserList(Sparing):
+class UserList(Result):
     """The list of one user of a batch."""
-
-    _optional = ("fallback",)
 
     user_id: str | None = Field(description="As it was asked; null for a visitor.")
     source: Source
     items: list[ListedItem]
-    fallback: str | None = Field(default=None, description="As in a single list.")
+    fallback: str | None = Field(default=None, exclude_if=_not_asked_for, description="As in a single list.")
 
 
 class UserLists(Result):

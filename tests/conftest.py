@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -67,20 +68,48 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def postgres_database_url(postgres_url: str) -> Iterator[str]:
-    """The URL of an empty PostgreSQL database."""
+@contextmanager
+def postgres_database(postgres_url: str, template: str | None = None) -> Iterator[str]:
+    """The URL of a new PostgreSQL database, empty or a copy of another one."""
     server = make_url(postgres_url)
     name = f"recsys_test_{uuid4().hex[:12]}"
     admin = connect(server.render_as_string(hide_password=False)).execution_options(isolation_level="AUTOCOMMIT")
+    copied = "" if template is None else f" TEMPLATE {make_url(template).database}"
     try:
         with admin.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
+            connection.execute(text(f"CREATE DATABASE {name}{copied}"))
         yield server.set(database=name).render_as_string(hide_password=False)
         with admin.connect() as connection:
             connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
     finally:
         admin.dispose()
+
+
+@pytest.fixture
+def postgres_database_url(postgres_url: str) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database."""
+    with postgres_database(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with all tables and no rows, to be copied: migrations take most of the time of a small test."""
+    path = tmp_path_factory.mktemp("migrated") / "template.db"
+    engine = connect(f"sqlite:///{path}")
+    migration.upgrade(engine)
+    engine.dispose()
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_url: str) -> Iterator[str]:
+    """The URL of a PostgreSQL database with all tables and no rows, to be copied."""
+    with postgres_database(postgres_url) as url:
+        engine = connect(url)
+        migration.upgrade(engine)
+        engine.dispose()
+        yield url
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -93,12 +122,12 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def postgres_engine(postgres_database_url: str) -> Iterator[Engine]:
+def postgres_engine(postgres_url: str, migrated_postgres: str) -> Iterator[Engine]:
     """A PostgreSQL database with all tables and no rows."""
-    engine = connect(postgres_database_url)
-    migration.upgrade(engine)
-    yield engine
-    engine.dispose()
+    with postgres_database(postgres_url, migrated_postgres) as url:
+        engine = connect(url)
+        yield engine
+        engine.dispose()
 
 
 @pytest.fixture
@@ -109,10 +138,20 @@ def empty_engine(database_url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def engine(empty_engine: Engine) -> Engine:
-    """A database with all tables and no rows."""
-    migration.upgrade(empty_engine)
-    return empty_engine
+def sqlite_engine(tmp_path: Path, migrated_sqlite: Path) -> Iterator[Engine]:
+    """An SQLite database with all tables and no rows."""
+    path = tmp_path / "test.db"
+    shutil.copy(migrated_sqlite, path)
+    engine = connect(f"sqlite:///{path}")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """A database with all tables and no rows, on SQLite and on PostgreSQL."""
+    made: Engine = request.getfixturevalue(f"{request.param}_engine")
+    return made
 
 
 @pytest.fixture(scope="session")

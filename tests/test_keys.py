@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import Engine, select
 
 from recsys.data import schema
-from recsys.data.audit import entries, now_ms, record
+from recsys.data.audit import entries, record
+from recsys.data.clock import now_ms
 from recsys.data.database import is_sqlite, reading, writing
 from recsys.errors import InputError, NotFoundError
 from recsys.keys import SCOPES, ApiKey, KeyRing, Scope, allows, create_key, list_keys, read_keyring, revoke_key

@@ -28,15 +28,19 @@ _LEAST_L2 = 0.01
 _LEAST_WEIGHT = 0.05
 """What the least liked item counts at least, as in training."""
 
-_N_BEST = 1024
-"""Items with the best scores at the start, which stand for themselves in the softmax."""
-_N_OTHERS = 512
-"""Draws that stand for all others."""
-_N_CURVED = 384
+_N_POPULAR = 8192
+"""Items with the highest biases, which are all scored at the start."""
+_N_RARE = 2048
+"""Draws that stand for the other items of a larger catalogue."""
+_N_BEST = 512
+"""Of these the best at the start, which stand for themselves in the softmax."""
+_N_OTHERS = 256
+"""Draws that stand for the rest of these."""
+_N_CURVED = 256
 """Items of which the curvature is made."""
-_N_STEPS = 6
+_N_STEPS = 5
 _N_HALVINGS = 6
-_ENOUGH = 1e-5
+_ENOUGH = 1e-3
 """Improvement of the loss, as a share of the sum of weights, from which no further step is made."""
 
 _F32 = NDArray[np.float32]
@@ -59,7 +63,8 @@ class Folded:
 
 
 class FoldIn:
-    """Solves rows of users against the items of one version. Holds no copy of them; safe to use from many threads.
+    """Solves rows of users against the items of one version. Safe to use from many threads; holds a copy of 10,240
+    items at most.
 
     Under `rating` the row and the bias minimise, as in training,
 
@@ -69,9 +74,11 @@ class FoldIn:
 
         Σ_j w_j · (log Σ_i e^{z_i} − z_j) + λ/2 · ‖own‖²
 
-    by Newton steps, with w as training weighs ratings and λ half of what training held rows back by. Of more than 1,536
-    items the sum over i is taken from the 1,024 with the best scores at own = 0 and from 512 drawn systematically in
-    proportion to e^{z_i} from the others, each counting as the inverse of how often it was to be drawn.
+    by Newton steps, with w as training weighs ratings and λ half of what training held rows back by. The sum over i is
+    estimated where the catalogue is large: from the 8,192 items with the highest biases and 2,048 drawn from the others
+    in proportion to e^{b_i}; and of those from the 512 with the best scores at own = 0 and 256 drawn from the others in
+    proportion to e^{z_i}. What is drawn counts as the inverse of how often it was to be drawn; the draws are systematic,
+    and so the same each time.
     """
 
     def __init__(
@@ -111,7 +118,11 @@ class FoldIn:
         self._known: NDArray[np.bool_] = np.isfinite(item_bias)
         self._trained = self._known if item_implicit is None else self._known & item_implicit.any(1)
         # What has no ratings was not in the softmax of training.
-        self._catalogue_bias = np.where(self._trained, item_bias, np.float32(-np.inf))
+        bias = np.where(self._trained, item_bias, np.float32(-np.inf))
+        self._pool, self._pool_bias = item_factors, bias
+        if len(bias) > _N_POPULAR + _N_RARE:
+            idx, offset = _thinned(bias, _N_POPULAR, _N_RARE)
+            self._pool, self._pool_bias = item_factors[idx], bias[idx] + offset
 
         def setting(name: str, default: float) -> float:
             value = configuration.get(name)
@@ -198,9 +209,9 @@ class FoldIn:
         pulled = square = 0.0
         for (idx, rating), row, of_user in zip(rated, user_rows, own, strict=True):
             weight = self._weights(rating)
-            every = self._candidates(row)
-            catalogue, mine = self._scores(every.idx, row), self._scores(idx, row)
-            share, _ = _softmax(catalogue.z + every.offset)
+            catalogue = _scores(*self._candidates(row), row, self._head)
+            mine = _scores(self._items[idx], self._item_bias[idx], row, self._head)
+            share, _ = _softmax(catalogue.z)
             gradient = weight @ mine.slopes - weight.sum() * (share @ catalogue.slopes)
             pulled += float(self._own_of(gradient) @ of_user)
             square += float(of_user @ of_user)
@@ -224,10 +235,6 @@ class FoldIn:
         """The gradient in own from that in the row."""
         return gradient if self._map is None else gradient @ self._map
 
-    def _scores(self, idx: NDArray[np.int64], row: _F32) -> "_Scores":
-        """z of some items without b_u and b, and its slopes in the row."""
-        return _scores(self._items[idx], self._item_bias[idx], row, self._head)
-
     def _weights(self, rating: _F32) -> NDArray[np.float64]:
         """w of a user's ratings, as `recsys.training.objectives.RankingLoss` has it."""
         known = self._ranking
@@ -238,39 +245,22 @@ class FoldIn:
         weight: NDArray[np.float64] = np.maximum(liked, _LEAST_WEIGHT) / eager
         return weight
 
-    def _candidates(self, row: _F32) -> "_Candidates":
-        """Items that stand for the catalogue in the softmax of a user near this row."""
-        bias = self._catalogue_bias
-        if len(bias) <= _N_BEST + _N_OTHERS:
-            idx = np.flatnonzero(self._trained)
-            return _Candidates(idx, np.zeros(len(idx), np.float32))
+    def _candidates(self, row: _F32) -> tuple[_F32, _F32]:
+        """Rows (n, width) and biases (n,) that stand for the catalogue in the softmax of a user near this row."""
         n_dot = self._items.shape[1] if self._head is None else self._head.n_dot
-        z = self._items[:, :n_dot] @ row[:n_dot] + bias
-        best = np.argpartition(z, -_N_BEST)[-_N_BEST:]
-        best = best[np.isfinite(z[best])]
-        z -= z[best].max(initial=-np.inf) if len(best) else 0
-        share = np.exp(z)
-        share[best] = 0
-        up_to = np.cumsum(share, dtype=np.float64)
-        if not up_to[-1] > 0:
-            return _Candidates(best, np.zeros(len(best), np.float32))
-        drawn = np.searchsorted(up_to, up_to[-1] * (np.arange(_N_OTHERS) + 0.5) / _N_OTHERS)
-        expected = _N_OTHERS * share[drawn] / up_to[-1]
-        offset = np.concatenate([np.zeros(len(best)), -np.log(expected)]).astype(np.float32)
-        return _Candidates(np.concatenate([best, drawn]), offset)
+        idx, offset = _thinned(self._pool[:, :n_dot] @ row[:n_dot] + self._pool_bias, _N_BEST, _N_OTHERS)
+        return self._pool[idx], self._pool_bias[idx] + offset
 
     def _solve_ranking(self, idx: NDArray[np.int64], rating: _F32, begin: _F32) -> "_Solved":
         weight = self._weights(rating)
         total = float(weight.sum())
         ridge = _RIDGE_SHARE * (DEFAULT_RIDGE if self._ranking is None else self._ranking.ridge)
-        every = self._candidates(begin)
-        items, bias = self._items[every.idx], self._item_bias[every.idx] + every.offset
-        rated = self._items[idx], self._item_bias[idx]
+        every, rated = self._candidates(begin), (self._items[idx], self._item_bias[idx])
         own = np.zeros(self._items.shape[1] if self._map is None else self._map.shape[1])
 
         def at(own: NDArray[np.float64]) -> _Point:
             row = (begin + self._row_of(own)).astype(np.float32)
-            catalogue, mine = _scores(items, bias, row, self._head), _scores(*rated, row, self._head)
+            catalogue, mine = _scores(*every, row, self._head), _scores(*rated, row, self._head)
             share, log_sum = _softmax(catalogue.z)
             loss = total * log_sum - weight @ mine.z + ridge / 2 * own @ own
             mean = share @ catalogue.slopes
@@ -358,13 +348,6 @@ class _Scores(NamedTuple):
     slopes: _F32
 
 
-class _Candidates(NamedTuple):
-    """Items (n,) that stand for a catalogue, and what is added to the score of each (n,)."""
-
-    idx: NDArray[np.int64]
-    offset: _F32
-
-
 class _Point(NamedTuple):
     """Where the solution of a ranking stands: the loss at own, the candidates' shares, the slopes, the way down."""
 
@@ -399,6 +382,27 @@ def _scores(items: _F32, bias: _F32, row: _F32, head: Head | None) -> _Scores:
     for (weight, _), is_above in zip(reversed(head.layers), reversed(above), strict=True):
         slope = (slope @ weight) * is_above
     return _Scores(z + x[:, 0], np.concatenate([items[:, :n_dot], slope], 1))
+
+
+def _thinned(z: _F32, n_best: int, n_others: int) -> tuple[NDArray[np.int64], _F32]:
+    """Positions that stand for all in Σ e^z, and what is to be added to the z of each.
+
+    The `n_best` highest as they are, and `n_others` drawn from the rest in proportion to e^z. All, if they are no more.
+    """
+    if len(z) <= n_best + n_others:
+        idx = np.flatnonzero(np.isfinite(z))
+        return idx, np.zeros(len(idx), np.float32)
+    best = np.argpartition(z, -n_best)[-n_best:]
+    best = best[np.isfinite(z[best])]
+    share = np.exp(z - z.max()) if len(best) else np.zeros_like(z)
+    share[best] = 0
+    up_to = np.cumsum(share, dtype=np.float64)
+    if not up_to[-1] > 0:
+        return best, np.zeros(len(best), np.float32)
+    drawn = np.searchsorted(up_to, up_to[-1] * (np.arange(n_others) + 0.5) / n_others)
+    expected = n_others * share[drawn] / up_to[-1]
+    offset = np.concatenate([np.zeros(len(best)), -np.log(expected)]).astype(np.float32)
+    return np.concatenate([best, drawn]), offset
 
 
 def _softmax(z: _F32) -> tuple[_F32, float]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select
 
-from benchmarks import load, serving_data
+from benchmarks import load, serving_data, swaps
 from benchmarks.load import NO_ANSWER, Load, drive, get, post
 from benchmarks.scenarios import Outcome
 from benchmarks.served import free_port
@@ -208,6 +208,16 @@ def test_scenarios_by_name() -> None:
     assert all(chosen.size != HUGE for chosen in by_default(huge=False))
     with pytest.raises(ValueError, match="no scenario 'top11'"):
         selected("top11", huge=False)
+
+
+@pytest.mark.parametrize(
+    ("version", "listed", "whole"),
+    [(1, ["a", "b"], True), (2, ["b", "c"], True), (2, ["a", "b"], False), (1, ["b", "a"], False), (3, ["a"], False)],
+)
+def test_an_answer_that_mixes_versions_is_noticed(version: int, listed: list[str], whole: bool) -> None:
+    expected = {1: {"/u/recommendations": ["a", "b"]}, 2: {"/u/recommendations": ["b", "c"]}}
+    body = json.dumps({"model_version": version, "items": [{"item_id": item_id} for item_id in listed]}).encode()
+    assert swaps.is_whole(expected, get("/u/recommendations"), body) is whole
 
 
 def test_the_ratio_of_the_databases() -> None:
