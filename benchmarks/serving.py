@@ -184,8 +184,8 @@ def show(results: Sequence[Result], bare: Sequence[Load], console: Console) -> N
     )
     for column in table.columns[2:]:
         column.justify = "right"
-    for when, load in zip(("before", "after"), bare, strict=True):
-        table.add_row(f"bare, {when}", "–", "–", *_cells(load), "")
+    for when, measured in zip(("before", "after"), bare, strict=True):
+        table.add_row(f"bare, {when}", "–", "–", *_cells(measured), "")
     for result in results:
         if (load := result.outcome.load) is not None:
             share = "" if result.chosen.scenario in ONE_CONNECTION else f"{load.per_second / _mean_rate(bare):.3f}"

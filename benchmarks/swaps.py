@@ -66,9 +66,7 @@ def swap(server: Served, url: str, stock: Stock, versions: tuple[int, int], n_sw
 
     def check(request: bytes, status: int, body: bytes) -> None:
         if status == 200:
-            path = request.split(b" ", 2)[1].decode()
-            version, listed = _read(body)
-            seen["right" if expected.get(version, {}).get(path) == listed else "mixed"] += 1
+            seen["whole" if is_whole(expected, request, body) else "mixed"] += 1
 
     def requests() -> Iterator[bytes]:
         while not swapper.done.is_set():
@@ -86,6 +84,7 @@ def swap(server: Served, url: str, stock: Stock, versions: tuple[int, int], n_sw
         {
             "swaps": float(n_swaps),
             "failed": float(load.errors),
+            "whole": float(seen["whole"]),
             "mixed": float(seen["mixed"]),
             "swap p50, s": float(np.median(swapper.seconds)),
             "swap longest, s": max(swapper.seconds),
@@ -94,6 +93,13 @@ def swap(server: Served, url: str, stock: Stock, versions: tuple[int, int], n_sw
             "RSS after, MiB": server.memory().rss,
         },
     )
+
+
+def is_whole(expected: Lists, request: bytes, body: bytes) -> bool:
+    """Whether an answer is of one of the versions, and has exactly the list that this version has for the user."""
+    path = request.split(b" ", 2)[1].decode()
+    version, listed = _read(body)
+    return expected.get(version, {}).get(path) == listed
 
 
 class _Swapper(threading.Thread):
