@@ -3,6 +3,7 @@
 The factors are drawn, not learned: what a server does with them costs the same.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -84,16 +85,22 @@ def sqlite_database(size: Size, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{size.name}.db"
     url = f"sqlite:///{path.resolve()}"
-    if not path.exists() or not _is_built(folder, f"{size.name}-sqlite", size):
-        _remove(path)
-        _build_noted(url, size, folder, f"{size.name}-sqlite")
-    else:
-        _upgrade(url)
+    with _alone(folder):
+        if not path.exists() or not _is_built(folder, f"{size.name}-sqlite", size):
+            _remove(path)
+            _build_noted(url, size, folder, f"{size.name}-sqlite")
+        else:
+            _upgrade(url)
     return url
 
 
 def postgres_database(size: Size, folder: Path, server: Any) -> str:
     """The URL of a PostgreSQL database of this size on a server of `postgres_server`; built if it is not there."""
+    with _alone(folder):
+        return _postgres_database(size, folder, server)
+
+
+def _postgres_database(size: Size, folder: Path, server: Any) -> str:
     name = f"bench_{size.name}"
     base = make_url(server.get_uri())
     url = base.set(database=name).render_as_string(hide_password=False)
@@ -135,8 +142,7 @@ def postgres_server(folder: Path) -> Iterator[Any]:
 def copied(url: str, folder: Path) -> Iterator[str]:
     """The URL of a copy of an SQLite file, to write to; it is removed afterwards."""
     original = Path(make_url(url).database or "")
-    path = folder / f"{original.stem}-copy.db"
-    _remove(path)
+    path = folder / f"{original.stem}-copy-{os.getpid()}.db"
     shutil.copyfile(original, path)
     try:
         yield f"sqlite:///{path.resolve()}"
@@ -271,6 +277,14 @@ def _ratings(size: Size, random: np.random.Generator) -> RatingColumns:
         rating=np.clip(np.rint(random.normal(3.6, 1.0, len(user))), 1, 5),
         rated_at=1_700_000_000_000 + random.integers(0, 10**10, len(user)),
     )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until nobody else builds in the folder, and let nobody else."""
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _build_noted(url: str, size: Size, folder: Path, name: str) -> None:
