@@ -66,7 +66,7 @@ def _show_list(console: Console, result: ItemList) -> None:
     table = Table("", "item_id", "title", "score", *(["parts of the score", "because of"] if any(why) else []))
     table.columns[0].justify = table.columns[3].justify = "right"
     for place, item in enumerate(result.items, start=1):
-        row = [str(place), Text(item.item_id), Text(item.title or ""), f"{item.score:.4g}"]
+        row: list[str | Text] = [str(place), Text(item.item_id), Text(item.title or ""), f"{item.score:.4g}"]
         table.add_row(*row, *(_why(item.explanation) if item.explanation else []))
     console.print(table)
     version = "no model" if result.model_version is None else f"model version {result.model_version}"

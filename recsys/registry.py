@@ -5,6 +5,7 @@ row. So a reader sees the whole of a version or nothing of it. A version is neve
 """
 
 import json
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, NamedTuple, cast
@@ -16,7 +17,7 @@ from sqlalchemy import Connection, Engine, Row, Table, delete, insert, select, u
 
 from recsys.data import schema
 from recsys.data.clock import now_ms
-from recsys.data.database import copy_in, fetch_columns, insert_or_update, reading, write_in_pieces, writing
+from recsys.data.database import copy_in, fetch_columns, fetch_rows, insert_or_update, reading, write_in_pieces, writing
 from recsys.errors import InputError, NotFoundError
 from recsys.factors import Architecture, Factors, FeatureRows, Head, Objective, RankingConstants, embeddings, score_rows
 
@@ -308,14 +309,13 @@ def load_items(connection: Connection, number: int) -> ItemSide:
         NotFoundError: there is no such version.
     """
     chosen = version(connection, number)
-    table = schema.item_factors
-    keys, bias, vectors, implicit = _columns(connection, table, ("bias", "vector", "implicit"), number)
+    keys, bias, vectors, implicit = _load_rows(connection, schema.item_factors, ("vector", "implicit"), chosen)
     return ItemSide(
         version=chosen,
         item_keys=keys,
-        item_factors=_matrix(vectors, chosen.n_factors),
+        item_factors=vectors,
         item_bias=bias,
-        item_implicit=_matrix(implicit, chosen.n_factors) if implicit and implicit[0] is not None else None,
+        item_implicit=implicit,
         **_load_weights(connection, number)._asdict(),
     )
 
@@ -327,7 +327,7 @@ def load_factors(connection: Connection, number: int) -> Factors:
         NotFoundError: there is no such version.
     """
     items = load_items(connection, number)
-    user_keys, user_bias, user_factors = _load_users(connection, items.version)
+    user_keys, user_bias, user_factors = _load_rows(connection, schema.user_factors, ("vector",), items.version)
     return Factors(
         objective=items.version.objective,
         user_keys=user_keys,
@@ -412,26 +412,27 @@ def _feature_rows(arrays: Mapping[str, NDArray[Any]], side: str) -> FeatureRows 
     return FeatureRows(names, *(arrays[f"{side}.{part}"] for part in ("base", "rows", "bias")))
 
 
-def _load_users(
-    connection: Connection, chosen: ModelVersion
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    """Keys (n_users,), biases and factors of all users of a version."""
-    table = schema.user_factors
-    keys, bias, vectors = _columns(connection, table, ("bias", "vector"), chosen.number)
-    return keys, bias, _matrix(vectors, chosen.n_factors)
+def _load_rows(connection: Connection, table: Table, names: Sequence[str], chosen: ModelVersion) -> list[Any]:
+    """Keys and biases of a version's rows as arrays, in the order of the keys, and a matrix for each column named.
 
-
-def _columns(connection: Connection, table: Table, names: Sequence[str], number: int) -> tuple[Any, ...]:
-    """Keys and biases as arrays, and the blobs of a version's rows, in the order of the keys."""
+    A matrix is None where the column is null.
+    """
     key = table.columns[1]
-    statement = select(key, *(table.c[name] for name in names)).where(table.c.number == number).order_by(key)
-    rows = connection.execute(statement).all()
-    keys, bias, *blobs = zip(*rows, strict=True) if rows else [()] * (1 + len(names))
-    return np.array(keys, np.int64), np.array(bias, np.float32), *blobs
-
-
-def _matrix(blobs: Sequence[bytes], width: int) -> NDArray[np.float32]:
-    return np.frombuffer(b"".join(blobs), "<f4").astype(np.float32).reshape(len(blobs), width)
+    columns = [key, table.c.bias, *(table.c[name] for name in names)]
+    rows = fetch_rows(connection, select(*columns).where(table.c.number == chosen.number).order_by(key))
+    keys, bias, width = array("q"), array("f"), 4 * chosen.n_factors
+    blobs = [bytearray() for _ in names]
+    nothing = b""
+    for row_key, row_bias, *parts in rows:
+        keys.append(row_key)
+        bias.append(row_bias)
+        for blob, part in zip(blobs, parts, strict=True):
+            blob += part or nothing
+    matrices = [
+        np.frombuffer(blob, "<f4").reshape(len(keys), chosen.n_factors) if len(blob) == width * len(keys) else None
+        for blob in blobs
+    ]
+    return [np.frombuffer(keys, np.int64), np.frombuffer(bias, np.float32), *matrices]
 
 
 def _select_versions() -> Any:

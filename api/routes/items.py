@@ -10,8 +10,8 @@ from api.problems import BODY_RESPONSES
 from api.schemas import ItemsParams, PutItem
 from api.security import actor_of
 from api.state import State, Turn, aside, state_of
-from recsys.data.checks import id_problem, text_problem
 from recsys.data.items import put_item
+from recsys.data.limits import id_problem, text_problem
 from recsys.errors import InputError
 from recsys.results import Item, ItemPage
 

@@ -42,7 +42,7 @@ async def recommend(request: Request, user_id: UserId, query: Annotated[Recommen
 
 
 def _wish(recommender: Recommender, query: RecommendParams) -> Wish:
-    if query is _DEFAULT:
+    if not query.model_fields_set:
         return DEFAULT_WISH
     return Wish(
         n=query.n,
@@ -59,9 +59,6 @@ def _explained(
     with glancing(state.engine) as connection:
         rated = read_rated_by(connection, user_id, recommender.catalogue)
     return explained(recommender, model, user, rated, listed)
-
-
-_DEFAULT = RecommendParams()
 
 
 @routes.post("/recommendations", response_model=UserLists, openapi_extra=needs("read"), responses=BODY_RESPONSES)

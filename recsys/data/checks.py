@@ -7,7 +7,7 @@ the vectorised way cannot take are looked at one by one.
 import math
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -16,68 +16,31 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recsys.data.dataset import NO_TIME
+from recsys.data.limits import (
+    EARLIEST_MS,
+    EPOCH,
+    LATEST_MS,
+    MAX_ID_BYTES,
+    MAX_RATING,
+    MEND,
+    MS,
+    id_problem,
+)
 from recsys.data.rows import shown
-
-MAX_ID_BYTES = 1024
-MAX_RATING = 1_000_000
-"""Largest absolute value of a rating: training sums squares of ratings in float32."""
 
 Problems = dict[int, str]
 """Position in a column → what is wrong there, what was expected, and the fix."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MS = timedelta(milliseconds=1)
-EARLIEST_MS = (datetime(1900, 1, 1, tzinfo=UTC) - _EPOCH) // _MS
-LATEST_MS = (datetime(2201, 1, 1, tzinfo=UTC) - _EPOCH) // _MS
-"""Times are from `EARLIEST_MS` to just before this."""
 
 _NUMBER = re.compile(r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?$")
 _ISO = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?)?$"
 _ISO_ZONED = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?(?:Z|[+-][0-9]{2}:?[0-9]{2})$"
 
-_MEND = "mend or delete the line"
 _OUTSIDE = "lies outside the years 1900 to 2200"
-_CONVERT = "convert the file, or delete the line"
-_EXPECTED_RATING = f"expected something like 4 or 3.5; {_MEND}"
+_EXPECTED_RATING = f"expected something like 4 or 3.5; {MEND}"
 _EXPECTED_TIME = (
     "expected Unix seconds such as 881250949, milliseconds, microseconds, or ISO 8601 such as "
     "1997-12-04T15:55:49Z; mend it, or leave it empty"
 )
-
-
-def id_problem(value: object, what: str, fix: str | None = None) -> str | None:
-    """Why a value is no external id (what was found, what was expected, and the fix), or None where it is one.
-
-    An id is text that is not blank, holds no NUL, is at most `MAX_ID_BYTES` in UTF-8, and can be written in
-    UTF-8 at all: no lone surrogates, as JSON can spell them (`"\\ud800"`).
-
-    Args:
-        value: text (or bytes, or an integer) as it was given; None where it was null.
-        what: `user_id` or `item_id`.
-        fix: what to do about it, where there is no line of a file to mend.
-    """
-    mend = fix or _MEND
-    if value is None:
-        return f"{what} is empty: expected an id such as 196; {mend}"
-    try:
-        text = value.decode() if isinstance(value, bytes) else str(value)
-        n_bytes = len(text.encode())
-    except UnicodeError:
-        return f"{what} {shown(value)} is not UTF-8: expected text in UTF-8; {fix or _CONVERT}"
-    if not text.strip():
-        return f"{what} is {'blank' if text else 'empty'}: expected an id such as 196; {mend}"
-    if "\0" in text:
-        return f"{what} {shown(text)} holds a NUL character: expected an id without; {mend}"
-    if n_bytes > MAX_ID_BYTES:
-        return f"{what} {shown(text)} has {n_bytes:,} bytes: expected at most {MAX_ID_BYTES:,}; {mend}"
-    return None
-
-
-def text_problem(text: str, what: str) -> str | None:
-    """Why a title or a category cannot be stored, or None where it can: PostgreSQL takes no NUL."""
-    if "\0" in text:
-        return f"{what} {shown(text)} holds a NUL character: expected text without; {_MEND}"
-    return None
 
 
 def check_ids(column: pa.Array, what: str) -> tuple[pa.StringArray, Problems]:
@@ -252,12 +215,12 @@ def _rating_problem(value: object, low: float | None, high: float | None) -> str
         return f"rating {found} is not a number: {_EXPECTED_RATING}"
     number = float(text)
     if (low is None or number >= low) and (high is None or number <= high):
-        return f"rating {found} is too large: expected -{MAX_RATING:,} to {MAX_RATING:,}; {_MEND}"
+        return f"rating {found} is too large: expected -{MAX_RATING:,} to {MAX_RATING:,}; {MEND}"
     if low is None or high is None:
         scale = f"at least {low:g}" if low is not None else f"at most {high:g}"
     else:
         scale = f"{low:g} to {high:g}"
-    return f"rating {found} is off the scale: expected {scale}; {_MEND}, or set RECSYS_RATING_MIN and RECSYS_RATING_MAX"
+    return f"rating {found} is off the scale: expected {scale}; {MEND}, or set RECSYS_RATING_MIN and RECSYS_RATING_MAX"
 
 
 def _times_of_numbers(values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -320,7 +283,7 @@ def _time_of_text(text: str) -> int | None:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
         return None
-    return (moment.replace(tzinfo=moment.tzinfo or UTC) - _EPOCH) // _MS
+    return (moment.replace(tzinfo=moment.tzinfo or UTC) - EPOCH) // MS
 
 
 def _time_problem(text: str) -> str:

@@ -235,20 +235,24 @@ def fetch_columns(
     connection: Connection, statement: Select[Any], dtypes: Sequence[type[np.generic]]
 ) -> list[NDArray[Any]]:
     """The result of a query as one numpy array a column; the query must give no NULL."""
-    sql = str(statement.compile(connection, compile_kwargs={"literal_binds": True}))
     record = np.dtype([(f"c{place}", dtype) for place, dtype in enumerate(dtypes)])
+    fetched = np.fromiter(fetch_rows(connection, statement), record)
+    return [np.ascontiguousarray(fetched[name]) for name in record.names or ()]
+
+
+def fetch_rows(connection: Connection, statement: Select[Any]) -> Iterator[tuple[Any, ...]]:
+    """The result of a query as the driver has it, by its fastest road; it is never in memory as a whole."""
+    sql = str(statement.compile(connection, compile_kwargs={"literal_binds": True}))
     if connection.dialect.name == "sqlite":
         sqlite = cast(sqlite3.Connection, connection.connection.dbapi_connection)
         with closing(sqlite.execute(sql)) as rows:
-            fetched = np.fromiter(rows, record)
-    else:
-        # A server-side cursor: the client never holds the whole result as Python objects.
-        postgres = cast(psycopg.Connection[Any], connection.connection.dbapi_connection)
-        with postgres.cursor(name="fetch_columns", binary=True) as cursor:
-            cursor.itersize = 50_000
-            cursor.execute(sql.encode())
-            fetched = np.fromiter(cursor, record)
-    return [np.ascontiguousarray(fetched[name]) for name in record.names or ()]
+            yield from rows
+        return
+    postgres = cast(psycopg.Connection[Any], connection.connection.dbapi_connection)
+    with postgres.cursor(name="fetch_rows", binary=True) as cursor:
+        cursor.itersize = 50_000
+        cursor.execute(sql.encode())
+        yield from cursor
 
 
 def insert_or_update(connection: Connection, table: Table) -> sqlite_dialect.Insert:

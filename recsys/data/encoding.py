@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from recsys.data.dataset import Ratings, hash_ids, ratings_from_keys
-from recsys.data.files import RatingBatch
+from recsys.data.rows import RatingBatch
+
+if TYPE_CHECKING:  # a server knows columns, and reads no files
+    import pyarrow as pa
 
 _RESERVED_ROWS = 1 << 23
 """Room for so many rows from the start. It is addresses, not memory, until rows are written there."""
@@ -48,7 +50,7 @@ class IdEncoder:
     def __init__(self) -> None:
         self._codes: dict[str, int] = {}
 
-    def encode(self, ids: pa.StringArray) -> NDArray[np.int32]:
+    def encode(self, ids: "pa.StringArray") -> NDArray[np.int32]:
         encoded = ids.dictionary_encode()
         codes = np.empty(len(encoded.dictionary), np.int32)
         for place, external_id in enumerate(encoded.dictionary.to_pylist()):
@@ -69,6 +71,8 @@ def collect(
     Args:
         users, items: encoders to go on with, so that several files share their codes.
     """
+    import pyarrow as pa
+
     users, items = users or IdEncoder(), items or IdEncoder()
     user_code, item_code = _Growing(np.int32), _Growing(np.int32)
     rating, rated_at = _Growing(np.float64), _Growing(np.int64)

@@ -6,8 +6,8 @@ from datetime import date
 from typing import Any
 
 from recsys.data.archives import Entry
-from recsys.data.checks import text_problem
 from recsys.data.columns import find_item_columns
+from recsys.data.limits import text_problem
 from recsys.data.parquet import ParquetTable
 from recsys.data.row_files import OnReject, categories_of, checked_rows, id_text, refuse_types, text_of
 from recsys.data.rows import ItemRow, shown

@@ -1,14 +1,17 @@
 """Items in the database: described in bulk, or changed one by one."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import Connection, Engine, Text, cast, select, update
 
 from recsys.data import schema
 from recsys.data.audit import record
 from recsys.data.changes import record_change
-from recsys.data.database import insert_or_update, writing
+from recsys.data.database import fetch_rows, insert_or_update, writing
 from recsys.data.descriptions import Description, upsert_descriptions
 from recsys.data.rows import ItemRow
 
@@ -66,12 +69,16 @@ def put_item(engine: Engine, item_id: str, given: Mapping[str, object], *, actor
 def read_items(connection: Connection, item_keys: Sequence[int] | None = None) -> list[StoredItem]:
     """Items by their keys, in the order of the keys; None: all items."""
     items = schema.items.c
-    statement = select(
-        items.item_key, items.item_id, items.title, items.categories, items.attributes, items.hidden
-    ).order_by(items.item_key)
+    # JSON as text: most items share their categories, and what is equal is read once, and is in memory once.
+    as_text = (cast(items.categories, Text), cast(items.attributes, Text))
+    statement = select(items.item_key, items.item_id, items.title, *as_text, items.hidden).order_by(items.item_key)
     if item_keys is not None:
         statement = statement.where(items.item_key.in_(item_keys))
-    return [StoredItem(*row) for row in connection.execute(statement)]
+    read: Callable[[str], Any] = lru_cache(maxsize=None)(json.loads)
+    return [
+        StoredItem(key, item_id, title, read(categories), read(attributes), bool(hidden))
+        for key, item_id, title, categories, attributes, hidden in fetch_rows(connection, statement)
+    ]
 
 
 def known_items(connection: Connection, item_ids: set[str]) -> set[str]:

@@ -6,7 +6,8 @@ from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 
-from recsys.data.checks import id_problem, refuse_ids, text_problem
+from recsys.data.checks import refuse_ids
+from recsys.data.limits import id_problem, text_problem
 from recsys.data.parquet import ParquetTable
 from recsys.data.rows import ItemRow, Rejected, UserRow
 from recsys.errors import InputError, MostlyBadError

@@ -6,10 +6,13 @@ And how messages show what was found.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # a server knows rows, and reads no files
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +26,8 @@ class RatingBatch:
         line: (n,) int64, 1-based line (row, for Parquet) of the file.
     """
 
-    user_ids: pa.StringArray
-    item_ids: pa.StringArray
+    user_ids: "pa.StringArray"
+    item_ids: "pa.StringArray"
     rating: NDArray[np.float64]
     rated_at: NDArray[np.int64]
     line: NDArray[np.int64]

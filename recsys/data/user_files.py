@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from recsys.data.checks import text_problem
 from recsys.data.columns import find_user_columns, simplified
+from recsys.data.limits import text_problem
 from recsys.data.parquet import ParquetTable
 from recsys.data.row_files import OnReject, Record, categories_of, checked_rows, id_text, inner_type, refuse_types
 from recsys.data.rows import UserRow, shown

@@ -33,9 +33,8 @@ class Catalogue:
         item_keys: (n_items,) int64, ascending.
         items: what the database has of each.
         by_title: (n_items,) places in the order of (folded title, key).
-        title_order: their (folded title, key), ascending.
-        titles_text: those folded titles, a line each, and
-        title_starts: where each line begins: text is searched, not 62,000 strings.
+        titles_text: those folded titles, each ended by a line feed, and
+        title_starts: (n_items + 1,) where each begins: text is searched, not 62,000 strings.
         places_by_category: category → places of its items, ascending.
         hidden: (n_items,) mask of items that no list shows.
         n_ratings: (n_items,) int64, how often each was rated.
@@ -47,9 +46,8 @@ class Catalogue:
     item_keys: NDArray[np.int64]
     items: Sequence[StoredItem]
     by_title: NDArray[np.int64]
-    title_order: Sequence[tuple[str, int]]
     titles_text: str = field(repr=False)
-    title_starts: Sequence[int] = field(repr=False)
+    title_starts: NDArray[np.int64] = field(repr=False)
     places_by_category: Mapping[str, NDArray[np.int64]]
     hidden: NDArray[np.bool_]
     n_ratings: NDArray[np.int64]
@@ -103,17 +101,22 @@ class Catalogue:
             InputError: it is not a cursor.
         """
         words = sorted(fold(text).split(), key=len, reverse=True)
-        start = 0 if after is None else bisect_right(self.title_order, _read_cursor(after))
+        start = 0 if after is None else bisect_right(range(self.n_items), _read_cursor(after), key=self._title_and_key)
         found: list[int] = []
         for at in self._with_word(words[0] if words else "", start):
-            title = self.title_order[at][0]
+            title, _ = self._title_and_key(at)
             if not self.hidden[self.by_title[at]] and all(word in title for word in words[1:]):
                 found.append(at)
                 if len(found) > limit:
                     break
         more = len(found) > limit
         items = [self.item(int(self.by_title[at])) for at in found[:limit]]
-        return ItemPage(items=items, next_cursor=_cursor(self.title_order[found[limit - 1]]) if more else None)
+        return ItemPage(items=items, next_cursor=_cursor(self._title_and_key(found[limit - 1])) if more else None)
+
+    def _title_and_key(self, at: int) -> tuple[str, int]:
+        """Folded title and key of a position in `by_title`."""
+        start, end = self.title_starts[at : at + 2].tolist()
+        return self.titles_text[start : end - 1], int(self.item_keys[self.by_title[at]])
 
     def _with_word(self, word: str, start: int) -> Iterator[int]:
         """Positions in `by_title`, from `start` on, of the titles that hold a word; of all where it is empty."""
@@ -121,10 +124,10 @@ class Catalogue:
             yield from range(start, self.n_items)
             return
         while start < self.n_items:
-            found = self.titles_text.find(word, self.title_starts[start])
+            found = self.titles_text.find(word, int(self.title_starts[start]))
             if found < 0:
                 return
-            at = bisect_right(self.title_starts, found) - 1
+            at = int(np.searchsorted(self.title_starts, found, "right")) - 1
             yield at
             start = at + 1
 
@@ -170,16 +173,15 @@ def _catalogue(
     for place, item in enumerate(items):
         for category in item.categories:
             by_category[category].append(place)
-    folded = [(fold(item.title or ""), item.item_key) for item in items]
-    by_title = sorted(range(len(items)), key=folded.__getitem__)
-    lines = [folded[place][0] + "\n" for place in by_title]
+    folded = [fold(item.title or "") for item in items]
+    by_title = sorted(range(len(items)), key=folded.__getitem__)  # stable: equal titles in the order of their keys
+    lines = [folded[place] + "\n" for place in by_title]
     return Catalogue(
         item_keys=np.fromiter((item.item_key for item in items), np.int64, len(items)),
         items=items,
         by_title=np.array(by_title, np.int64),
-        title_order=[folded[place] for place in by_title],
         titles_text="".join(lines),
-        title_starts=list(accumulate(map(len, lines), initial=0))[:-1],
+        title_starts=np.fromiter(accumulate(map(len, lines), initial=0), np.int64, len(lines) + 1),
         places_by_category={name: np.unique(np.array(places)) for name, places in by_category.items()},
         hidden=np.fromiter((item.hidden for item in items), bool, len(items)),
         n_ratings=n_ratings,

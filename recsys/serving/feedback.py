@@ -4,20 +4,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
+from numpy.typing import NDArray
 from sqlalchemy import Engine
 
-from recsys.data.checks import MAX_RATING, id_problem
 from recsys.data.clock import now_ms
 from recsys.data.database import reading
 from recsys.data.dataset import NO_TIME
-from recsys.data.encoding import IdEncoder, RatingColumns
+from recsys.data.encoding import RatingColumns
 from recsys.data.items import known_items
+from recsys.data.limits import EARLIEST_MS, MAX_RATING, id_problem
 from recsys.data.ratings import upsert_ratings
 from recsys.results import RateReport, RowError
 
 _CLOCK_SKEW_MS = 300_000
-_EARLIEST_MS = -2_208_988_800_000  # 1900, as for files
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +54,15 @@ def rate(
             good.append(row)
         else:
             errors.append(RowError(index=index, message=reason))
-    users, items = IdEncoder(), IdEncoder()
+    user_ids, user_code = _encoded([row.user_id for row in good])
+    item_ids, item_code = _encoded([row.item_id for row in good])
     columns = RatingColumns(
-        user_code=users.encode(pa.array([row.user_id for row in good], pa.string())),
-        item_code=items.encode(pa.array([row.item_id for row in good], pa.string())),
+        user_code=user_code,
+        item_code=item_code,
         rating=np.array([row.rating for row in good], np.float64),
         rated_at=np.array([NO_TIME if row.rated_at is None else row.rated_at for row in good], np.int64),
-        user_ids=users.ids,
-        item_ids=items.ids,
+        user_ids=user_ids,
+        item_ids=item_ids,
     )
     done = upsert_ratings(engine, columns, received_at=now, bulk=False)
     if done.users:
@@ -76,6 +76,13 @@ def rate(
     )
 
 
+def _encoded(ids: Sequence[str]) -> tuple[list[str], NDArray[np.int32]]:
+    """The distinct ids, and which of them each one is."""
+    codes: dict[str, int] = {}
+    code = np.array([codes.setdefault(external_id, len(codes)) for external_id in ids], np.int32)
+    return list(codes), code
+
+
 def _reason_against(row: NewRating, known: set[str], scale: tuple[float, float] | None, now: int) -> str | None:
     """Why a row cannot be kept; None where it can."""
     problem = id_problem(row.user_id, "user_id", fix="send another id")
@@ -86,6 +93,6 @@ def _reason_against(row: NewRating, known: set[str], scale: tuple[float, float] 
     low, high = scale or (-MAX_RATING, MAX_RATING)
     if not low <= row.rating <= high:
         return f"rating {row.rating:g} is outside the scale: expected {low:g} to {high:g}"
-    if row.rated_at is not None and not _EARLIEST_MS <= row.rated_at <= now + _CLOCK_SKEW_MS:
+    if row.rated_at is not None and not EARLIEST_MS <= row.rated_at <= now + _CLOCK_SKEW_MS:
         return "rated_at lies before 1900 or in the future: leave it out, or send the time of the rating in UTC"
     return None

@@ -15,7 +15,7 @@ from recsys.errors import NoModelError, NotFoundError
 from recsys.factors import Objective
 from recsys.registry import live_numbers, load_items
 from recsys.results import ItemList, ListedItem, Order, PopularBy, Prediction, Predictions, Source
-from recsys.scoring.search import Best, Excluded, Scored, best_items, pair_scores, top_n
+from recsys.scoring.search import Best, Excluded, Scored, best_items, pair_scores
 from recsys.serving.catalogue import Catalogue, read_catalogue
 from recsys.serving.model import LiveModel, laid_over
 from recsys.serving.users import UserState
@@ -80,6 +80,9 @@ class Recommender:
 
     catalogue: Catalogue
     models: dict[Objective, LiveModel]
+    _rankings: dict[tuple[PopularBy, Order], tuple[NDArray[np.float64], NDArray[np.int64]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def list_model(self) -> LiveModel | None:
@@ -133,7 +136,7 @@ class Recommender:
         """The most rated items, for a user without a row; first those of the categories that the user has."""
         excluded = self._excluded(user, wish)
         counts = self.catalogue.n_ratings
-        order = self._most_rated
+        _, order = self._ranked("count", "desc")
         mine = self.catalogue.in_categories(user.categories) if user.categories else order[:0]
         if len(mine):
             among = np.zeros(self.catalogue.n_items, bool)
@@ -205,22 +208,16 @@ class Recommender:
         """
         if min_ratings is None:
             min_ratings = 0 if by == "count" else MIN_RATINGS
-        catalogue = self.catalogue
-        excluded = catalogue.hidden | (catalogue.n_ratings < min_ratings)
-        if categories:
-            excluded |= ~self._mask_of(catalogue.in_categories(categories))
         model = self.models.get("rating") or self.list_model
-        if by == "bias":
-            if model is None or model.objective != "rating":
-                raise _nothing_live("rating")
-            values = model.item_bias.astype(np.float64)
-            excluded |= ~model.known
-        elif by == "count":
-            values = catalogue.n_ratings.astype(np.float64)
-        else:
-            values = catalogue.mean_rating
-            excluded |= catalogue.n_ratings == 0
-        best = top_n(values if order == "desc" else -values, n, excluded)
+        if by == "bias" and (model is None or model.objective != "rating"):
+            raise _nothing_live("rating")
+        excluded: Excluded = None
+        if min_ratings > 0 or categories:
+            excluded = self.catalogue.n_ratings < min_ratings
+            if categories:
+                excluded |= ~self._mask_of(self.catalogue.in_categories(categories))
+        values, places = self._ranked(by, order)
+        best = _first(places, n, excluded, self.catalogue.n_items)
         return Listed(model.number if model else None, "popularity", Best(best, np.round(values[best], 6)))
 
     def predict(self, user: UserState, item_ids: Sequence[str]) -> Predictions:
@@ -336,11 +333,22 @@ class Recommender:
         mask[places] = True
         return mask
 
-    @cached_property
-    def _most_rated(self) -> NDArray[np.int64]:
-        """Places of the items that are not hidden, the most rated first."""
-        shown = np.flatnonzero(~self.catalogue.hidden)
-        return shown[np.argsort(-self.catalogue.n_ratings[shown], kind="stable")]
+    def _ranked(self, by: PopularBy, order: Order) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """What all items are ranked by, (n_items,), and the places of those that have it and are not hidden."""
+        known = self._rankings.get((by, order))
+        if known is None:
+            shown = ~self.catalogue.hidden
+            values = self.catalogue.n_ratings.astype(np.float64)
+            if by == "mean":
+                values, shown = self.catalogue.mean_rating, shown & (values > 0)
+            elif by == "bias":
+                model = self.models["rating"]
+                values, shown = model.item_bias.astype(np.float64), shown & model.known
+            places = np.flatnonzero(shown)
+            ascending = values[places] if order == "asc" else -values[places]
+            known = values, places[np.argsort(ascending, kind="stable")]
+            self._rankings[by, order] = known
+        return known
 
     @cached_property
     def _cosines(self) -> Scored:
