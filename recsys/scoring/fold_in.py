@@ -9,9 +9,9 @@ where the prior is what the user's metadata makes, y what an item adds whatever 
 a neural model the map from embeddings to rows. Only `own`, and under `rating` the bias, has to be solved.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,8 @@ from recsys.factors import Factors, Head, Objective, RankingConstants
 
 DEFAULT_RIDGE = 20.0
 """λ under `ranking` where training left none."""
-_RIDGE_SHARE = 0.5
-"""Of the ridge that training had, as much as orders lists best; found on a validation part."""
+_RIDGE_SHARE = {"dot": 0.5, "neural": 2.0}
+"""λ as a share of the ridge that training had: what orders lists best, found on validation parts."""
 _RIDGE_RANGE = (0.1, 1e4)
 _LEAST_L2 = 0.01
 """l2 under `rating` at least, where training had less."""
@@ -40,8 +40,8 @@ _N_CURVED = 256
 """Items of which the curvature is made."""
 _N_STEPS = 5
 _N_HALVINGS = 6
-_ENOUGH = 1e-3
-"""Improvement of the loss, as a share of the sum of weights, from which no further step is made."""
+_ENOUGH = 0.01
+"""What a step must improve the loss by for another to follow, as a share of its sum of weights."""
 
 _F32 = NDArray[np.float32]
 
@@ -74,11 +74,11 @@ class FoldIn:
 
         Σ_j w_j · (log Σ_i e^{z_i} − z_j) + λ/2 · ‖own‖²
 
-    by Newton steps, with w as training weighs ratings and λ half of what training held rows back by. The sum over i is
-    estimated where the catalogue is large: from the 8,192 items with the highest biases and 2,048 drawn from the others
-    in proportion to e^{b_i}; and of those from the 512 with the best scores at own = 0 and 256 drawn from the others in
-    proportion to e^{z_i}. What is drawn counts as the inverse of how often it was to be drawn; the draws are systematic,
-    and so the same each time.
+    by Newton steps, with w as training weighs ratings, and λ half of what training held rows back by (twice that for a
+    neural model). The sum over i is estimated where the catalogue is large: from the 8,192 items with the highest
+    biases and 2,048 drawn from the others in proportion to e^{b_i}; and of those from the 512 with the best scores at
+    own = 0 and 256 drawn from the others in proportion to e^{z_i}. What is drawn counts as the inverse of how often it
+    was to be drawn. The draws are systematic, and so the same each time.
     """
 
     def __init__(
@@ -114,6 +114,7 @@ class FoldIn:
         # A neural model of which the map is not known has no own part.
         width = item_factors.shape[1]
         self._map = user_map if user_map is not None or head is None else np.zeros((width, 0), np.float32)
+        self._n_own = width if self._map is None else self._map.shape[1]
         self._ranking = ranking
         self._known: NDArray[np.bool_] = np.isfinite(item_bias)
         self._trained = self._known if item_implicit is None else self._known & item_implicit.any(1)
@@ -254,41 +255,26 @@ class FoldIn:
     def _solve_ranking(self, idx: NDArray[np.int64], rating: _F32, begin: _F32) -> "_Solved":
         weight = self._weights(rating)
         total = float(weight.sum())
-        ridge = _RIDGE_SHARE * (DEFAULT_RIDGE if self._ranking is None else self._ranking.ridge)
+        share_of_ridge = _RIDGE_SHARE["dot" if self._head is None else "neural"]
+        ridge = share_of_ridge * (DEFAULT_RIDGE if self._ranking is None else self._ranking.ridge)
         every, rated = self._candidates(begin), (self._items[idx], self._item_bias[idx])
-        own = np.zeros(self._items.shape[1] if self._map is None else self._map.shape[1])
 
-        def at(own: NDArray[np.float64]) -> _Point:
+        def at(own: NDArray[np.float64]) -> _Choices:
             row = (begin + self._row_of(own)).astype(np.float32)
             catalogue, mine = _scores(*every, row, self._head), _scores(*rated, row, self._head)
             share, log_sum = _softmax(catalogue.z)
             loss = total * log_sum - weight @ mine.z + ridge / 2 * own @ own
             mean = share @ catalogue.slopes
-            pull = weight @ mine.slopes - total * mean
-            return _Point(
-                own, float(loss), share, mean, catalogue.slopes, mine.slopes, self._own_of(pull) - ridge * own
-            )
+            downhill = self._own_of(weight @ mine.slopes - total * mean) - ridge * own
+            return _Choices(float(loss), downhill, share, catalogue.slopes, mean, mine.slopes)
 
-        point = at(own)
-        for _ in range(_N_STEPS):
-            step = np.linalg.solve(self._curvature(point, total, ridge), point.downhill)
-            gain = float(step @ point.downhill)
-            if gain < _ENOUGH * total:
-                break
-            for _ in range(_N_HALVINGS):
-                following = at(point.own + step)
-                if following.loss <= point.loss:
-                    break
-                step = step / 2
-            else:
-                break
-            point = following
-        pull = weight[:, None] * (point.slopes - point.mean) / ridge
-        return _Solved(point.own, 0.0, self._own_of(pull))
+        own, there = _descended(
+            at, self._n_own, lambda point: self._curvature(point.share, point.slopes, total, ridge), _ENOUGH * total
+        )
+        return _Solved(own, 0.0, self._own_of(weight[:, None] * (there.of_rated - there.mean) / ridge))
 
-    def _curvature(self, point: "_Point", total: float, ridge: float) -> NDArray[np.floating]:
+    def _curvature(self, share: _F32, slopes: _F32, total: float, ridge: float) -> NDArray[np.floating]:
         """Second derivative in own, of the items with most of the probability: as if they had all of it."""
-        share, slopes = point.share, point.of_catalogue
         if len(share) > _N_CURVED:
             most = np.argpartition(share, -_N_CURVED)[-_N_CURVED:]
             share, slopes = share[most] / share[most].sum(), slopes[most]
@@ -296,48 +282,33 @@ class FoldIn:
         centred = (slopes - mean) * np.sqrt(total * share)[:, None]
         if self._map is not None:
             centred = centred @ self._map
-        curvature = centred.T @ centred
-        curvature[np.diag_indices(len(curvature))] += ridge
-        return cast(NDArray[np.floating], curvature)
+        return _with_diagonal(centred.T @ centred, ridge)
 
     def _solve_rating(self, idx: NDArray[np.int64], rating: _F32, begin: _F32, prior_bias: float) -> "_Solved":
         low, high = self._range
         n, steepest = len(idx), ((high - low) / 4) ** 2
-        n_own = self._items.shape[1] if self._map is None else self._map.shape[1]
-        ridge = np.full(n_own + 1, steepest * (self._l2 * n + self._damping))
+        ridge = np.full(self._n_own + 1, steepest * (self._l2 * n + self._damping))
         ridge[-1] = steepest * max(self._damping, _LEAST_L2)
         items, bias = self._items[idx], self._item_bias[idx]
         raw = rating.astype(np.float64)
 
-        def at(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
-            """The loss, the errors (n,) and their slopes in own and b_u (n, n_own + 1)."""
+        def at(x: NDArray[np.float64]) -> _Errors:
+            """At own and b_u, (n_own + 1,)."""
             row = (begin + self._row_of(x[:-1])).astype(np.float32)
             scores = _scores(items, bias, row, self._head)
             share = 1 / (1 + np.exp(-np.clip(scores.z + (self._global_bias + prior_bias + x[-1]), -60, 60)))
             error = low + (high - low) * share - raw
             slope = (high - low) * share * (1 - share)
             slopes = np.column_stack([self._own_of(scores.slopes.astype(np.float64)), np.ones(n)]) * slope[:, None]
-            return float(error @ error + ridge @ x**2), error, slopes
+            return _Errors(float(error @ error + ridge @ x**2), -(slopes.T @ error) - ridge * x, error, slopes)
 
-        x = np.zeros(n_own + 1)
-        loss, error, slopes = at(x)
-        for _ in range(_N_STEPS):
-            curvature = slopes.T @ slopes
-            curvature[np.diag_indices(len(curvature))] += ridge
-            downhill = -(slopes.T @ error) - ridge * x
-            step = np.linalg.solve(curvature, downhill)
-            if step @ downhill < _ENOUGH * n * steepest:
-                break
-            for _ in range(_N_HALVINGS):
-                following = at(x + step)
-                if following[0] <= loss:
-                    break
-                step = step / 2
-            else:
-                break
-            x = x + step
-            loss, error, slopes = following
-        pull = -(slopes * error[:, None]) / ridge
+        x, there = _descended(
+            at,
+            self._n_own + 1,
+            lambda point: _with_diagonal(point.slopes.T @ point.slopes, ridge),
+            _ENOUGH * _ENOUGH * n * steepest,
+        )
+        pull = -(there.slopes * there.error[:, None]) / ridge
         return _Solved(x[:-1], float(x[-1]), pull[:, :-1])
 
 
@@ -348,16 +319,25 @@ class _Scores(NamedTuple):
     slopes: _F32
 
 
-class _Point(NamedTuple):
-    """Where the solution of a ranking stands: the loss at own, the candidates' shares, the slopes, the way down."""
+class _Choices(NamedTuple):
+    """The loss of a ranking at some own, the way down (n_own,), the candidates' shares and slopes, the mean of these,
+    and the slopes of what was rated."""
 
-    own: NDArray[np.float64]
     loss: float
-    share: _F32
-    mean: _F32
-    of_catalogue: _F32
-    slopes: _F32
     downhill: NDArray[np.float64]
+    share: _F32
+    slopes: _F32
+    mean: _F32
+    of_rated: _F32
+
+
+class _Errors(NamedTuple):
+    """The loss of ratings at some own and b_u, half the way down (n_own + 1,), the errors (n,) and their slopes."""
+
+    loss: float
+    downhill: NDArray[np.float64]
+    error: NDArray[np.float64]
+    slopes: NDArray[np.float64]
 
 
 class _Solved(NamedTuple):
@@ -366,6 +346,47 @@ class _Solved(NamedTuple):
     own: NDArray[np.float64]
     bias: float
     pull: NDArray[np.floating]
+
+
+class _State(Protocol):
+    @property
+    def loss(self) -> float: ...
+    @property
+    def downhill(self) -> NDArray[np.float64]: ...
+
+
+_S = TypeVar("_S", bound=_State)
+
+
+def _descended(
+    at: Callable[[NDArray[np.float64]], _S], n: int, curvature: Callable[[_S], NDArray[np.floating]], enough: float
+) -> tuple[NDArray[np.float64], _S]:
+    """Newton steps from zero until one improves the loss by less than `enough`: the place (n,) and what is there.
+
+    A step that makes the loss worse is halved.
+    """
+    x = np.zeros(n)
+    here = at(x)
+    for _ in range(_N_STEPS):
+        step = np.linalg.solve(curvature(here), here.downhill)
+        for _ in range(_N_HALVINGS):
+            there = at(x + step)
+            if there.loss <= here.loss:
+                break
+            step = step / 2
+        else:
+            break
+        improved = here.loss - there.loss
+        x, here = x + step, there
+        if improved < enough:
+            break
+    return x, here
+
+
+def _with_diagonal(matrix: NDArray[np.floating], added: NDArray[np.float64] | float) -> NDArray[np.floating]:
+    """The same matrix, with something added to its diagonal."""
+    matrix[np.diag_indices(len(matrix))] += added
+    return matrix
 
 
 def _scores(items: _F32, bias: _F32, row: _F32, head: Head | None) -> _Scores:
