@@ -7,7 +7,7 @@ PEERS ?= .venv-peers
 DATA ?=
 PORT ?= 8000
 
-.PHONY: help install demo test lint bench bench-gpu bench-load bench-serving clean
+.PHONY: help install demo test lint bench bench-gpu bench-load bench-fold-in bench-serving clean
 
 help:
 	@echo "make demo [DATA=ratings.zip]  install, load ratings, train, serve on 127.0.0.1:$(PORT)"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench [ARGS=--large]     this project beside others on the same folds (real ratings needed)"
 	@echo "make bench-gpu [ARGS=...]     throughput and time to quality on a CUDA device"
 	@echo "make bench-load               time loading ML-1M into both databases (real ratings needed)"
+	@echo "make bench-fold-in            users folded in beside trained ones (real ratings needed)"
 	@echo "make bench-serving [ARGS=...] requests/s, latency and memory of the service"
 
 install: $(VENV)/installed
@@ -55,6 +56,10 @@ bench-gpu: install
 
 bench-load: install
 	$(BIN)/python -m benchmarks.loading
+
+# One thread of numpy, as a request has it.
+bench-fold-in: install
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.fold_in $(ARGS)
 
 bench-serving: install
 	$(BIN)/python -m benchmarks.serving $(ARGS)

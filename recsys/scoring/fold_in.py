@@ -23,6 +23,8 @@ DEFAULT_RIDGE = 20.0
 _RIDGE_SHARE = {"dot": 0.5, "neural": 2.0}
 """λ as a share of the ridge that training had: what orders lists best, found on validation parts."""
 _RIDGE_RANGE = (0.1, 1e4)
+_L2_SHARE = {"dot": 1.0, "neural": 0.35}
+"""The same of l2 under `rating`."""
 _LEAST_L2 = 0.01
 """l2 under `rating` at least, where training had less."""
 _LEAST_WEIGHT = 0.05
@@ -70,7 +72,7 @@ class FoldIn:
 
         Σ_j (r̂_j − r_j)² + s² · [ (l2 · n + damping) · ‖own‖² + damping · b_u² ],   s = (high − low) / 4
 
-    by Gauss-Newton steps. Under `ranking` the row minimises
+    by Gauss-Newton steps (a neural model with .35 of its l2). Under `ranking` the row minimises
 
         Σ_j w_j · (log Σ_i e^{z_i} − z_j) + λ/2 · ‖own‖²
 
@@ -129,7 +131,9 @@ class FoldIn:
             value = configuration.get(name)
             return float(value) if isinstance(value, int | float) else default
 
-        self._l2, self._damping = max(setting("l2", 0.05), _LEAST_L2), setting("damping", 2.5)
+        kind = "dot" if head is None else "neural"
+        self._l2, self._damping = _L2_SHARE[kind] * max(setting("l2", 0.05), _LEAST_L2), setting("damping", 2.5)
+        self._ridge = _RIDGE_SHARE[kind] * (DEFAULT_RIDGE if ranking is None else ranking.ridge)
         self._rating_weight, self._user_power = setting("rating_weight", 2.0), setting("user_power", 0.5)
 
     @classmethod
@@ -255,8 +259,7 @@ class FoldIn:
     def _solve_ranking(self, idx: NDArray[np.int64], rating: _F32, begin: _F32) -> "_Solved":
         weight = self._weights(rating)
         total = float(weight.sum())
-        share_of_ridge = _RIDGE_SHARE["dot" if self._head is None else "neural"]
-        ridge = share_of_ridge * (DEFAULT_RIDGE if self._ranking is None else self._ranking.ridge)
+        ridge = self._ridge
         every, rated = self._candidates(begin), (self._items[idx], self._item_bias[idx])
 
         def at(own: NDArray[np.float64]) -> _Choices:

@@ -72,7 +72,8 @@ def loss_of(factors: Factors, items: NDArray[np.int64], ratings: NDArray[np.floa
     def rating_loss(x: NDArray[np.float64]) -> float:
         z = z_of(factors, y + A @ x[:-1])[items] + x[-1] + factors.global_bias
         error = 0.5 + 5 / (1 + np.exp(-z)) - ratings
-        penalty = (0.05 * n + 2.0) * x[:-1] @ x[:-1] + 2.0 * x[-1] ** 2
+        l2 = 0.05 * (1 if factors.head is None else 0.35)
+        penalty = (l2 * n + 2.0) * x[:-1] @ x[:-1] + 2.0 * x[-1] ** 2
         return float(error @ error + (5 / 4) ** 2 * penalty)
 
     def ranking_loss(x: NDArray[np.float64]) -> float:

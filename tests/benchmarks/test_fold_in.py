@@ -1,0 +1,42 @@
+"""The benchmark of fold-in, on a generated case."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks import data, fold_in
+from recsys.factors import Objective
+
+
+@pytest.mark.parametrize("objective", ["ranking", "rating"])
+def test_hidden_users_are_measured_in_both_trainings(objective: Objective) -> None:
+    case = data.generated(20_000)
+    held_out = np.random.default_rng(0).random(len(case.user)) < 0.2
+    case = replace(
+        case,
+        user=case.user[~held_out],
+        item=case.item[~held_out],
+        rating=case.rating[~held_out],
+        test_user=case.user[held_out],
+        test_item=case.item[held_out],
+        test_rating=case.rating[held_out],
+    )
+    found = fold_in.quality(case, objective, "dot", seed=0)
+    if objective == "ranking":
+        assert found.folded > 0.8 * found.trained > 0
+    else:
+        assert found.folded < 1.1 * found.trained
+        assert found.folded < found.unsolved
+
+
+def test_times_ascend() -> None:
+    seconds = fold_in.seconds_of_one(300, 8, "ranking", n=5)
+    assert len(seconds) == 5
+    assert 0 < seconds[0] <= seconds[-1]
+
+
+def test_nothing_to_measure_still_times(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(fold_in, "seconds_of_one", lambda *_: [0.001, 0.002])
+    fold_in.main(["--seeds", "--neural-folds"])
+    assert "62,000" in capsys.readouterr().out
