@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,10 @@ from recsys.settings import Settings, load_settings
 
 WRITE_SECONDS = 5.0
 """How long a request waits for another writer of the database before it says 503."""
+
+SWITCH_SECONDS = 0.0005
+"""How long the event loop may keep a thread waiting that has read a row of a user: SQLite lets go of the interpreter at
+every row, and by default would wait 5 ms to have it back."""
 
 DESCRIPTION = """\
 Recommendations, similar items and popularity from models that are trained every night.
@@ -79,6 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             draining=draining,
         )
         _note_termination(draining, settings.notice_seconds)
+        sys.setswitchinterval(SWITCH_SECONDS)
         # Lists of several requests are one product already: more threads for it would only wait for each other.
         with threadpool_limits(1):
             await asyncio.get_running_loop().run_in_executor(aside, live.start)

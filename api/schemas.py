@@ -23,6 +23,8 @@ AskedModel = Annotated[
     ),
 ]
 Text = Annotated[str, StringConstraints(max_length=10_000)]
+Id = Annotated[str, StringConstraints(min_length=0)]
+"""Any text, but not half a surrogate pair, as JSON may have: a constraint makes pydantic look for these."""
 
 
 class RecommendParams(Params):
@@ -103,7 +105,7 @@ class VisitorRating(Body):
 class AskingUser(Body):
     """Somebody who wants a list: a user, a visitor with ratings that are not stored, or a user with some more."""
 
-    user_id: str | None = Field(default=None, description="External id of a user.", examples=["196"])
+    user_id: Id | None = Field(default=None, description="External id of a user.", examples=["196"])
     ratings: list[VisitorRating] = Field(
         default=[],
         max_length=1000,

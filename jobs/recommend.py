@@ -109,7 +109,7 @@ def _lists(connection: Connection, recommender: Recommender, model: LiveModel, c
     known, vectors, bias = _rows(connection, model, chunk)
     lists: list[Listed | None] = [None] * len(chunk.keys)
     seen = _seen(connection, recommender, chunk) if wish.exclude_seen else [np.empty(0, np.int64)] * len(chunk.keys)
-    among = Scored(model.item_factors, model.list_bias, model.head)
+    among = model.listed
     found = best_items(vectors, among, [wish.n] * len(known), [seen[at] for at in known])
     for at, best, user_bias in zip(known, found, bias, strict=True):
         offset = user_bias + model.version.global_bias

@@ -44,22 +44,40 @@ N_CANDIDATES = 2_000
 """Items of a larger catalogue that they score."""
 
 
+_CHUNK_ITEMS = 16_384
+"""Items that are scored at a time: what a product writes is still near the processor when the biases are added."""
+
+
 def score_rows(
-    users: NDArray[np.float32], items: NDArray[np.float32], item_bias: NDArray[np.float32], head: Head | None
+    users: NDArray[np.float32],
+    items: NDArray[np.float32],
+    item_bias: NDArray[np.float32],
+    head: Head | None,
+    *,
+    scale: NDArray[np.float32] | None = None,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Scores of every item for every user, without b_u and b: (n, width), (n_items, width) → (n, n_items).
 
     The one definition of a score for a list, in evaluation and in serving. Exact; but of more than `EXACT_ITEMS` items
     only the `N_CANDIDATES` with the best product and bias go through the layers of a neural model, and the others
     score −inf, and so are in no list.
+
+    Args:
+        scale: (n_items,) what each product is multiplied by; None: 1.
+        out: where to write them; None: a new array.
     """
+    scores = np.empty((len(users), len(items)), np.float32) if out is None else out
+    n_dot = users.shape[1] if head is None else head.n_dot
+    p, q = users[:, :n_dot], items[:, :n_dot].T
+    for start in range(0, len(items), _CHUNK_ITEMS):
+        chunk = slice(start, start + _CHUNK_ITEMS)
+        np.matmul(p, q[:, chunk], out=scores[:, chunk])
+        if scale is not None:
+            scores[:, chunk] *= scale[chunk]
+        scores[:, chunk] += item_bias[chunk]
     if head is None:
-        scores: NDArray[np.float32] = users @ items.T
-        scores += item_bias
         return scores
-    n_dot = head.n_dot
-    scores = users[:, :n_dot] @ items[:, :n_dot].T
-    scores += item_bias
     inputs = items[:, n_dot:]
     for place, user in enumerate(users):
         if len(items) <= EXACT_ITEMS:

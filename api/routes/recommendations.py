@@ -19,6 +19,9 @@ from recsys.serving.users import UserState, read_rated_by
 
 routes = router("lists")
 
+_PLAIN = frozenset({"n"})
+"""Parameters of a list that is kept until the user or the snapshot changes."""
+
 
 @routes.get("/users/{user_id}/recommendations", response_model=ItemList)
 async def recommend(request: Request, user_id: UserId, query: Annotated[RecommendParams, Query()]) -> Response:
@@ -29,6 +32,9 @@ async def recommend(request: Request, user_id: UserId, query: Annotated[Recommen
     recommender = state.live.current
     model = recommender.model_for_lists(query.model)
     user = await state.reader.state(user_id, recommender.catalogue, model)
+    is_plain = query.model_fields_set <= _PLAIN
+    if is_plain and user.answer is not None and user.answer[:2] == (recommender.number, query.n):
+        return Response(user.answer[2], media_type="application/json")
     wish = _wish(recommender, query)
     search = recommender.search_for(model, user, wish)
     if search is None:
@@ -38,7 +44,10 @@ async def recommend(request: Request, user_id: UserId, query: Annotated[Recommen
     if query.explain:
         answer = await aside(state, _explained, state, recommender, model, user, user_id, listed)
         return Response(answer.model_dump_json(), media_type="application/json")
-    return Response(recommender.as_json(listed), media_type="application/json")
+    content = recommender.as_json(listed)
+    if is_plain and user.user_key is not None:
+        user.answer = (recommender.number, query.n, content)
+    return Response(content, media_type="application/json")
 
 
 def _wish(recommender: Recommender, query: RecommendParams) -> Wish:

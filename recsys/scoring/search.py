@@ -5,8 +5,10 @@ are taken; these few are scored again in float64. So a list is the same however 
 items with equal factors are equal.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -26,11 +28,13 @@ _BLOCK = 1 << 20
 _GROUP = 64
 """Items whose best score stands for all of them, at first."""
 
-_SLACK = 1e-4
-"""How far float32 may lie beside the true score, as a share of the best one. Its own error is a hundred times less."""
+_EPSILON = 2.0**-23
+"""Of float32; and twice what a product may be rounded by."""
+
+_rooms = threading.local()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Scored:
     """What users are scored against: p_u · q_i · s_i + b_i, or what the layers of a neural model make of it.
 
@@ -45,6 +49,14 @@ class Scored:
     bias: NDArray[np.float32]
     head: Head | None = None
     scale: NDArray[np.float32] | None = None
+
+    @cached_property
+    def longest(self) -> float:
+        """max_i ‖q_i‖ · s_i."""
+        square = np.einsum("nf,nf->n", self.items, self.items)
+        if self.scale is not None:
+            square *= self.scale**2
+        return float(np.sqrt(square.max(initial=0.0)))
 
 
 class Best(NamedTuple):
@@ -73,16 +85,11 @@ def best_items(users: NDArray[np.float32], among: Scored, n: Sequence[int], excl
 def _best_of_block(
     users: NDArray[np.float32], among: Scored, n: Sequence[int], excluded: Sequence[Excluded]
 ) -> list[Best]:
-    if among.scale is None:
-        scores = score_rows(users, among.items, among.bias, among.head)  # (n_users, n_items)
-    else:
-        scores = users @ among.items.T
-        scores *= among.scale
-        scores += among.bias
+    scores = _scores(users, among)
     for row, without in zip(scores, excluded, strict=True):
         if without is not None:
             row[without] = -np.inf
-    user, place = _near_the_top(scores, n)
+    user, place = _near_the_top(scores, n, _slack(users, among))
     told = np.round(pair_scores(users[user], among, place), DECIMALS)
     order = np.lexsort((place, -told, user))
     place, told = place[order], told[order]
@@ -90,6 +97,26 @@ def _best_of_block(
     starts = [0, *ends[:-1]]
     lasts = [min(start + count, end) for start, end, count in zip(starts, ends, n, strict=True)]
     return [Best(place[start:last], told[start:last]) for start, last in zip(starts, lasts, strict=True)]
+
+
+def _scores(users: NDArray[np.float32], among: Scored) -> NDArray[np.float32]:
+    """Scores in float32, (n_users, n_items and up to `_GROUP` − 1 of −inf); they last until this thread's next ones."""
+    n_items = len(among.bias)
+    width = -(-n_items // _GROUP) * _GROUP
+    room: NDArray[np.float32] | None = getattr(_rooms, "room", None)
+    if room is None or room.size < len(users) * width:
+        # New memory costs more than the scores in it: every page of it is cleared first.
+        _rooms.room = room = np.empty(max(len(users) * width, _BLOCK if width * 4 < _BLOCK else 0), np.float32)
+    scores: NDArray[np.float32] = room[: len(users) * width].reshape(len(users), width)
+    scores[:, n_items:] = -np.inf
+    score_rows(users, among.items, among.bias, among.head, scale=among.scale, out=scores[:, :n_items])
+    return scores
+
+
+def _slack(users: NDArray[np.float32], among: Scored) -> NDArray[np.float32]:
+    """How far scores in float32 may lie beside the true ones: ε · d/2 · ‖p‖ · max ‖q‖ at most, (n_users,)."""
+    lengths: NDArray[np.float32] = np.sqrt(np.einsum("nf,nf->n", users, users))
+    return lengths * np.float32(among.longest * _EPSILON * users.shape[1])
 
 
 def pair_scores(users: NDArray[np.float32], among: Scored, place: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -103,43 +130,42 @@ def pair_scores(users: NDArray[np.float32], among: Scored, place: NDArray[np.int
     return scores if among.head is None else scores + among.head(exact[:, n_dot:] + items[:, n_dot:])
 
 
-def _near_the_top(scores: NDArray[np.float32], n: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows and positions of whatever may be among the n best of its row: (rows, n_items) → (n_near,) each.
+def _near_the_top(
+    scores: NDArray[np.float32], n: Sequence[int], slack: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and positions of whatever may be among the n best of its row: (rows, size) → (n_near,) each.
 
     The n-th best of the groups' best scores is no higher than the n-th best of all scores; and what is not below it
     lies in a group whose best is not below it.
     """
-    n_rows, n_items = scores.shape
-    n_groups = n_items // _GROUP
+    n_rows, size = scores.shape
+    n_groups = size // _GROUP
     if n_groups < 2 * max(n, default=0):  # a long list, or few items
-        row, place = np.nonzero(scores >= _borders(scores, n)[:, None])
+        row, place = np.nonzero(scores >= _borders(scores, n, slack)[:, None])
         return row, place
     # A group is every n_groups-th item, so that the maximum goes over whole lines of memory at once.
-    grouped = scores[:, : n_groups * _GROUP].reshape(n_rows, _GROUP, n_groups)
+    grouped = scores.reshape(n_rows, _GROUP, n_groups)
     tops = grouped.max(1)  # (rows, n_groups)
-    border = _borders(tops, n)
+    border = _borders(tops, n, slack)
     row, group = np.nonzero(tops >= border[:, None])
     pair, line = np.nonzero(grouped[row, :, group] >= border[row, None])
-    rest_row, rest = np.nonzero(scores[:, n_groups * _GROUP :] >= border[:, None])
-    return (
-        np.concatenate([row[pair], rest_row]),
-        np.concatenate([line * n_groups + group[pair], rest + n_groups * _GROUP]),
-    )
+    return row[pair], line * n_groups + group[pair]
 
 
-def _borders(scores: NDArray[np.float32], n: Sequence[int]) -> NDArray[np.float32]:
-    """What no score of a row's n best is below, with some room for rounding, and above −inf: (rows, size) → (rows,)."""
+def _borders(scores: NDArray[np.float32], n: Sequence[int], slack: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What no score of a row's n best is below, and above −inf: (rows, size) → (rows,)."""
     n_rows, size = scores.shape
-    if not size:
-        return np.zeros(n_rows, np.float32)
-    nth = [max(size - count, 0) for count in n]
-    ordered = np.partition(scores, sorted({*nth, size - 1}), axis=1)
-    border, best = ordered[np.arange(n_rows), nth], ordered[:, -1]
-    with np.errstate(invalid="ignore"):
-        border -= np.float32(_SLACK) * (np.abs(border) + np.abs(best))
-    border[~np.isfinite(border)] = np.finfo(np.float32).min  # fewer than n are left: all of them
-    border[np.array(n) <= 0] = np.inf
-    return border
+    least, most = min(n, default=0), max(n, default=0)
+    border: NDArray[np.float32]
+    if not size or most <= 0:
+        return np.full(n_rows, np.inf, np.float32)
+    if least == most <= size:
+        border = np.partition(scores, size - most, axis=1)[:, size - most] - slack
+    else:
+        nth = [min(max(size - count, 0), size - 1) for count in n]
+        border = np.partition(scores, sorted(set(nth)), axis=1)[np.arange(n_rows), nth] - slack
+        border[np.array(n) <= 0] = np.inf
+    return np.maximum(border, np.finfo(np.float32).min)  # fewer than n are left: all of them
 
 
 def top_n(scores: NDArray[np.float32] | NDArray[np.float64], n: int, exclude: Excluded = None) -> NDArray[np.int64]:

@@ -14,6 +14,7 @@ from recsys.data.items import StoredItem
 from recsys.factors import FeatureRows, Head, Objective, RankingConstants, embeddings
 from recsys.registry import ItemSide, ModelVersion
 from recsys.scoring.fold_in import FoldIn
+from recsys.scoring.search import Scored
 from recsys.serving.catalogue import Catalogue
 
 
@@ -68,6 +69,11 @@ class LiveModel:
     def known(self) -> NDArray[np.bool_]:
         """(n_items,) mask of the items that the version can list."""
         return np.isfinite(self.item_bias)
+
+    @cached_property
+    def listed(self) -> Scored:
+        """What lists are found among."""
+        return Scored(self.item_factors, self.list_bias, self.head)
 
     @cached_property
     def inverse_lengths(self) -> NDArray[np.float32]:

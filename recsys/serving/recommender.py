@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -76,10 +77,15 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True)
 class Recommender:
-    """One consistent snapshot: the catalogue and the live versions. Nothing in it ever changes."""
+    """One consistent snapshot: the catalogue and the live versions. Nothing in it ever changes.
+
+    Attributes:
+        number: no two snapshots of a process have the same.
+    """
 
     catalogue: Catalogue
     models: dict[Objective, LiveModel]
+    number: int = field(default_factory=count().__next__, compare=False)
     _rankings: dict[tuple[PopularBy, Order], tuple[NDArray[np.float64], NDArray[np.int64]]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -125,8 +131,7 @@ class Recommender:
         if user.row is None:
             return None
         offset = user.row.bias + model.version.global_bias
-        among = Scored(model.item_factors, model.list_bias, model.head)
-        return Search(among, user.row.vector, offset, wish.n, self._excluded(user, wish))
+        return Search(model.listed, user.row.vector, offset, wish.n, self._excluded(user, wish))
 
     def found(self, model: LiveModel, user: UserState, best: Best) -> Listed:
         """A list that was searched for."""

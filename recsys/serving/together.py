@@ -23,6 +23,9 @@ MOST_WORK = 70_000_000
 """Multiplications of one matrix product that the event loop does by itself, in some milliseconds: 16 lists among 62,000
 items of 64 factors. More go to a thread."""
 
+MOST_WAITING = 32
+"""Searches that wait for no more to join them."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -110,8 +113,16 @@ class Searcher:
         self._waiting.append((search, answer))
         if not self._busy:
             self._busy = True
-            loop.call_soon(self._find_all)
+            loop.call_soon(self._look_again, 0)
         return await answer
+
+    def _look_again(self, n_before: int) -> None:
+        """Wait for as long as every turn of the event loop brings more: what arrives together is found together."""
+        n_waiting = len(self._waiting)
+        if n_before < n_waiting < MOST_WAITING:
+            asyncio.get_running_loop().call_soon(self._look_again, n_waiting)
+        else:
+            self._find_all()
 
     def _find_all(self) -> None:
         waiting, self._waiting = self._waiting, []

@@ -3,7 +3,7 @@
 import sys
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from threading import Lock
 
 import numpy as np
@@ -23,7 +23,7 @@ NOTHING_RATED = "the user has rated nothing that the model knows"
 NOT_READ = "the database cannot be reached, so nothing is known of the user"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class UserState:
     """A user for one version.
 
@@ -36,6 +36,8 @@ class UserState:
         fallback: why the source is popularity.
         user_key: None where the database does not have them.
         seq: the state is no older than this change.
+        answer: the last list that was told them, where it was asked for without filters: the snapshot that it came
+            from, how many items were asked for, and the JSON. The only thing here that changes.
     """
 
     row: Row | None
@@ -45,6 +47,7 @@ class UserState:
     fallback: str | None = None
     user_key: int | None = None
     seq: int = 0
+    answer: tuple[int, int, bytes] | None = field(default=None, repr=False, compare=False)
 
 
 _NOTHING_SEEN = np.empty(0, np.int32)
@@ -131,7 +134,7 @@ class UserCache:
 def _size(state: UserState) -> int:
     """About how many bytes a state takes, with its place in the cache."""
     vector = 0 if state.row is None else sys.getsizeof(state.row.vector) + state.row.vector.nbytes
-    return 1000 + state.seen.nbytes + vector
+    return 2500 + state.seen.nbytes + vector  # with an answer of ten items
 
 
 _SEEN = (
