@@ -1,92 +1,229 @@
 """Lists worked out by hand: see the known factors in conftest."""
 
-import pytest
-from sqlalchemy import Engine
+import json
+from collections.abc import Sequence
 
-from recsys.data.database import reading
-from recsys.errors import InputError, NoModelError, NotFoundError
+import numpy as np
+import pytest
+from sqlalchemy import Engine, update
+
+from recsys.data import schema
+from recsys.data.database import reading, writing
+from recsys.data.ratings import delete_rating
+from recsys.errors import NoModelError, NotFoundError
+from recsys.factors import Head
 from recsys.registry import publish
 from recsys.results import ItemList
-from recsys.serving.recommender import Recommender, load_recommender
-from recsys.serving.users import read_user, read_user_ratings
+from recsys.serving.recommender import Recommender, Wish, find
+from recsys.serving.users import read_user_ratings
 from tests.conftest import add_known_model, add_known_rows
+from tests.serving.made import load, pairs, recommend, states
 
 
-def load(engine: Engine) -> Recommender:
-    with reading(engine) as connection:
-        return load_recommender(connection)
-
-
-def recommend(engine: Engine, user_id: str, n: int = 10, *, exclude_seen: bool = True) -> ItemList:
-    recommender = load(engine)
-    model = recommender.list_model
-    with reading(engine) as connection:
-        user = read_user(connection, user_id, model.number if model else None)
-    return recommender.recommend(user, n, exclude_seen=exclude_seen)
-
-
-def listed(answer: ItemList) -> list[tuple[str, float]]:
-    return [(item.item_id, round(item.score, 4)) for item in answer.items]
+def similar(recommender: Recommender, item_id: str, n: int = 10, categories: Sequence[str] = ()) -> ItemList:
+    model, search = recommender.search_similar(item_id, n, categories)
+    (best,) = find([search])
+    return recommender.as_list(recommender.similar(model, best))
 
 
 def test_a_known_user_gets_the_highest_scores_without_what_they_rated(known_engine: Engine) -> None:
     answer = recommend(known_engine, "u1")
     # scores of u1 = (1, 0): a 3.1, b 2, c .5, d 0, e .5; a is rated, "hidden" is hidden; c before e on the tie
-    assert listed(answer) == [("b", 2.0), ("c", 0.5), ("e", 0.5), ("d/ä", 0.0)]
+    assert pairs(answer) == [("b", 2.0), ("c", 0.5), ("e", 0.5), ("d/ä", 0.0)]
     assert (answer.model_version, answer.source) == (1, "model")
     assert answer.items[0].title == "Brazil (1985)"
-    assert listed(recommend(known_engine, "u1", 1)) == [("b", 2.0)]
-    assert listed(recommend(known_engine, "u1", 2, exclude_seen=False)) == [("a", 3.1), ("b", 2.0)]
+    assert pairs(recommend(known_engine, "u1", Wish(n=1))) == [("b", 2.0)]
+    assert pairs(recommend(known_engine, "u1", Wish(n=2, exclude_seen=False))) == [("a", 3.1), ("b", 2.0)]
 
 
-@pytest.mark.parametrize("user_id", ["u3", "nobody", "", "nul\0"])
-def test_a_user_the_model_does_not_know_gets_popularity_without_what_they_rated(
-    known_engine: Engine, user_id: str
-) -> None:
+@pytest.mark.parametrize("user_id", ["nobody", "", "nul\0", "U1", "u1 "])
+def test_a_user_nobody_knows_gets_popularity(known_engine: Engine, user_id: str) -> None:
     answer = recommend(known_engine, user_id)
     assert (answer.model_version, answer.source) == (1, "popularity")
-    counts = [("b", 1.0), ("d/ä", 0.0), ("e", 0.0), ("new", 0.0)]
-    assert listed(answer) == (counts if user_id == "u3" else [("a", 3.0), ("c", 2.0), *counts])
+    assert pairs(answer) == [("a", 3.0), ("c", 2.0), ("b", 1.0), ("d/ä", 0.0), ("e", 0.0), ("new", 0.0)]
+
+
+def test_a_user_who_rated_and_is_unknown_to_the_model_is_folded_in(known_engine: Engine) -> None:
+    answer = recommend(known_engine, "u3")  # rated a 3 and c 2
+    assert (answer.model_version, answer.source) == (1, "fold_in")
+    assert sorted(item.item_id for item in answer.items) == ["b", "d/ä", "e"]
+    assert answer.items[0].item_id == "b"  # liked a better than c, and b is like a
+
+
+def test_a_user_who_took_all_ratings_back_gets_popularity(known_engine: Engine) -> None:
+    assert delete_rating(known_engine, "u1", "a") is not None
+    answer = recommend(known_engine, "u1")
+    assert answer.source == "popularity"
+    assert pairs(answer)[:2] == [("a", 2.0), ("c", 2.0)]
+
+
+def test_popularity_begins_with_the_users_own_categories(known_engine: Engine) -> None:
+    delete_rating(known_engine, "u1", "a")
+    with writing(known_engine) as connection:
+        connection.execute(update(schema.users).where(schema.users.c.user_id == "u1").values(categories=["Drama"]))
+    recommender = load(known_engine)
+    users = states(known_engine, recommender, ["u1"])
+    (listed,) = recommender.recommend(recommender.model_for_lists(), users)
+    assert [item.item_id for item in recommender.as_list(listed).items] == ["c", "a", "b", "d/ä", "e", "new"]
+    assert listed.fallback is not None
+    assert "Drama" in listed.fallback
+
+
+class TestFilters:
+    def wish(self, engine: Engine, **asked: object) -> Wish:
+        recommender = load(engine)
+        for name in ("exclude", "among"):
+            if name in asked:
+                asked[name] = recommender.places_of(asked[name])  # type: ignore[arg-type]
+        return Wish(**asked)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("asked", "expected"),
+        [
+            ({"exclude": ["b", "zzz"]}, ["c", "e", "d/ä"]),
+            ({"among": ["e", "d/ä", "zzz", "hidden", "a"]}, ["e", "d/ä"]),
+            ({"among": []}, []),
+            ({"among": ["zzz"]}, []),
+            ({"categories": ("Sci-Fi",)}, ["b"]),
+            ({"categories": ("Sci-Fi", "Drama")}, ["b", "c"]),
+            ({"categories": ("sci-fi",)}, []),
+            ({"min_ratings": 1}, ["b", "c"]),
+            ({"min_ratings": 4}, []),
+            ({"among": ["a", "b"], "exclude": ["b"], "exclude_seen": False}, ["a"]),
+            ({"n": 0}, []),
+            ({"n": 10_000, "exclude_seen": False}, ["a", "b", "c", "e", "d/ä"]),
+        ],
+    )
+    @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+    def test_a_known_user(self, known_engine: Engine, asked: dict[str, object], expected: list[str]) -> None:
+        answer = recommend(known_engine, "u1", self.wish(known_engine, **asked))
+        assert [item.item_id for item in answer.items] == expected
+
+    @pytest.mark.parametrize(
+        ("asked", "expected"),
+        [
+            ({"exclude": ["a"]}, ["c", "b", "d/ä", "e", "new"]),
+            ({"among": ["e", "new", "hidden"]}, ["e", "new"]),
+            ({"among": []}, []),
+            ({"categories": ("Drama",)}, ["c"]),
+            ({"min_ratings": 2}, ["a", "c"]),
+            ({"n": 1, "exclude": ["a", "c"]}, ["b"]),
+        ],
+    )
+    @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+    def test_popularity(self, known_engine: Engine, asked: dict[str, object], expected: list[str]) -> None:
+        answer = recommend(known_engine, "nobody", self.wish(known_engine, **asked))
+        assert [item.item_id for item in answer.items] == expected
+
+
+def test_many_at_once_get_what_each_gets_alone(known_engine: Engine) -> None:
+    recommender = load(known_engine)
+    user_ids = ["u1", "nobody", "u3", "s/1 ü", "u2", "u1"]
+    model = recommender.model_for_lists()
+    users = states(known_engine, recommender, user_ids)
+    for wish in (Wish(), Wish(n=2, categories=("Sci-Fi",)), Wish(exclude_seen=False, min_ratings=1)):
+        together = recommender.recommend(model, users, wish)
+        for user_id, listed in zip(user_ids, together, strict=True):
+            assert recommender.as_list(listed) == recommend(known_engine, user_id, wish)
+
+
+def test_json_is_that_of_the_result(known_engine: Engine) -> None:
+    recommender = load(known_engine)
+    user_ids = ["u1", "nobody", 'a"\\ü']
+    listed = recommender.recommend(recommender.model_for_lists(), states(known_engine, recommender, user_ids))
+    for each in listed:
+        assert json.loads(recommender.as_json(each)) == json.loads(recommender.as_list(each).model_dump_json())
+    lists = json.loads(recommender.as_json_lists(1, user_ids, listed))["lists"]
+    assert [one["user_id"] for one in lists] == user_ids
+    assert [one["items"] for one in lists] == [json.loads(recommender.as_json(each))["items"] for each in listed]
 
 
 def test_similar_items_point_the_same_way(known_engine: Engine) -> None:
-    answer = load(known_engine).similar("a")
-    assert listed(answer) == [("b", 1.0), ("e", 0.7071), ("c", 0.0), ("d/ä", 0.0)]
+    answer = similar(load(known_engine), "a")
+    assert pairs(answer) == [("b", 1.0), ("e", 0.7071), ("c", 0.0), ("d/ä", 0.0)]
     assert (answer.model_version, answer.source) == (1, "model")
-    assert listed(load(known_engine).similar("a", 1)) == [("b", 1.0)]
+    assert pairs(similar(load(known_engine), "a", 1)) == [("b", 1.0)]
+    assert pairs(similar(load(known_engine), "a", categories=["Drama"])) == [("c", 0.0)]
+    assert pairs(similar(load(known_engine), "a", categories=["nothing"])) == []
+    assert pairs(similar(load(known_engine), "hidden", 1)) == [("e", 1.0)]  # hidden itself, and yet asked about
+
+
+def test_items_of_fewer_than_ten_ratings_come_after_all_other_similar_ones(known_engine: Engine) -> None:
+    with writing(known_engine) as connection:
+        connection.execute(schema.item_counts.delete())
+        keys = dict(connection.execute(schema.items.select().with_only_columns(*list(schema.items.c)[1::-1])).all())
+        rows = [{"item_key": keys[item], "n_ratings": 10, "rating_sum": 30.0} for item in ("c", "e")]
+        connection.execute(schema.item_counts.insert(), rows)
+    assert pairs(similar(load(known_engine), "a")) == [("e", 0.7071), ("c", 0.0), ("b", 1.0), ("d/ä", 0.0)]
 
 
 def test_similar_to_what_is_not_there(known_engine: Engine) -> None:
     with pytest.raises(NotFoundError, match="there is no item 'zzz'"):
-        load(known_engine).similar("zzz")
+        load(known_engine).search_similar("zzz")
     with pytest.raises(NotFoundError, match="item 'new' has no ratings in model version 1"):
-        load(known_engine).similar("new")
+        load(known_engine).search_similar("new")
 
 
 def test_popular_by_bias_count_and_mean(known_engine: Engine) -> None:
     recommender = load(known_engine)
-    by_bias = recommender.popular("bias", min_ratings=0)
-    assert listed(by_bias) == [("c", 0.5), ("a", 0.1), ("b", 0.0), ("d/ä", 0.0), ("e", -0.5)]
+
+    def popular(*asked: object, **also: object) -> ItemList:
+        return recommender.as_list(recommender.popular(*asked, **also))  # type: ignore[arg-type]
+
+    by_bias = popular("bias", min_ratings=0)
+    assert pairs(by_bias) == [("c", 0.5), ("a", 0.1), ("b", 0.0), ("d/ä", 0.0), ("e", -0.5)]
     assert (by_bias.model_version, by_bias.source) == (2, "popularity")
-    assert listed(recommender.popular("bias", 2, order="asc", min_ratings=0)) == [("e", -0.5), ("b", 0.0)]
-    assert listed(recommender.popular("bias", min_ratings=2)) == [("c", 0.5), ("a", 0.1)]
-    assert listed(recommender.popular("bias")) == []  # nothing has ten ratings
-    assert listed(recommender.popular("count", 3)) == [("a", 3.0), ("c", 2.0), ("b", 1.0)]
-    assert listed(recommender.popular("mean", min_ratings=1)) == [("a", 4.0), ("c", 3.0), ("b", 1.0)]
-    assert listed(recommender.popular("mean", min_ratings=0)) == [("a", 4.0), ("c", 3.0), ("b", 1.0)]
+    assert pairs(popular("bias", 2, order="asc", min_ratings=0)) == [("e", -0.5), ("b", 0.0)]
+    assert pairs(popular("bias", min_ratings=2)) == [("c", 0.5), ("a", 0.1)]
+    assert pairs(popular("bias")) == []  # nothing has ten ratings
+    assert pairs(popular("count", 3)) == [("a", 3.0), ("c", 2.0), ("b", 1.0)]
+    assert pairs(popular("count", 3, order="asc")) == [("d/ä", 0.0), ("e", 0.0), ("new", 0.0)]
+    assert pairs(popular("count", categories=["Sci-Fi"])) == [("a", 3.0), ("b", 1.0), ("new", 0.0)]
+    assert pairs(popular("mean", min_ratings=1)) == [("a", 4.0), ("c", 3.0), ("b", 1.0)]
+    assert pairs(popular("mean", min_ratings=0)) == [("a", 4.0), ("c", 3.0), ("b", 1.0)]
+
+
+def test_predictions_follow_the_formula(known_engine: Engine) -> None:
+    recommender = load(known_engine)
+    (user,) = states(known_engine, recommender, ["s/1 ü"], "rating")
+    predicted = recommender.predict(user, ["c", "new", "a", "hidden", "c"])
+    z = np.array([3.5, 0.0, 3.1, 27.0, 3.5])  # (1, 1) · q + b_i; nothing is known of "new"
+    expected = 0.5 + 5 / (1 + np.exp(-z))
+    assert [row.prediction for row in predicted.items] == pytest.approx(expected.tolist(), abs=1e-6)
+    assert [row.item_id for row in predicted.items] == ["c", "new", "a", "hidden", "c"]
+    assert (predicted.model_version, predicted.source) == (2, "model")
+    (nobody,) = states(known_engine, recommender, ["nobody"], "rating")
+    usual = recommender.predict(nobody, ["c", "new"])
+    assert [row.prediction for row in usual.items] == pytest.approx([0.5 + 5 / (1 + np.exp(-0.5)), 3.0], abs=1e-6)
+    assert usual.source == "popularity"
+    with pytest.raises(NotFoundError, match="zzz"):
+        recommender.predict(user, ["a", "zzz"])
+
+
+def test_versions_by_objective_and_by_number(known_engine: Engine) -> None:
+    recommender = load(known_engine)
+    assert [recommender.model_for_lists(asked).number for asked in (None, "ranking", "rating", "1", "2")] == [
+        1,
+        1,
+        2,
+        1,
+        2,
+    ]
+    with pytest.raises(NotFoundError, match="model version 3 is not live"):
+        recommender.model_for_lists("3")
 
 
 def test_without_a_model_count_and_mean_still_answer(engine: Engine) -> None:
     add_known_rows(engine)
     recommender = load(engine)
-    assert listed(recommender.popular("count", 1)) == [("a", 3.0)]
-    assert recommender.popular("mean", min_ratings=1).model_version is None
+    assert pairs(recommender.as_list(recommender.popular("count", 1))) == [("a", 3.0)]
+    assert recommender.popular("mean", min_ratings=1).number is None
     with pytest.raises(NoModelError, match="recsys train --objective rating"):
         recommender.popular("bias")
     with pytest.raises(NoModelError, match="recsys train --objective ranking"):
         recommend(engine, "u1")
     with pytest.raises(NoModelError):
-        recommender.similar("a")
+        recommender.search_similar("a")
 
 
 def test_where_only_a_rating_version_is_live_lists_come_from_it(engine: Engine) -> None:
@@ -95,30 +232,17 @@ def test_where_only_a_rating_version_is_live_lists_come_from_it(engine: Engine) 
     publish(engine, number, "test")
     answer = recommend(engine, "u1")
     assert (answer.model_version, answer.source) == (number, "model")
-    assert listed(answer) == [("c", 0.5), ("d/ä", 0.0), ("e", -1.5), ("b", -2.0)]
+    assert pairs(answer) == [("c", 0.5), ("d/ä", 0.0), ("e", -1.5), ("b", -2.0)]
 
 
-def test_search_by_title(known_engine: Engine) -> None:
-    catalogue = load(known_engine).catalogue
-
-    def found(text: str, limit: int = 10, after: str | None = None) -> tuple[list[str], str | None]:
-        page = catalogue.search(text, limit, after)
-        return [item.item_id for item in page.items], page.next_cursor
-
-    assert found("delicat") == (["d/ä"], None)
-    assert found("BRAZIL 1985") == (["b"], None)
-    assert found("hidden") == ([], None)
-    everything = ["e", "a", "b", "c", "d/ä", "new"]
-    assert found("") == (everything, None)
-    pages, cursor = [], None
-    while True:
-        page, cursor = found("", 2, cursor)
-        pages.append(page)
-        if cursor is None:
-            break
-    assert pages == [everything[:2], everything[2:4], everything[4:]]
-    with pytest.raises(InputError, match="cursor 'zzz'"):
-        found("", 2, "zzz")
+def test_a_neural_version_lists_by_its_layers(engine: Engine) -> None:
+    add_known_rows(engine)
+    one = np.ones((1, 1), np.float32)
+    # The first column is multiplied; of the second f(p + q) = −2 · relu(p + q).
+    head = Head(1, ((-2 * one, np.zeros(1, np.float32)),))
+    publish(engine, add_known_model(engine, "ranking", head=head), "test")
+    # u1 = (1, 0): b 2 − 0, c 0 + .5 − 6, d 0 − 4, e 1 − .5 − 2
+    assert pairs(recommend(engine, "u1")) == [("b", 2.0), ("e", -1.5), ("d/ä", -4.0), ("c", -5.5)]
 
 
 def test_a_users_ratings_are_the_latest_first(known_engine: Engine) -> None:
