@@ -19,7 +19,7 @@ from recsys.data.encoding import collect
 from recsys.data.items import upsert_items
 from recsys.data.ratings import upsert_ratings
 from recsys.data.rows import ItemRow, RatingBatch
-from recsys.factors import Factors, Head, Objective
+from recsys.factors import Factors, FeatureRows, Head, Objective
 from recsys.registry import Training, publish, store
 
 SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
@@ -216,7 +216,14 @@ def add_known_rows(engine: Engine) -> None:
         connection.execute(update(schema.items).where(schema.items.c.item_id == "hidden").values(hidden=True))
 
 
-def add_known_model(engine: Engine, objective: Objective, *, sign: float = 1.0, head: Head | None = None) -> int:
+def add_known_model(
+    engine: Engine,
+    objective: Objective,
+    *,
+    sign: float = 1.0,
+    head: Head | None = None,
+    item_features: FeatureRows | None = None,
+) -> int:
     """Store a version of two factors whose lists can be worked out by hand; it is not live yet.
 
     With a head its rows of two are what the head makes of them.
@@ -240,6 +247,7 @@ def add_known_model(engine: Engine, objective: Objective, *, sign: float = 1.0, 
         item_bias=of_items[:, 2],
         rating_range=(0.5, 5.5) if objective == "rating" else None,
         head=head,
+        item_features=item_features,
     )
     training = Training(
         architecture="dot" if head is None else "neural",

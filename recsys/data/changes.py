@@ -89,13 +89,13 @@ def mark_users(connection: Connection, user_keys: Sequence[int], seq: int) -> No
 
 
 def changes_since(connection: Connection, seq: int) -> Changes:
-    """What was changed after `seq`."""
+    """What was changed after `seq`; everything, after one below 0."""
     now = current_seq(connection)
     if now == seq:
         return Changes(now, everything=False)
     changed = schema.changes.c
     rows = connection.execute(select(changed.kind, changed.key).where(changed.seq > seq)).all()
-    if now < seq or seq <= now - KEPT or any(kind == "all" for kind, _ in rows):
+    if now < seq or seq < 0 or seq <= now - KEPT or any(kind == "all" for kind, _ in rows):
         return Changes(now, everything=True)
     users = tuple({key for kind, key in rows if kind == "user"})
     return Changes(now, False, users, tuple({key for kind, key in rows if kind == "item"}))

@@ -104,10 +104,14 @@ def is_empty(engine: Engine) -> bool:
         return not inspect(engine).get_table_names()
 
 
-def forget_replaced_file(engine: Engine) -> None:
-    """Close all connections to an SQLite file that was removed or replaced under them; the next ones open anew."""
+def forget_replaced_file(engine: Engine) -> bool:
+    """Close all connections to an SQLite file that was removed or replaced under them; the next ones open anew.
+
+    Returns:
+        Whether another file is there than the last time.
+    """
     if not is_sqlite(engine):
-        return
+        return False
     database = Path(engine.url.database or "")
     try:
         status = database.stat()
@@ -115,11 +119,13 @@ def forget_replaced_file(engine: Engine) -> None:
     except OSError:
         identity = None
     before = _files.get(engine)
-    if before is not None and before != identity:
+    is_another = before is not None and before != identity
+    if is_another:
         engine.dispose()
     if identity is None:
         raise DatabaseError(f"{database} is not there: run `recsys init`, or check RECSYS_DATABASE_URL")
     _files[engine] = identity
+    return is_another
 
 
 _files: "WeakKeyDictionary[Engine, tuple[int, int]]" = WeakKeyDictionary()

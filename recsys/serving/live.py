@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import math
 import time
 from threading import Event, Lock, Thread
 
@@ -75,7 +76,9 @@ class LiveRecommender:
         """
         with self._turn:
             try:
-                forget_replaced_file(self._engine)
+                if forget_replaced_file(self._engine):  # whatever its seq says, it has another past
+                    self._seq, self._loaded_at = -1, -math.inf
+                    self.users.begin_anew()
                 with reading(self._engine) as connection:
                     self.keys = read_keyring(connection)
                     self._catch_up(connection)

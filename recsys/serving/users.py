@@ -119,6 +119,12 @@ class UserCache:
             self._keys.clear()
             self._n_bytes = 0
 
+    def begin_anew(self) -> None:
+        """Forget everybody and every seq: the database is another one."""
+        with self._lock:
+            self._floor = 0
+        self.clear(0)
+
     def _drop(self, key: tuple[int, str]) -> None:
         state = self._states.pop(key, None)
         if state is None:
