@@ -109,7 +109,7 @@ def keep(connection: Connection, objective: Objective, architecture: Architectur
         "n_ratings": tuned.n_ratings,
         "tuned_at": now_ms(),
     }
-    statement = insert_or_update(connection, schema.tuned_configurations).values(
+    statement = insert_or_update(connection.dialect.name, schema.tuned_configurations).values(
         objective=objective, architecture=architecture, **values
     )
     connection.execute(statement.on_conflict_do_update(index_elements=["objective", "architecture"], set_=values))

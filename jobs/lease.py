@@ -74,7 +74,7 @@ def _take(engine: Engine, job: str, seconds: float) -> Lease:
     with writing(engine) as connection:
         now = now_ms()
         connection.execute(
-            insert_or_update(connection, schema.job_leases)
+            insert_or_update(connection.dialect.name, schema.job_leases)
             .values(job=job, holder="", token=0, expires_at=0)
             .on_conflict_do_nothing()
         )

@@ -1,5 +1,6 @@
 """The nightly job: load, train both objectives, publish what the gate lets through, record why."""
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +13,13 @@ from jobs.load import load
 from jobs.progress import say
 from jobs.runs import recorded
 from jobs.train import already_trained, train
+from recsys.data.counts import recount
 from recsys.data.database import reading
 from recsys.factors import Objective
 from recsys.results import LoadReport, NightlyReport, TrainReport
 from recsys.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 
 def nightly(
@@ -34,6 +38,9 @@ def nightly(
         for source in sources:
             with lease(engine, LOADING):
                 loads.append(load(engine, source, settings))
+        mended = recount(engine)
+        if mended:
+            _log.warning("counts of items were mended", extra={"items": mended})
         for objective in get_args(Objective):
             with reading(engine) as connection:
                 done = already_trained(connection, objective, {}, seed)

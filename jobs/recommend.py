@@ -17,7 +17,7 @@ from recsys.data.database import fetch_columns, reading
 from recsys.data.dataset import positions
 from recsys.errors import InputError
 from recsys.results import AllListsReport, ItemList
-from recsys.scoring.search import Best, Scored, best_items
+from recsys.scoring.search import Best, best_items
 from recsys.serving.explain import explained
 from recsys.serving.model import LiveModel
 from recsys.serving.recommender import Listed, Recommender, Wish, load_recommender

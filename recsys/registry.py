@@ -212,7 +212,7 @@ def roll_back(engine: Engine, objective: Objective, reason: str, guard: Guard | 
 
 def _make_live(connection: Connection, chosen: ModelVersion, action: str, reason: str) -> None:
     replaced = live_numbers(connection).get(chosen.objective)
-    statement = insert_or_update(connection, schema.live_models).values(
+    statement = insert_or_update(connection.dialect.name, schema.live_models).values(
         objective=chosen.objective, number=chosen.number
     )
     connection.execute(

@@ -2,9 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
-from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, delete, insert, literal, select, true, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Insert,
+    MetaData,
+    Table,
+    bindparam,
+    delete,
+    insert,
+    select,
+    true,
+    update,
+)
 
 from recsys.data import schema
 from recsys.data.database import insert_or_update, stage
@@ -79,13 +93,18 @@ def mark_users(connection: Connection, user_keys: Sequence[int], seq: int) -> No
         user_keys: distinct.
     """
     stage(connection, _staged_users, (user_keys,))
-    statement = insert_or_update(connection, schema.user_changes).from_select(
+    connection.execute(_marking(connection.dialect.name), {"seq": seq})
+
+
+@cache
+def _marking(dialect: str) -> Insert:
+    statement = insert_or_update(dialect, schema.user_changes).from_select(
         ["user_key", "seq"],
-        select(_staged_users.c.user_key, literal(seq, BigInteger)).where(true()).order_by(_staged_users.c.user_key),
+        select(_staged_users.c.user_key, bindparam("seq", type_=BigInteger))
+        .where(true())
+        .order_by(_staged_users.c.user_key),
     )
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=["user_key"], set_={"seq": statement.excluded.seq})
-    )
+    return statement.on_conflict_do_update(index_elements=["user_key"], set_={"seq": statement.excluded.seq})
 
 
 def changes_since(connection: Connection, seq: int) -> Changes:

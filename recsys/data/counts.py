@@ -6,10 +6,11 @@ same pair at the same moment both may count it: `recount` puts that right, every
 """
 
 from collections.abc import Iterable
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import BigInteger, Column, Connection, Double, Engine, MetaData, Table, func, select, true
+from sqlalchemy import BigInteger, Column, Connection, Double, Engine, Insert, MetaData, Table, func, select, true
 
 from recsys.data import schema
 from recsys.data.changes import record_change
@@ -72,18 +73,21 @@ def recount(engine: Engine) -> int:
 def _add(connection: Connection, keys: NDArray[np.int64], n: Iterable[float], total: Iterable[float]) -> None:
     rows = (keys.tolist(), [int(count) for count in n], [float(value) for value in total])
     stage(connection, _staged_counts, rows)
+    connection.execute(_adding(connection.dialect.name))
+
+
+@cache
+def _adding(dialect: str) -> Insert:
     staged, counted = _staged_counts.c, schema.item_counts.c
-    statement = insert_or_update(connection, schema.item_counts).from_select(
+    statement = insert_or_update(dialect, schema.item_counts).from_select(
         ["item_key", "n_ratings", "rating_sum"],
         select(staged.item_key, staged.n_ratings, staged.rating_sum).where(true()).order_by(staged.item_key),
     )
     given = statement.excluded
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["item_key"],
-            set_={
-                "n_ratings": counted.n_ratings + given.n_ratings,
-                "rating_sum": counted.rating_sum + given.rating_sum,
-            },
-        )
+    return statement.on_conflict_do_update(
+        index_elements=["item_key"],
+        set_={
+            "n_ratings": counted.n_ratings + given.n_ratings,
+            "rating_sum": counted.rating_sum + given.rating_sum,
+        },
     )

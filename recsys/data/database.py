@@ -4,6 +4,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -11,7 +12,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, Select, Table, create_engine, event, exc, inspect
+from sqlalchemy import Connection, Dialect, Engine, Select, Table, create_engine, event, exc, inspect
 from sqlalchemy.dialects import postgresql as postgresql_dialect
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.engine import URL, make_url
@@ -211,12 +212,17 @@ def write_in_pieces(
 
 def stage(connection: Connection, table: Table, columns: Sequence[Iterable[Any]]) -> None:
     """Fill a temporary table with these columns, in place of what it held."""
-    connection.execute(CreateTable(table, if_not_exists=True))
+    connection.exec_driver_sql(_creation(table, connection.dialect))
     postgres = connection.dialect.name == "postgresql"
     connection.exec_driver_sql(f"TRUNCATE {table.name}" if postgres else f"DELETE FROM {table.name}")
     copy_in(connection, table, columns)
     if postgres:
         connection.exec_driver_sql(f"ANALYZE {table.name}")  # the planner knows nothing of a new table
+
+
+@cache
+def _creation(table: Table, dialect: Dialect) -> str:
+    return str(CreateTable(table, if_not_exists=True).compile(dialect=dialect))
 
 
 def copy_in(connection: Connection, table: Table, columns: Sequence[Iterable[Any]]) -> None:
@@ -248,7 +254,7 @@ def fetch_columns(
 
 def fetch_rows(connection: Connection, statement: Select[Any]) -> Iterator[tuple[Any, ...]]:
     """The result of a query as the driver has it, by its fastest road; it is never in memory as a whole."""
-    sql = str(statement.compile(connection, compile_kwargs={"literal_binds": True}))
+    sql = _in_full(statement, connection.dialect)
     if connection.dialect.name == "sqlite":
         sqlite = cast(sqlite3.Connection, connection.connection.dbapi_connection)
         with closing(sqlite.execute(sql)) as rows:
@@ -261,9 +267,19 @@ def fetch_rows(connection: Connection, statement: Select[Any]) -> Iterator[tuple
         yield from cursor
 
 
-def insert_or_update(connection: Connection, table: Table) -> sqlite_dialect.Insert:
-    """The dialect's own INSERT, which knows ON CONFLICT; SQLite's and PostgreSQL's have the same shape."""
-    if connection.dialect.name == "sqlite":
+@lru_cache(256)
+def _in_full(statement: Select[Any], dialect: Dialect) -> str:
+    """A query as text, with its values in it."""
+    return str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+
+
+def insert_or_update(dialect: str, table: Table) -> sqlite_dialect.Insert:
+    """A dialect's own INSERT, which knows ON CONFLICT; SQLite's and PostgreSQL's have the same shape.
+
+    Args:
+        dialect: `connection.dialect.name`. Statements that small requests need are built once for each.
+    """
+    if dialect == "sqlite":
         return sqlite_dialect.insert(table)
     return cast(sqlite_dialect.Insert, postgresql_dialect.insert(table))
 

@@ -53,7 +53,7 @@ def upsert_descriptions(engine: Engine, table: Table, described: Mapping[str, De
             return
         stage(connection, _staged_descriptions, tuple(zip(*changed, strict=True)))
         staged = _staged_descriptions.c
-        statement = insert_or_update(connection, table).from_select(
+        statement = insert_or_update(connection.dialect.name, table).from_select(
             [external_id, *updated],
             select(staged.external_id, *(staged[name] for name in updated))
             .where(true())  # SQLite cannot tell ON CONFLICT from a join's ON without it

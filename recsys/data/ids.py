@@ -39,7 +39,7 @@ def keys_of(engine: Engine, table: Table, ids: Sequence[str]) -> NDArray[np.int6
         places, found = fetch_columns(connection, known, (np.int64, np.int64))
         if len(places) < rows.stop - rows.start:
             connection.execute(
-                insert_or_update(connection, table)
+                insert_or_update(connection.dialect.name, table)
                 .from_select(
                     [external_id.name],
                     select(staged_ids.c.external_id)

@@ -50,7 +50,7 @@ def put_item(engine: Engine, item_id: str, given: Mapping[str, object], *, actor
     items = schema.items.c
     with writing(engine) as connection:
         inserted = connection.execute(
-            insert_or_update(connection, schema.items)
+            insert_or_update(connection.dialect.name, schema.items)
             .values(item_id=item_id, **given)
             .on_conflict_do_nothing(index_elements=["item_id"])
             .returning(items.item_key)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -9,16 +10,18 @@ from numpy.typing import NDArray
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Double,
     Engine,
+    Insert,
     MetaData,
     Table,
     and_,
+    bindparam,
     case,
     delete,
     func,
-    literal,
     or_,
     select,
 )
@@ -193,53 +196,73 @@ class _Written:
     gain: NDArray[np.float64]
 
 
-def _merge_staged_ratings(connection: Connection, received_at: int | None) -> _Written:
-    """Write what is new or changed of the staged ratings."""
+_JOINED = _staged_ratings.outerjoin(
+    schema.ratings,
+    and_(
+        schema.ratings.c.user_key == _staged_ratings.c.user_key,
+        schema.ratings.c.item_key == _staged_ratings.c.item_key,
+    ),
+)
+
+
+def _what_is_written() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Whether a joined row is new, and whether it is new or changed."""
     staged, stored = _staged_ratings.c, schema.ratings.c
-    joined = _staged_ratings.outerjoin(
-        schema.ratings, and_(stored.user_key == staged.user_key, stored.item_key == staged.item_key)
-    )
     is_new = stored.user_key.is_(None)
     not_older = or_(stored.rated_at.is_(None), staged.rated_at.is_(None), staged.rated_at >= stored.rated_at)
     differs = or_(
         staged.rating != stored.rating,
         and_(staged.rated_at.is_not(None), staged.rated_at.is_distinct_from(stored.rated_at)),
     )
-    is_changed = and_(~is_new, not_older, differs)
-    gain = staged.rating - func.coalesce(stored.rating, 0.0)
-    written = _Written(
-        *fetch_columns(
-            connection,
-            select(staged.user_key, staged.item_key, case((is_new, 1), else_=0), gain)
-            .select_from(joined)
-            .where(or_(is_new, is_changed)),
-            (np.int64, np.int64, np.int64, np.float64),
-        )
+    return is_new, or_(is_new, and_(~is_new, not_older, differs))
+
+
+_IS_NEW, _IS_WRITTEN = _what_is_written()
+_WRITTEN = (
+    select(
+        _staged_ratings.c.user_key,
+        _staged_ratings.c.item_key,
+        case((_IS_NEW, 1), else_=0),
+        _staged_ratings.c.rating - func.coalesce(schema.ratings.c.rating, 0.0),
     )
+    .select_from(_JOINED)
+    .where(_IS_WRITTEN)
+)
+
+
+@cache
+def _merging(dialect: str, in_time: bool) -> Insert:
+    """The statement that writes what is new or changed.
+
+    Args:
+        in_time: whether unknown times are filled in with the parameter `received_at`.
+    """
+    staged, stored = _staged_ratings.c, schema.ratings.c
+    received_at = bindparam("received_at", type_=BigInteger)
+    statement = insert_or_update(dialect, schema.ratings).from_select(
+        ["user_key", "item_key", "rating", "rated_at"],
+        select(staged.user_key, staged.item_key, staged.rating, func.coalesce(staged.rated_at, received_at))
+        .select_from(_JOINED)
+        .where(_IS_WRITTEN)
+        .order_by(staged.user_key, staged.item_key),
+    )
+    given = statement.excluded
+    # Another writer may have been faster since the join, and have brought a newer rating. Where unknown times were
+    # filled in, the join alone decides: such a row is the latest, whatever the clocks say.
+    newer = or_(stored.rated_at.is_(None), given.rated_at.is_(None), given.rated_at >= stored.rated_at)
+    return statement.on_conflict_do_update(
+        index_elements=["user_key", "item_key"],
+        set_={"rating": given.rating, "rated_at": func.coalesce(given.rated_at, stored.rated_at)},
+        where=None if in_time else newer,
+    )
+
+
+def _merge_staged_ratings(connection: Connection, received_at: int | None) -> _Written:
+    """Write what is new or changed of the staged ratings."""
+    written = _Written(*fetch_columns(connection, _WRITTEN, (np.int64, np.int64, np.int64, np.float64)))
     if len(written.user_key):
-        statement = insert_or_update(connection, schema.ratings).from_select(
-            ["user_key", "item_key", "rating", "rated_at"],
-            select(
-                staged.user_key,
-                staged.item_key,
-                staged.rating,
-                func.coalesce(staged.rated_at, literal(received_at, BigInteger)),
-            )
-            .select_from(joined)
-            .where(or_(is_new, is_changed))
-            .order_by(staged.user_key, staged.item_key),
-        )
-        given = statement.excluded
-        # Another writer may have been faster since the join, and have brought a newer rating. Where unknown times
-        # were filled in, the join alone decides: such a row is the latest, whatever the clocks say.
-        newer = or_(stored.rated_at.is_(None), given.rated_at.is_(None), given.rated_at >= stored.rated_at)
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=["user_key", "item_key"],
-                set_={"rating": given.rating, "rated_at": func.coalesce(given.rated_at, stored.rated_at)},
-                where=newer if received_at is None else None,
-            )
-        )
+        statement = _merging(connection.dialect.name, received_at is not None)
+        connection.execute(statement, {"received_at": received_at})
     return written
 
 

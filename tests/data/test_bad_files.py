@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.data import text
-from recsys.data.checks import id_problem
 from recsys.data.files import FORMATS, Rejected, open_source
+from recsys.data.limits import id_problem
 from recsys.errors import InputError, MostlyBadError
 
 Write = Callable[[str, str | bytes], Path]
