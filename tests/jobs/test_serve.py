@@ -1,0 +1,145 @@
+"""`recsys serve` as an operator runs it: several workers, keys, and an end that loses no request."""
+
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import Engine
+
+from recsys.data.database import writing
+from recsys.keys import create_key, revoke_key
+from tests.jobs.test_cli import Recsys, free_port
+
+Served = Callable[..., "contextmanager[tuple[httpx.Client, subprocess.Popen[str]]]"]
+
+
+def serving(engine: Engine, folder: Path) -> Served:
+    recsys = Recsys(folder, engine.url.render_as_string(hide_password=False))
+
+    @contextmanager
+    def served(*arguments: str, **settings: str) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
+        port = free_port()
+        with (
+            (folder / "log").open("w") as log,
+            subprocess.Popen(
+                recsys.command("serve", "--port", str(port), *arguments),
+                cwd=folder,
+                env={**recsys.environment, **settings},
+                stderr=log,
+                text=True,
+            ) as process,
+            httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client,
+        ):
+            try:
+                wait_until(lambda: answers(client))
+                yield client, process
+            finally:
+                process.terminate()
+                process.wait(30)
+
+    return served
+
+
+@pytest.fixture
+def served(known_engine: Engine, tmp_path: Path) -> Served:
+    return serving(known_engine, tmp_path)
+
+
+def answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health/live").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def log_lines(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "log").read_text().splitlines() if line.startswith("{")]
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_several_workers_know_of_each_others_ratings_and_add_up_their_numbers(served: Served, tmp_path: Path) -> None:
+    with served("--workers", "2") as (client, _):
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        url = str(client.base_url)
+        for _ in range(30):  # each on a connection of its own, so that both workers know the user
+            assert httpx.get(f"{url}/v1/users/u1/recommendations").status_code == 200
+        rating = {"user_id": "u1", "item_id": "b", "rating": 4}
+        assert client.post("/v1/ratings", json={"ratings": [rating]}).json()["inserted"] == 1
+        posted = time.monotonic()
+        time.sleep(1)
+        for _ in range(30):
+            items = httpx.get(f"{url}/v1/users/u1/recommendations").json()["items"]
+            assert "b" not in [item["item_id"] for item in items]
+        assert time.monotonic() - posted < 10
+        counted = [
+            float(line.rsplit(" ", 1)[1])
+            for line in client.get("/metrics").text.splitlines()
+            if line.startswith("recsys_requests_total") and "recommendations" in line
+        ]
+        assert counted == [60.0]
+    requests = [line for line in log_lines(tmp_path) if line["logger"] == "recsys.requests"]
+    assert [(line["method"], line["status"]) for line in requests] == [("POST", 200)]
+    assert requests[0]["request_id"]
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_who_is_told_to_end_finishes_what_has_begun(served: Served, known_engine: Engine) -> None:
+    with served() as (client, process):
+        answer: list[httpx.Response] = []
+        body = {"ratings": [{"user_id": "u1", "item_id": "b", "rating": 4}]}
+        with writing(known_engine):  # the post waits for this writer
+            post = threading.Thread(target=lambda: answer.append(client.post("/v1/ratings", json=body)))
+            post.start()
+            time.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            assert process.poll() is None
+        post.join(10)
+        assert answer[0].json()["inserted"] == 1
+        process.wait(10)
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_load_balancers_are_told_before_the_door_closes(served: Served) -> None:
+    with served(RECSYS_NOTICE_SECONDS="2") as (client, process):
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: client.get("/health/ready").status_code == 503)
+        answer = client.get("/v1/users/u1/recommendations")
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        process.wait(20)
+
+
+def test_keys(served: Served, known_engine: Engine, tmp_path: Path) -> None:
+    recsys = Recsys(tmp_path, known_engine.url.render_as_string(hide_password=False))
+    refused = recsys("serve", "--host", "0.0.0.0", "--port", str(free_port()), code=1)
+    assert "recsys keys create" in refused
+    assert "--insecure" in refused
+    with served("--host", "127.0.0.1") as (client, _):
+        assert client.get("/v1/popular?by=count").status_code == 200
+        made, key = create_key(known_engine, "shop", ["read"], actor="test")
+        wait_until(lambda: client.get("/v1/popular?by=count").status_code == 401, 2)
+        bearer = {"Authorization": f"Bearer {key}"}
+        assert client.get("/v1/popular?by=count", headers=bearer).status_code == 200
+        assert client.post("/v1/ratings", json={"ratings": []}, headers=bearer).status_code == 403
+        assert client.get("/health/live").status_code == 200
+        revoke_key(known_engine, str(made.number), actor="test")
+        wait_until(lambda: client.get("/v1/popular?by=count", headers=bearer).status_code == 401, 2)
+    assert any("nobody needs a key" in str(line["message"]) for line in log_lines(tmp_path))
+    assert key not in (tmp_path / "log").read_text()
+    # Revoked keys do not open the service to everybody again.
+    assert "no key is in force" in recsys("serve", "--host", "0.0.0.0", "--port", str(free_port()), code=1)
