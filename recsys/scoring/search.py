@@ -86,7 +86,7 @@ def _best_of_block(
     users: NDArray[np.float32], among: Scored, n: Sequence[int], excluded: Sequence[Excluded]
 ) -> list[Best]:
     scores = _scores(users, among)
-    for row, without in zip(scores, excluded, strict=True):
+    for row, without in zip(scores[:, : len(among.bias)], excluded, strict=True):
         if without is not None:
             row[without] = -np.inf
     user, place = _near_the_top(scores, n, _slack(users, among))
@@ -114,9 +114,13 @@ def _scores(users: NDArray[np.float32], among: Scored) -> NDArray[np.float32]:
 
 
 def _slack(users: NDArray[np.float32], among: Scored) -> NDArray[np.float32]:
-    """How far scores in float32 may lie beside the true ones: ε · d/2 · ‖p‖ · max ‖q‖ at most, (n_users,)."""
+    """How far below the n-th best in float32 may lie what is told like the true one, (n_users,).
+
+    Products in float32 lie ε · d/2 · ‖p‖ · max ‖q‖ beside the true ones at most, and two scores that are told alike are
+    less than their last decimal apart. The sum with the bias is rounded too: see `_borders`.
+    """
     lengths: NDArray[np.float32] = np.sqrt(np.einsum("nf,nf->n", users, users))
-    return lengths * np.float32(among.longest * _EPSILON * users.shape[1])
+    return lengths * np.float32(among.longest * _EPSILON * users.shape[1]) + np.float32(10.0**-DECIMALS)
 
 
 def pair_scores(users: NDArray[np.float32], among: Scored, place: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -160,10 +164,12 @@ def _borders(scores: NDArray[np.float32], n: Sequence[int], slack: NDArray[np.fl
     if not size or most <= 0:
         return np.full(n_rows, np.inf, np.float32)
     if least == most <= size:
-        border = np.partition(scores, size - most, axis=1)[:, size - most] - slack
+        border = np.partition(scores, size - most, axis=1)[:, size - most]
     else:
         nth = [min(max(size - count, 0), size - 1) for count in n]
-        border = np.partition(scores, sorted(set(nth)), axis=1)[np.arange(n_rows), nth] - slack
+        border = np.partition(scores, sorted(set(nth)), axis=1)[np.arange(n_rows), nth]
+    border = border - slack - np.abs(border) * np.float32(2 * _EPSILON)
+    if least <= 0:
         border[np.array(n) <= 0] = np.inf
     return np.maximum(border, np.finfo(np.float32).min)  # fewer than n are left: all of them
 
