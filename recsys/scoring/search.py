@@ -164,11 +164,11 @@ def _borders(scores: NDArray[np.float32], n: Sequence[int], slack: NDArray[np.fl
     if not size or most <= 0:
         return np.full(n_rows, np.inf, np.float32)
     if least == most <= size:
-        border = np.partition(scores, size - most, axis=1)[:, size - most]
+        border = np.partition(scores, size - most, axis=1)[:, size - most].copy()
     else:
         nth = [min(max(size - count, 0), size - 1) for count in n]
         border = np.partition(scores, sorted(set(nth)), axis=1)[np.arange(n_rows), nth]
-    border = border - slack - np.abs(border) * np.float32(2 * _EPSILON)
+    border -= slack + np.abs(border) * np.float32(2 * _EPSILON)
     if least <= 0:
         border[np.array(n) <= 0] = np.inf
     return np.maximum(border, np.finfo(np.float32).min)  # fewer than n are left: all of them
