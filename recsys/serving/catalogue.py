@@ -1,13 +1,11 @@
 """All items of the database and what is known of them, as one immutable snapshot."""
 
-import base64
 import json
-import unicodedata
-from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from functools import cached_property
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +14,14 @@ from sqlalchemy import Connection
 from recsys.data.counts import read_counts
 from recsys.data.dataset import positions
 from recsys.data.items import StoredItem, read_items
-from recsys.errors import InputError
 from recsys.results import Item, ItemPage
+from recsys.serving.titles import TitleIndex, title_index
 
 Counts = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 """What `read_counts` returns."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Catalogue:
     """Items in the order of their keys; a position in these arrays is an item's `place`.
 
@@ -32,9 +30,6 @@ class Catalogue:
     Attributes:
         item_keys: (n_items,) int64, ascending.
         items: what the database has of each.
-        by_title: (n_items,) places in the order of (folded title, key).
-        titles_text: those folded titles, each ended by a line feed, and
-        title_starts: (n_items + 1,) where each begins: text is searched, not 62,000 strings.
         places_by_category: category → places of its items, ascending.
         hidden: (n_items,) mask of items that no list shows.
         n_ratings: (n_items,) int64, how often each was rated.
@@ -45,9 +40,6 @@ class Catalogue:
 
     item_keys: NDArray[np.int64]
     items: Sequence[StoredItem]
-    by_title: NDArray[np.int64]
-    titles_text: str = field(repr=False)
-    title_starts: NDArray[np.int64] = field(repr=False)
     places_by_category: Mapping[str, NDArray[np.int64]]
     hidden: NDArray[np.bool_]
     n_ratings: NDArray[np.int64]
@@ -88,107 +80,86 @@ class Catalogue:
         found = [self.places_by_category.get(category, nothing) for category in categories]
         return found[0] if len(found) == 1 else np.unique(np.concatenate([nothing, *found]))
 
+    @cached_property
+    def titles(self) -> TitleIndex:
+        """Made when a title is first searched: whoever changes an item need not wait for it."""
+        return title_index(self.items)
+
     def search(self, text: str, limit: int, after: str | None = None) -> ItemPage:
         """Items whose title has all the words of `text`, by title; no words: all items.
 
         Case and accents do not matter. Hidden items are not found.
 
         Args:
-            after: the cursor of the page before. It holds the title and key of that page's last item, so that whatever
-                is added or renamed meanwhile, no other item is repeated or skipped.
+            after: the cursor of the page before; see `TitleIndex.cursor`.
 
         Raises:
             InputError: it is not a cursor.
         """
-        words = sorted(fold(text).split(), key=len, reverse=True)
-        start = 0 if after is None else bisect_right(range(self.n_items), _read_cursor(after), key=self._title_and_key)
-        found: list[int] = []
-        for at in self._with_word(words[0] if words else "", start):
-            title, _ = self._title_and_key(at)
-            if not self.hidden[self.by_title[at]] and all(word in title for word in words[1:]):
-                found.append(at)
-                if len(found) > limit:
-                    break
-        more = len(found) > limit
-        items = [self.item(int(self.by_title[at])) for at in found[:limit]]
-        return ItemPage(items=items, next_cursor=_cursor(self._title_and_key(found[limit - 1])) if more else None)
-
-    def _title_and_key(self, at: int) -> tuple[str, int]:
-        """Folded title and key of a position in `by_title`."""
-        start, end = self.title_starts[at : at + 2].tolist()
-        return self.titles_text[start : end - 1], int(self.item_keys[self.by_title[at]])
-
-    def _with_word(self, word: str, start: int) -> Iterator[int]:
-        """Positions in `by_title`, from `start` on, of the titles that hold a word; of all where it is empty."""
-        if not word:
-            yield from range(start, self.n_items)
-            return
-        while start < self.n_items:
-            found = self.titles_text.find(word, int(self.title_starts[start]))
-            if found < 0:
-                return
-            at = int(np.searchsorted(self.title_starts, found, "right")) - 1
-            yield at
-            start = at + 1
+        titles = self.titles
+        shown = (at for at in titles.search(text, after) if not self.hidden[titles.places[at]])
+        found = list(islice(shown, limit + 1))
+        items = [self.item(int(titles.places[at])) for at in found[:limit]]
+        return ItemPage(items=items, next_cursor=titles.cursor(found[limit - 1]) if len(found) > limit else None)
 
     def with_counts(self, counts: Counts) -> "Catalogue":
         """The same items with other numbers of ratings."""
         n_ratings, mean_rating = _spread(self.item_keys, counts)
         return replace(self, n_ratings=n_ratings, mean_rating=mean_rating)
 
-    def with_items(self, changed: Sequence[StoredItem]) -> "Catalogue":
+    def with_items(self, changed: Iterable[StoredItem]) -> "Catalogue":
         """The same with some items changed or added."""
-        items = list(self.items)
+        items, heads, place_of = list(self.items), list(self.json_heads), dict(self.place_of)
+        hidden = self.hidden.tolist()
+        touched: set[str] = set()  # categories
         for item in sorted(changed, key=lambda item: item.item_key):
-            place = self.place_of.get(item.item_id)
-            if place is None:
+            place = place_of.setdefault(item.item_id, len(items))
+            if place == len(items):
                 items.append(item)
-            else:
-                items[place] = item
+                heads.append(None)
+                hidden.append(item.hidden)
+            touched.update(items[place].categories, item.categories)
+            items[place], heads[place], hidden[place] = item, None, item.hidden
         n_new = len(items) - self.n_items
-        return _catalogue(
-            items, np.append(self.n_ratings, np.zeros(n_new, np.int64)), np.append(self.mean_rating, np.zeros(n_new))
+        by_category = {**self.places_by_category, **_by_category(items, touched)}
+        return Catalogue(
+            item_keys=np.append(self.item_keys, [item.item_key for item in items[self.n_items :]]).astype(np.int64),
+            items=items,
+            places_by_category={name: places for name, places in by_category.items() if len(places)},
+            hidden=np.array(hidden, bool),
+            n_ratings=np.append(self.n_ratings, np.zeros(n_new, np.int64)),
+            mean_rating=np.append(self.mean_rating, np.zeros(n_new)),
+            place_of=place_of,
+            json_heads=heads,
         )
-
-
-def fold(text: str) -> str:
-    """Text for comparing: case and accents gone."""
-    if text.isascii():
-        return text.casefold()
-    decomposed = unicodedata.normalize("NFKD", text)
-    return "".join(char for char in decomposed if not unicodedata.combining(char)).casefold()
 
 
 def read_catalogue(connection: Connection) -> Catalogue:
     """The catalogue as the database has it now."""
     items = read_items(connection)
     item_keys = np.fromiter((item.item_key for item in items), np.int64, len(items))
-    return _catalogue(items, *_spread(item_keys, read_counts(connection)))
-
-
-def _catalogue(
-    items: Sequence[StoredItem], n_ratings: NDArray[np.int64], mean_rating: NDArray[np.float64]
-) -> Catalogue:
-    by_category: dict[str, list[int]] = defaultdict(list)
-    for place, item in enumerate(items):
-        for category in item.categories:
-            by_category[category].append(place)
-    folded = [fold(item.title or "") for item in items]
-    by_title = sorted(range(len(items)), key=folded.__getitem__)  # stable: equal titles in the order of their keys
-    lines = [folded[place] + "\n" for place in by_title]
+    n_ratings, mean_rating = _spread(item_keys, read_counts(connection))
     return Catalogue(
-        item_keys=np.fromiter((item.item_key for item in items), np.int64, len(items)),
+        item_keys=item_keys,
         items=items,
-        by_title=np.array(by_title, np.int64),
-        titles_text="".join(lines),
-        title_starts=np.fromiter(accumulate(map(len, lines), initial=0), np.int64, len(lines) + 1),
-        places_by_category={name: np.unique(np.array(places)) for name, places in by_category.items()},
+        places_by_category=_by_category(items),
         hidden=np.fromiter((item.hidden for item in items), bool, len(items)),
         n_ratings=n_ratings,
         mean_rating=mean_rating,
         place_of={item.item_id: place for place, item in enumerate(items)},
         json_heads=[None] * len(items),
     )
+
+
+def _by_category(items: Sequence[StoredItem], wanted: set[str] | None = None) -> dict[str, NDArray[np.int64]]:
+    """Category → places of its items, ascending, of the categories that are wanted; None: all."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for place, item in enumerate(items):
+        for category in item.categories:
+            if wanted is None or category in wanted:
+                found[category].append(place)
+    empty: list[int] = []
+    return {name: np.unique(np.array(found.get(name, empty), np.int64)) for name in (wanted or found)}
 
 
 def _spread(item_keys: NDArray[np.int64], counts: Counts) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -198,17 +169,3 @@ def _spread(item_keys: NDArray[np.int64], counts: Counts) -> tuple[NDArray[np.in
     n_ratings = np.where(place >= 0, np.append(n, 0)[place], 0)
     sums = np.where(place >= 0, np.append(total, 0.0)[place], 0.0)
     return n_ratings, sums / np.maximum(n_ratings, 1)
-
-
-def _cursor(at: tuple[str, int]) -> str:
-    return base64.urlsafe_b64encode(json.dumps(at).encode()).decode()
-
-
-def _read_cursor(cursor: str) -> tuple[str, int]:
-    try:
-        title, key = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-        if isinstance(title, str) and type(key) is int:
-            return title, key
-    except ValueError:
-        pass
-    raise InputError(f"cursor {cursor[:80]!r} is not one that a page ended with: start without a cursor")
