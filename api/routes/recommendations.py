@@ -22,6 +22,9 @@ routes = router("lists")
 _PLAIN = frozenset({"n"})
 """Parameters of a list that is kept until the user or the snapshot changes."""
 
+MOST_KEPT_BYTES = 2000
+"""A longer list is not kept: the cache of users counts with no more."""
+
 
 @routes.get("/users/{user_id}/recommendations", response_model=ItemList)
 async def recommend(request: Request, user_id: UserId, query: Annotated[RecommendParams, Query()]) -> Response:
@@ -45,7 +48,7 @@ async def recommend(request: Request, user_id: UserId, query: Annotated[Recommen
         answer = await aside(state, _explained, state, recommender, model, user, user_id, listed)
         return Response(answer.model_dump_json(), media_type="application/json")
     content = recommender.as_json(listed)
-    if is_plain and user.user_key is not None:
+    if is_plain and user.user_key is not None and len(content) <= MOST_KEPT_BYTES:
         user.answer = (recommender.number, query.n, content)
     return Response(content, media_type="application/json")
 

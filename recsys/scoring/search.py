@@ -5,7 +5,6 @@ are taken; these few are scored again in float64. So a list is the same however 
 items with equal factors are equal.
 """
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +21,8 @@ Excluded = NDArray[np.integer] | NDArray[np.bool_] | None
 DECIMALS = 6
 """To how many decimals scores are told. Scores that are told alike are ordered by position."""
 
-_BLOCK = 1 << 20
-"""Scores held at once: 4 MiB of them stay near the processor."""
+_BLOCK = 1 << 22
+"""Scores held at once, 16 MiB of them: the more users in one product, the less each costs."""
 
 _GROUP = 64
 """Items whose best score stands for all of them, at first."""
@@ -31,7 +30,8 @@ _GROUP = 64
 _EPSILON = 2.0**-23
 """Of float32; and twice what a product may be rounded by."""
 
-_rooms = threading.local()
+_MOST_ROOMS = 2
+_rooms: list[NDArray[np.float32]] = []
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,16 @@ def best_items(users: NDArray[np.float32], among: Scored, n: Sequence[int], excl
 def _best_of_block(
     users: NDArray[np.float32], among: Scored, n: Sequence[int], excluded: Sequence[Excluded]
 ) -> list[Best]:
-    scores = _scores(users, among)
-    for row, without in zip(scores[:, : len(among.bias)], excluded, strict=True):
-        if without is not None:
-            row[without] = -np.inf
-    user, place = _near_the_top(scores, n, _slack(users, among))
+    room = _take_room(len(users) * _width(among))
+    try:
+        scores = _scores(users, among, room)
+        for row, without in zip(scores[:, : len(among.bias)], excluded, strict=True):
+            if without is not None:
+                row[without] = -np.inf
+        user, place = _near_the_top(scores, n, _slack(users, among))
+    finally:
+        if len(_rooms) < _MOST_ROOMS:
+            _rooms.append(room)
     told = np.round(pair_scores(users[user], among, place), DECIMALS)
     order = np.lexsort((place, -told, user))
     place, told = place[order], told[order]
@@ -99,14 +104,22 @@ def _best_of_block(
     return [Best(place[start:last], told[start:last]) for start, last in zip(starts, lasts, strict=True)]
 
 
-def _scores(users: NDArray[np.float32], among: Scored) -> NDArray[np.float32]:
-    """Scores in float32, (n_users, n_items and up to `_GROUP` − 1 of −inf); they last until this thread's next ones."""
-    n_items = len(among.bias)
-    width = -(-n_items // _GROUP) * _GROUP
-    room: NDArray[np.float32] | None = getattr(_rooms, "room", None)
-    if room is None or room.size < len(users) * width:
-        # New memory costs more than the scores in it: every page of it is cleared first.
-        _rooms.room = room = np.empty(max(len(users) * width, _BLOCK if width * 4 < _BLOCK else 0), np.float32)
+def _take_room(size: int) -> NDArray[np.float32]:
+    """Memory for scores that nobody else uses: new memory costs time, since every page of it is cleared first."""
+    try:
+        room = _rooms.pop()
+    except IndexError:
+        room = None
+    return room if room is not None and room.size >= size else np.empty(size, np.float32)
+
+
+def _width(among: Scored) -> int:
+    return -(-len(among.bias) // _GROUP) * _GROUP
+
+
+def _scores(users: NDArray[np.float32], among: Scored, room: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores in float32, written to `room`: (n_users, n_items and up to `_GROUP` − 1 of −inf)."""
+    n_items, width = len(among.bias), _width(among)
     scores: NDArray[np.float32] = room[: len(users) * width].reshape(len(users), width)
     scores[:, n_items:] = -np.inf
     score_rows(users, among.items, among.bias, among.head, scale=among.scale, out=scores[:, :n_items])
