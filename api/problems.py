@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from recsys.errors import RecsysError
 
@@ -84,6 +85,8 @@ def answer_to(request: Request, error: Exception) -> JSONResponse:
         answer = problem(error.status_code, phrase, detail)
         answer.headers.update(error.headers or {})
         return answer
+    if isinstance(error, ClientDisconnect):
+        return problem(400, "The request is not whole", "the client went before the body had come")
     where = {"method": request.method, "path": request.url.path}
     _log.error("unhandled error", exc_info=error, extra=where)
     return problem(500, "Internal error", "the server failed to answer; its log says why")

@@ -131,14 +131,17 @@ class LiveRecommender:
 
     def _load(self, connection: Connection, changes: Changes) -> None:
         started = time.monotonic()
-        self._recommender = load_recommender(connection)
+        recommender = load_recommender(connection)
+        for model in recommender.models.values():
+            model.warm()
+        self._recommender = recommender
         self._loaded_at = self._counted_at = time.monotonic()
         self._load_seconds = self._loaded_at - started
         self._stale, self._counts_seq = False, changes.seq
         # What was just made stays: the collector need not walk 62,000 items again and again.
         gc.collect()
         gc.freeze()
-        live = {objective: model.number for objective, model in self._recommender.models.items()}
+        live = {objective: model.number for objective, model in recommender.models.items()}
         _log.info("snapshot loaded", extra={"live": live, "seq": changes.seq, "seconds": round(self._load_seconds, 3)})
 
     def _with_versions(self, connection: Connection, now: Recommender, numbers: dict[Objective, int]) -> Recommender:
@@ -147,6 +150,7 @@ class LiveRecommender:
             known = now.models.get(objective)
             if known is None or known.number != number:
                 known = laid_over(load_items(connection, number), now.catalogue)
+                known.warm()
             models[objective] = known
         _log.info("versions loaded", extra={"live": numbers})
         return Recommender(now.catalogue, models)

@@ -98,6 +98,10 @@ class LiveModel:
             ranking=self.ranking,
         )
 
+    def warm(self) -> None:
+        """Work out what the first requests would have to wait for."""
+        _ = self.listed.longest, self.inverse_lengths, self.fold_in
+
     def with_catalogue(self, catalogue: Catalogue, changed: list[StoredItem]) -> "LiveModel":
         """The same over a catalogue in which some items were changed or added."""
         n_new = catalogue.n_items - len(self.item_bias)
