@@ -128,7 +128,7 @@ class AskedLists(Body):
 
 
 class PutItem(Body):
-    """What is left out stays as it is; null takes the title away."""
+    """What is left out stays as it is; null takes the title or the year away."""
 
     title: Annotated[str, StringConstraints(max_length=1000)] | None = Field(
         default=None, examples=["Star Wars (1977)"]
@@ -137,16 +137,16 @@ class PutItem(Body):
         default=[], max_length=100, examples=[["Action", "Sci-Fi"]]
     )
     year: int | None = Field(default=None, ge=-10_000, le=10_000, examples=[1977])
-    attributes: dict[str, str | int | float | bool | list[str]] = Field(
+    attributes: dict[str, str | int | FiniteFloat | bool | list[str]] = Field(
         default={}, max_length=100, description="What else is known; replaces what was known."
     )
     hidden: bool = Field(default=False, description="Whether no list shows it.")
 
 
 class Reason(Body):
-    reason: Annotated[str, StringConstraints(min_length=1, max_length=1000, strip_whitespace=True)] = Field(
-        description="Why; it is recorded.", examples=["the new one looks odd"]
-    )
+    reason: Annotated[
+        str, StringConstraints(min_length=1, max_length=1000, strip_whitespace=True, pattern=r"^[^\x00]*$")
+    ] = Field(description="Why; it is recorded.", examples=["the new one looks odd"])
 
 
 class RollBack(Reason):

@@ -41,7 +41,8 @@ def put_item(engine: Engine, item_id: str, given: Mapping[str, object], *, actor
     """Insert an item, or change what is given of it; putting the same again changes nothing.
 
     Args:
-        given: any of title, categories, attributes and hidden; what is left out stays as it is.
+        given: any of title, categories, attributes, year and hidden; what is left out stays as it is. The year is kept
+            with the attributes, and stays where these are replaced.
         actor: who asked, for the audit log.
 
     Returns:
@@ -51,19 +52,32 @@ def put_item(engine: Engine, item_id: str, given: Mapping[str, object], *, actor
     with writing(engine) as connection:
         inserted = connection.execute(
             insert_or_update(connection.dialect.name, schema.items)
-            .values(item_id=item_id, **given)
+            .values(item_id=item_id, **_as_columns(given, {}))
             .on_conflict_do_nothing(index_elements=["item_id"])
             .returning(items.item_key)
         ).scalar_one_or_none()
         before = connection.execute(select(schema.items).where(items.item_id == item_id).with_for_update()).one()
-        changed = {name: value for name, value in given.items() if getattr(before, name) != value}
+        values = _as_columns(given, before.attributes)
+        changed = {name: value for name, value in values.items() if getattr(before, name) != value}
         if changed:
             connection.execute(update(schema.items).where(items.item_key == before.item_key).values(changed))
         if changed or inserted is not None:
-            record(connection, actor, "put item", {"item_id": item_id, "changed": sorted(changed or given)})
+            record(connection, actor, "put item", {"item_id": item_id, "changed": sorted(changed or values)})
             record_change(connection, items=[before.item_key])
         (item,) = read_items(connection, [before.item_key])
     return item, inserted is not None
+
+
+def _as_columns(given: Mapping[str, object], known: Mapping[str, object]) -> dict[str, object]:
+    """What is given of an item of which some attributes are known, as columns of the table."""
+    columns = {name: value for name, value in given.items() if name != "year"}
+    if "year" in given or "attributes" in given:
+        attributes = given.get("attributes", known)
+        assert isinstance(attributes, Mapping)
+        year = given.get("year", attributes.get("year", known.get("year")))
+        others = {name: value for name, value in attributes.items() if name != "year"}
+        columns["attributes"] = others if year is None else {**others, "year": year}
+    return columns
 
 
 def read_items(connection: Connection, item_keys: Sequence[int] | None = None) -> list[StoredItem]:

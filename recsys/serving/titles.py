@@ -97,6 +97,6 @@ def _read_cursor(cursor: str) -> tuple[str, int]:
         title, key = json.loads(base64.urlsafe_b64decode(cursor.encode()))
         if isinstance(title, str) and type(key) is int:
             return title, key
-    except (ValueError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         pass
     raise InputError(f"cursor {cursor[:80]!r} is not one that a page ended with: start without a cursor")
