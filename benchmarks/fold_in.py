@@ -188,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--neural-folds", type=int, nargs="*", default=[1, 2, 3, 4, 5], help="of MovieLens 100K")
     parser.add_argument("--data", type=Path, default=data.SHARED_DATA, help="folder of ml-1m/ and ml-100k.zip")
     given = parser.parse_args(arguments)
-    progress, console = Console(stderr=True, soft_wrap=True), Console()
+    progress, console = Console(stderr=True, soft_wrap=True), Console(width=120)
     console.print(_times())
     if given.seeds or given.neural_folds:
         console.print(_qualities(given.seeds, given.neural_folds, given.data, progress))
