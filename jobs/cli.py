@@ -11,7 +11,6 @@ from jobs.finder_commands import lr_find, sweep, tune
 from jobs.keys import keys_app
 from jobs.options import ArchitectureName, BatchSize, DeviceName, Json, NFactors, open_database
 from jobs.show import show, show_models
-from recsys.data import migration
 from recsys.data.database import connect, reading, server_version
 from recsys.data.splits import Split
 from recsys.errors import InputError, RecsysError
@@ -62,6 +61,8 @@ Map = Annotated[
 @app.command()
 def init() -> None:
     """Make the tables, or bring them to this version. Running it again changes nothing."""
+    from recsys.data import migration
+
     engine = connect(load_settings().database_url)
     migration.upgrade(engine)
     where = engine.url.render_as_string(hide_password=True)

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 import typer
 from sqlalchemy import Engine
 
-from recsys.data import migration
 from recsys.data.database import connect
 from recsys.factors import Architecture
 from recsys.settings import Settings, load_settings
@@ -26,6 +25,8 @@ def open_database() -> tuple[Engine, Settings]:
         InputError: a setting cannot be used.
         DatabaseError: it cannot be reached, or needs `recsys init`.
     """
+    from recsys.data import migration  # Alembic takes a while to import: not for `--help`, nor for a server
+
     settings = load_settings()
     engine = connect(settings.database_url)
     migration.ready(engine)

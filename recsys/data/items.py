@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Text, cast, select, update
 
@@ -16,8 +15,7 @@ from recsys.data.descriptions import Description, upsert_descriptions
 from recsys.data.rows import ItemRow
 
 
-@dataclass(frozen=True, slots=True)
-class StoredItem:
+class StoredItem(NamedTuple):
     """An item as the database has it."""
 
     item_key: int

@@ -1,7 +1,9 @@
 """The snapshot that answers now, and the thread that keeps it and the cache of users true to the database."""
 
+import ctypes
 import gc
 import logging
+import sys
 import math
 import time
 from threading import Event, Lock, Thread
@@ -141,6 +143,7 @@ class LiveRecommender:
         # What was just made stays: the collector need not walk 62,000 items again and again.
         gc.collect()
         gc.freeze()
+        _return_memory()
         live = {objective: model.number for objective, model in recommender.models.items()}
         _log.info("snapshot loaded", extra={"live": live, "seq": changes.seq, "seconds": round(self._load_seconds, 3)})
 
@@ -152,5 +155,14 @@ class LiveRecommender:
                 known = laid_over(load_items(connection, number), now.catalogue)
                 known.warm()
             models[objective] = known
+        _return_memory()
         _log.info("versions loaded", extra={"live": numbers})
         return Recommender(now.catalogue, models)
+
+
+def _return_memory() -> None:
+    """Give what loading needed back to the system: after so many rows the C library would keep most of it."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+        if trim is not None:
+            trim(0)
