@@ -3,8 +3,8 @@
 import ctypes
 import gc
 import logging
-import sys
 import math
+import sys
 import time
 from threading import Event, Lock, Thread
 
