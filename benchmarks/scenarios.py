@@ -85,6 +85,13 @@ def top10(session: Session) -> Outcome:
     return Outcome(session.drive(get(recommendations(session, known[place])) for place in _draws(session, len(known))))
 
 
+def scored(session: Session) -> Outcome:
+    """Lists for users seen before that are searched for each time: one with a parameter is not kept."""
+    session.warm_up()
+    users = (session.known[place] for place in _draws(session, len(session.known)))
+    return Outcome(session.drive(get(f"{recommendations(session, user)}?min_ratings=0") for user in users))
+
+
 def first(session: Session) -> Outcome:
     """Lists for users who were never asked for since the server started, each once."""
     return Outcome(session.drive(get(recommendations(session, user)) for user in session.order))
@@ -212,6 +219,7 @@ READING: dict[str, Scenario] = {
     "first": first,
     "batch": batch,
     "top10": top10,
+    "scored": scored,
     "similar": similar,
     "popular": popular,
     "item": item,
