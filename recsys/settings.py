@@ -42,7 +42,7 @@ class Settings(BaseSettings):
         default=0.5, gt=0, description="How often a server looks for what other processes changed."
     )
     user_cache_mib: int = Field(
-        default=64, ge=0, description="Memory of each server process for users seen before, in MiB."
+        default=32, ge=0, description="Memory of each server process for users seen before, in MiB."
     )
     max_requests: int = Field(
         default=512, ge=1, description="Requests that a server process works on at once; more are told to come back."

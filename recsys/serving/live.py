@@ -39,7 +39,7 @@ class LiveRecommender:
         problem: why the database could not be asked last time; None when all is well.
     """
 
-    def __init__(self, engine: Engine, refresh_seconds: float, user_cache_bytes: int = 64 << 20) -> None:
+    def __init__(self, engine: Engine, refresh_seconds: float, user_cache_bytes: int = 32 << 20) -> None:
         self.users = UserCache(user_cache_bytes)
         self.keys = NO_KEYS
         self.problem: str | None = None
