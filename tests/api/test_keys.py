@@ -1,0 +1,189 @@
+"""Keys: who may do what, of every method and path there is."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+from sqlalchemy import Engine, select
+
+from api.app import create_app
+from api.lean import LeanRoute
+from recsys.data import schema
+from recsys.data.database import connect, reading
+from recsys.keys import SCOPES, create_key, revoke_key
+from recsys.registry import publish
+from recsys.settings import Settings
+from tests.api.asking import check_problem, eventually, ids
+from tests.api.conftest import serving, url_of
+from tests.conftest import add_known_model, add_known_rows
+
+APP = create_app(Settings(database_url="sqlite:///none.db"))
+ROUTES = {
+    (method, route.path): route.key_scope
+    for route in APP.routes
+    if isinstance(route, LeanRoute)
+    for method in route.methods or ()
+}
+"""Method and path → scope, as the routes have it."""
+PATHS = [
+    (method.upper(), path)
+    for path, operations in APP.openapi()["paths"].items()
+    if path.startswith("/v1/")
+    for method in operations
+]
+"""As the OpenAPI document has them."""
+
+EXPECTED = {
+    "admin": {
+        ("DELETE", "/v1/users/{user_id}"),
+        ("POST", "/v1/models/{number}/publish"),
+        ("POST", "/v1/models/rollback"),
+    },
+    "write": {
+        ("POST", "/v1/ratings"),
+        ("PUT", "/v1/items/{item_id}"),
+        ("DELETE", "/v1/users/{user_id}/ratings/{item_id}"),
+    },
+}
+"""All others are read."""
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+@dataclass(frozen=True)
+class Keyed:
+    client: httpx.Client
+    keys: dict[str, str]
+    revoked: str
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path) -> Iterator[Keyed]:
+    """A service with one key of each scope, and one that is revoked."""
+    path = tmp_path_factory.mktemp("keyed") / "keyed.db"
+    path.write_bytes(migrated_sqlite.read_bytes())
+    engine = connect(f"sqlite:///{path}")
+    add_known_rows(engine)
+    for objective in ("ranking", "rating"):
+        publish(engine, add_known_model(engine, objective), "known")  # type: ignore[arg-type]
+    keys = {scope: create_key(engine, scope, [scope], actor="test")[1] for scope in SCOPES}
+    revoked = create_key(engine, "revoked", list(SCOPES), actor="test")[1]
+    revoke_key(engine, "revoked", actor="test")
+    engine.dispose()
+    with serving(f"sqlite:///{path}") as client:
+        yield Keyed(client, keys, revoked)
+
+
+def test_the_document_and_the_routes_name_the_same() -> None:
+    assert set(PATHS) == set(ROUTES)
+    assert all(path.startswith("/v1/") for _, path in ROUTES)
+    plain = {route.path for route in APP.routes if isinstance(route, APIRoute) and not isinstance(route, LeanRoute)}
+    assert plain == {"/health/live", "/health/ready", "/metrics"}  # the routes that look after themselves
+
+
+def test_the_document_says_that_keys_may_be_needed() -> None:
+    document = APP.openapi()
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    for method, path in PATHS:
+        operation = document["paths"][path][method.lower()]
+        assert operation["security"] == [{"key": []}, {}]
+        assert {"401", "403"} <= set(operation["responses"])
+
+
+@pytest.mark.parametrize(("method", "path"), PATHS)
+class TestEveryEndpoint:
+    def url(self, path: str) -> str:
+        return path.format(user_id="x%2Fy", item_id="z", number=99)
+
+    def test_has_the_scope_it_should_have(self, method: str, path: str) -> None:
+        expected = next((scope for scope, those in EXPECTED.items() if (method, path) in those), "read")
+        assert ROUTES[method, path] == expected
+
+    def test_needs_a_key(self, keyed: Keyed, method: str, path: str) -> None:
+        read = keyed.keys["read"]
+        refused: list[dict[str, str]] = [
+            {},
+            {"authorization": "Bearer"},
+            {"authorization": ""},
+            bearer("recsys_nothing"),
+            bearer(read[:-1]),
+            bearer(read.upper()),
+            bearer(f"{read} {read}"),
+            bearer(keyed.revoked),
+            {"authorization": read},
+            {"authorization": f"Basic {read}"},
+        ]
+        for headers in refused:
+            answer = keyed.client.request(method, self.url(path), headers=headers)
+            check_problem(answer, 401, "key")
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+
+    def test_needs_the_scope(self, keyed: Keyed, method: str, path: str) -> None:
+        needed = ROUTES[method, path]
+        for scope, key in keyed.keys.items():
+            answer = keyed.client.request(method, self.url(path), headers=bearer(key))
+            if scope in (needed, "admin"):
+                assert answer.status_code in (200, 404, 415, 422), answer.text
+            else:
+                check_problem(answer, 403, f"needs {needed}")
+                assert scope in answer.json()["detail"]
+
+    def test_is_open_where_no_key_was_ever_made(self, reader: httpx.Client, method: str, path: str) -> None:
+        assert reader.request(method, self.url(path)).status_code in (200, 404, 415, 422)
+
+
+def test_health_is_open_and_metrics_are_not(keyed: Keyed) -> None:
+    for url in ("/health/live", "/health/ready", "/openapi.json", "/docs"):
+        assert keyed.client.get(url).status_code == 200
+    check_problem(keyed.client.get("/metrics"), 401, "key")
+    check_problem(keyed.client.get("/metrics", headers=bearer(keyed.keys["write"])), 403, "needs read")
+    assert keyed.client.get("/metrics", headers=bearer(keyed.keys["read"])).status_code == 200
+
+
+def test_the_scheme_is_read_in_any_case(keyed: Keyed) -> None:
+    for scheme in ("bearer", "BEARER", "Bearer "):
+        headers = {"authorization": f"{scheme} {keyed.keys['read']}"}
+        assert keyed.client.get("/v1/popular", headers=headers).status_code == 200
+
+
+def test_unknown_paths_say_nothing_of_keys(keyed: Keyed) -> None:
+    check_problem(keyed.client.get("/v1/nothing"), 404, "/v1/nothing")
+
+
+def test_a_key_opens_and_a_revoked_one_closes_within_a_second(known_engine: Engine) -> None:
+    """With the refresh that servers have by default."""
+    with serving(url_of(known_engine), refresh_seconds=0.5) as client:
+        assert client.get("/v1/popular").status_code == 200
+        _, key = create_key(known_engine, "shop", ["read"], actor="test")
+        eventually(lambda: client.get("/v1/popular").status_code == 401, 1.5)
+        assert client.get("/v1/popular", headers=bearer(key)).status_code == 200
+        revoke_key(known_engine, "shop", actor="test")
+        eventually(lambda: client.get("/v1/popular", headers=bearer(key)).status_code == 401, 1.5)
+        check_problem(client.get("/v1/popular"), 401, "key")  # revoking all does not open it again
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_a_key_can_be_required_before_one_was_made(known_engine: Engine) -> None:
+    with serving(url_of(known_engine), key_required=True) as client:
+        check_problem(client.get("/v1/popular"), 401, "recsys keys create")
+        assert client.get("/health/ready").status_code == 200
+        _, key = create_key(known_engine, "shop", ["read"], actor="test")
+        eventually(lambda: client.get("/v1/popular", headers=bearer(key)).status_code == 200)
+        assert ids(client.get("/v1/users/u1/recommendations", headers=bearer(key)))[0] == "b"
+
+
+def test_the_audit_log_names_the_key(known_engine: Engine) -> None:
+    keys = {name: create_key(known_engine, name, ["admin"], actor="test")[1] for name in ("shop", "ops")}
+    with serving(url_of(known_engine)) as client:
+        assert client.put("/v1/items/a", json={"title": "A"}, headers=bearer(keys["shop"])).status_code == 200
+        assert client.delete("/v1/users/u2", headers=bearer(keys["ops"])).status_code == 204
+    with reading(known_engine) as connection:
+        log = connection.execute(select(schema.audit_log).order_by(schema.audit_log.c.entry_key)).all()
+    assert [(entry.actor, entry.action) for entry in log][-2:] == [("shop", "put item"), ("ops", "erase user")]
+    assert not any(key in str(entry) for entry in log for key in keys.values())
+    assert "u2" not in str(log[-1].detail)
