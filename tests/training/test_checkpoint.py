@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from recsys.data.dataset import Ratings
 from recsys.data.features import Features
 from recsys.errors import TrainingError
-from recsys.factors import Factors, Head
+from recsys.factors import Factors, FeatureRows, Head
 from recsys.training import checkpoint
 from recsys.training.checkpoint import Checkpoint
 from recsys.training.config import Config, default_config
@@ -106,12 +106,12 @@ def n_steps(config: Config) -> int:
     return of_all[0]
 
 
-def arrays(of: Factors | Head) -> dict[str, np.ndarray]:
+def arrays(of: Factors | Head | FeatureRows) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for field in fields(of):
         value = getattr(of, field.name)
-        if isinstance(value, Head):
-            found |= {f"head.{name}": array for name, array in arrays(value).items()}
+        if isinstance(value, Head | FeatureRows):
+            found |= {f"{field.name}.{name}": array for name, array in arrays(value).items()}
         elif field.name == "layers":
             found |= {f"{place}": array for place, array in enumerate(array for layer in value for array in layer)}
         else:
