@@ -1,7 +1,6 @@
 """Fold-in: the row of a user from ratings that a model version has not seen. numpy only.
 
-The items stay as they are; what is solved is the user's share of the loss that training minimised, which is convex for
-the dot product. A row is
+The items stay as they are; what is solved is the user's share of the loss that training minimised. A row is
 
     p = prior + Σ_{j ∈ N} y_j / √|N| + A own
 
