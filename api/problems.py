@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 
 from recsys.errors import RecsysError
 
@@ -84,12 +85,22 @@ def answer_to(request: Request, error: Exception) -> JSONResponse:
         detail = f"{request.method} {request.url.path}: {error.detail}; see /docs for what there is"
         answer = problem(error.status_code, phrase, detail)
         answer.headers.update(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            answer.headers["allow"] = ", ".join(_methods(request))
         return answer
     if isinstance(error, ClientDisconnect):
         return problem(400, "The request is not whole", "the client went before the body had come")
     where = {"method": request.method, "path": request.url.path}
     _log.error("unhandled error", exc_info=error, extra=where)
     return problem(500, "Internal error", "the server failed to answer; its log says why")
+
+
+def _methods(request: Request) -> list[str]:
+    """What may be done with the path of a request: each method is a route of its own."""
+    path = request.scope["path"]
+    routes = [route for route in request.app.routes if isinstance(route, Route) and route.path_regex.match(path)]
+    exact = [route for route in routes if route.path == path]
+    return sorted({method for route in exact or routes for method in route.methods or ()})
 
 
 def _invalid(error: RequestValidationError) -> JSONResponse:

@@ -1,9 +1,10 @@
 """What requests carry; what answers carry is in `recsys.results`."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, StrictBool, StringConstraints
 
 from api.lean import Params
 from recsys.results import Order, PopularBy
@@ -74,14 +75,27 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+def _is_iso(value: object) -> object:
+    """Pydantic would take numbers too, and guess whether they are seconds."""
+    if isinstance(value, str) and not re.match("[0-9]{4}-", value):
+        raise ValueError("expected a time as ISO 8601 has it, such as 1997-12-04T15:55:49Z")
+    if not isinstance(value, str | None):
+        raise ValueError("expected text, a time as ISO 8601 has it, such as 1997-12-04T15:55:49Z")
+    return value
+
+
 Rating = Annotated[FiniteFloat, Field(strict=True, examples=[5])]
+Time = Annotated[datetime, BeforeValidator(_is_iso)]
+# In JSON a number is not text; in a query string everything is.
+StrictN = Annotated[N, Field(strict=True)]
+StrictMinRatings = Annotated[MinRatings, Field(strict=True)]
 
 
 class PostedRating(Body):
     user_id: str = Field(examples=["196"])
     item_id: str = Field(examples=["50"])
     rating: Rating
-    rated_at: datetime | None = Field(
+    rated_at: Time | None = Field(
         default=None, description="Time of the rating, UTC unless it says otherwise; by default now.", examples=[None]
     )
 
@@ -115,15 +129,15 @@ class AskingUser(Body):
 
 class AskedLists(Body):
     users: list[AskingUser] = Field(min_length=1, max_length=1000)
-    n: N = 10
-    exclude_seen: bool = Field(default=True, description="Leave out what they have rated.")
+    n: StrictN = 10
+    exclude_seen: StrictBool = Field(default=True, description="Leave out what they have rated.")
     candidates: list[str] | None = Field(
         default=None, max_length=100_000, description="Ids of the items to choose from; null: all."
     )
     exclude: list[str] = Field(default=[], max_length=100_000, description="Ids of items to leave out.")
     category: Categories = Field(default_factory=list)
-    min_ratings: MinRatings = 0
-    explain: bool = Field(default=False, description="Say of every item how its score came about.")
+    min_ratings: StrictMinRatings = 0
+    explain: StrictBool = Field(default=False, description="Say of every item how its score came about.")
     model: AskedModel | None = None
 
 
@@ -136,11 +150,11 @@ class PutItem(Body):
     categories: list[Annotated[str, StringConstraints(min_length=1, max_length=200)]] = Field(
         default=[], max_length=100, examples=[["Action", "Sci-Fi"]]
     )
-    year: int | None = Field(default=None, ge=-10_000, le=10_000, examples=[1977])
+    year: int | None = Field(default=None, strict=True, ge=-10_000, le=10_000, examples=[1977])
     attributes: dict[str, str | int | FiniteFloat | bool | list[str]] = Field(
         default={}, max_length=100, description="What else is known; replaces what was known."
     )
-    hidden: bool = Field(default=False, description="Whether no list shows it.")
+    hidden: StrictBool = Field(default=False, description="Whether no list shows it.")
 
 
 class Reason(Body):
