@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from benchmarks.case import Answer, Case, K, Run, Trained, arguments, read_case, report, timed
 from recsys.data.dataset import NO_TIME, Ratings, positions
 from recsys.factors import Factors
-from recsys.scoring.search import top_n_rows
+from recsys.scoring.search import Scored, as_rows, best_items
 from recsys.training.config import Config, default_config
 from recsys.training.fit import Fitted, fit
 
@@ -42,9 +42,6 @@ Chosen on a validation part of the training folds of MovieLens 1M.
 
 THROUGHPUT: dict[str, Any] = {"n_factors": 64, "n_epochs": 6, "batch_size": 16384, "implicit": False}
 LARGE: dict[str, Any] = {"n_factors": 64, "n_epochs": 5, "batch_size": 131072}
-
-_BLOCK = 1000
-"""Users whose scores are held at once."""
 
 
 def ratings(case: Case) -> Ratings:
@@ -84,18 +81,20 @@ def predictions(case: Case, factors: Factors) -> NDArray[np.float32]:
 
 def lists(case: Case, factors: Factors) -> NDArray[np.int64]:
     """The first K of each asked user; one whom the model does not know gets the list by number of ratings."""
-    seen = np.zeros((case.n_users, factors.n_items), bool)
-    seen[case.user, positions(factors.item_keys, case.item.astype(np.int64))] = True
-    popularity = seen.sum(0).astype(np.float32)
-    parts = []
-    for start in range(0, len(case.asked), _BLOCK):
-        users = case.asked[start : start + _BLOCK].astype(np.int64)
-        user_idx = positions(factors.user_keys, users)
-        scores = np.where(user_idx[:, None] >= 0, factors.scores(user_idx), popularity)
-        scores[seen[users]] = -np.inf
-        best = top_n_rows(scores, K)
-        parts.append(np.where(best >= 0, factors.item_keys[best], -1))
-    return np.concatenate(parts)
+    order = np.argsort(case.user, kind="stable")
+    starts = np.searchsorted(case.user[order], np.arange(case.n_users + 1))
+    item_idx = positions(factors.item_keys, case.item.astype(np.int64))[order]
+    asked = case.asked.astype(np.int64)
+    excluded = [item_idx[starts[user] : starts[user + 1]] for user in asked]
+    user_idx = positions(factors.user_keys, asked)
+    among = Scored(factors.item_factors, factors.item_bias, factors.head)
+    found = best_items(factors.user_factors[user_idx], among, [K] * len(asked), excluded)
+    rated = np.bincount(item_idx, minlength=factors.n_items).astype(np.float32)
+    popularity = Scored(np.zeros((factors.n_items, 0), np.float32), rated)
+    for at in np.flatnonzero(user_idx < 0):
+        found[at] = best_items(np.zeros((1, 0), np.float32), popularity, [K], [excluded[at]])[0]
+    best = as_rows(found, K)
+    return np.where(best >= 0, factors.item_keys[best], -1)
 
 
 def trained(case: Case, name: str, *, seed: int, device: str = "cpu") -> tuple[Trained, Fitted]:

@@ -3,14 +3,15 @@
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from jobs.finder_commands import lr_find, sweep, tune
 from jobs.keys import keys_app
-from jobs.options import ArchitectureName, BatchSize, DeviceName, Json, NFactors, open_database
-from jobs.show import show, show_models
+from jobs.model_commands import models_app
+from jobs.options import ArchitectureName, BatchSize, DeviceName, Json, NFactors, ObjectiveName, open_database
+from jobs.show import show
 from recsys.data.database import connect, reading, server_version
 from recsys.data.splits import Split
 from recsys.errors import InputError, RecsysError
@@ -34,17 +35,12 @@ Everything is kept in the database that `RECSYS_DATABASE_URL` names; by default 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 another run is at work.
 """,
 )
-models_app = typer.Typer(no_args_is_help=True, help="Look at the stored model versions, publish, roll back, prune.")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
 
 N = Annotated[int, typer.Option("--n", "-n", min=1, max=1000, help="How many items to list.")]
 Seed = Annotated[int, typer.Option(help="The same seed on the same machine gives the same model.")]
 NEpochs = Annotated[int | None, typer.Option(min=1, help="Passes over the ratings; by default chosen by the data.")]
-ObjectiveName = Annotated[
-    Literal["rating", "ranking"],
-    typer.Option(help="`ranking` learns to order lists; `rating` to predict ratings, and the item biases."),
-]
 Format = Annotated[
     str | None,
     typer.Option(help="Kind of file: auto, ml-100k, ml-latest, dat (::), csv, tsv, parquet. By default: look at it."),
@@ -352,70 +348,6 @@ def serve(
 app.command("lr-find")(lr_find)
 app.command("sweep")(sweep)
 app.command("tune")(tune)
-
-
-@models_app.command("list")
-def models_list(json: Json = False) -> None:
-    """All stored versions, the newest first."""
-    from recsys.registry import versions
-    from recsys.results import ModelSummaries
-    from recsys.serving.versions import summarised
-
-    engine, _ = open_database()
-    with reading(engine) as connection:
-        summaries = ModelSummaries(models=[summarised(stored) for stored in versions(connection)])
-    if json:
-        show(summaries, json)
-    else:
-        show_models(summaries.models)
-
-
-@models_app.command("show")
-def models_show(number: int, json: Json = False) -> None:
-    """One version: configuration, metrics beside the baselines, training curve."""
-    from recsys.registry import version
-    from recsys.serving.versions import detailed
-
-    engine, _ = open_database()
-    with reading(engine) as connection:
-        show(detailed(version(connection, number)), json)
-
-
-@models_app.command("publish")
-def models_publish(
-    number: int,
-    reason: Annotated[str, typer.Option(help="Why; it is recorded.")] = "published by hand",
-) -> None:
-    """Make a version the live one of its objective, whatever the gate said."""
-    from recsys.registry import publish
-
-    engine, _ = open_database()
-    chosen = publish(engine, number, reason)
-    typer.echo(f"version {number} is the live {chosen.objective} model")
-
-
-@models_app.command("rollback")
-def models_rollback(
-    objective: ObjectiveName, reason: Annotated[str, typer.Option(help="Why; it is recorded.")] = "rolled back by hand"
-) -> None:
-    """Make the version live again that the live one replaced."""
-    from recsys.registry import roll_back
-
-    engine, _ = open_database()
-    chosen = roll_back(engine, objective, reason)
-    typer.echo(f"version {chosen.number} is the live {objective} model again")
-
-
-@models_app.command("prune")
-def models_prune(
-    keep: Annotated[int, typer.Option(min=1, help="How many of the newest versions of each objective to keep.")] = 3,
-) -> None:
-    """Delete old versions; the live ones stay."""
-    from recsys.registry import prune
-
-    engine, _ = open_database()
-    gone = prune(engine, keep)
-    typer.echo(f"deleted: {', '.join(map(str, gone)) or 'none'}")
 
 
 def _columns(given: list[str] | None) -> dict[str, str] | None:

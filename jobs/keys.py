@@ -1,13 +1,12 @@
 """`recsys keys`: who may ask the HTTP service, and for what."""
 
-import getpass
 from typing import Annotated, cast
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from jobs.options import Json, open_database
+from jobs.options import Json, actor, open_database
 from jobs.show import show, stdout_console
 from recsys.data.database import reading
 from recsys.keys import ApiKey, Scope, create_key, list_keys, revoke_key
@@ -51,7 +50,7 @@ def create(
         curl -H "Authorization: Bearer $KEY" http://127.0.0.1:8000/v1/popular
     """
     engine, _ = open_database()
-    made, key = create_key(engine, name, cast(list[Scope], scopes), actor=_actor())
+    made, key = create_key(engine, name, cast(list[Scope], scopes), actor=actor())
     if json:
         show(CreatedKey(**_summarised(made).model_dump(), key=key), json)
         return
@@ -97,7 +96,7 @@ def revoke(
         curl -H "Authorization: Bearer recsys_…" http://127.0.0.1:8000/v1/popular    # is answered with 401 now
     """
     engine, _ = open_database()
-    revoked = revoke_key(engine, key, actor=_actor())
+    revoked = revoke_key(engine, key, actor=actor())
     if json:
         show(_summarised(revoked), json)
     else:
@@ -126,14 +125,3 @@ def _show_keys(keys: list[ApiKey]) -> None:
             f"{summary.revoked_at:%Y-%m-%d %H:%M}" if summary.revoked_at else "",
         )
     stdout_console().print(table)
-
-
-def _actor() -> str:
-    """Who is at the command line, for the audit log."""
-    try:
-        login = getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a container's user often has no name
-        login = ""
-    # From the environment, so it may be anything; the database takes only what can be printed.
-    login = "".join(character for character in login if character.isprintable())
-    return f"command line ({login})" if login else "command line"

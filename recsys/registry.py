@@ -4,22 +4,21 @@ A version is written as `storing`, in pieces, and becomes `ready` in one last st
 row. So a reader sees the whole of a version or nothing of it. A version is never overwritten.
 """
 
-import json
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load, save
 from sqlalchemy import Connection, Engine, Row, Table, delete, insert, select, update
 
 from recsys.data import schema
 from recsys.data.clock import now_ms
 from recsys.data.database import copy_in, fetch_columns, fetch_rows, insert_or_update, reading, write_in_pieces, writing
 from recsys.errors import InputError, NotFoundError
-from recsys.factors import Architecture, Factors, FeatureRows, Head, Objective, RankingConstants, embeddings, score_rows
+from recsys.factors import Architecture, Factors, FeatureRows, Head, Objective, RankingConstants
+from recsys.weights import as_safetensors, read_weights
 
 Guard = Callable[[Connection], None]
 """Called inside the transaction that publishes; raises when this process may no longer publish."""
@@ -81,16 +80,6 @@ class ItemSide:
     user_map: NDArray[np.float32] | None = None
     ranking: RankingConstants | None = None
 
-    @property
-    def embeddings(self) -> NDArray[np.float32]:
-        """Where the items lie: (n_items, width), the part of their rows that is multiplied."""
-        return embeddings(self.item_factors, self.head)
-
-    def scores(self, vector: NDArray[np.float32], user_bias: float) -> NDArray[np.float32]:
-        """Scores of all items for the user of this row and bias, as `score_rows` has them: (n_items,)."""
-        scores: NDArray[np.float32] = score_rows(vector[None], self.item_factors, self.item_bias, self.head)[0]
-        return scores + np.float32(user_bias + self.version.global_bias)
-
 
 def store(engine: Engine, factors: Factors, training: Training) -> int:
     """Store a finished training as a new version that is not live; returns its number.
@@ -133,7 +122,7 @@ def store(engine: Engine, factors: Factors, training: Training) -> int:
     _store_rows(engine, schema.user_factors, number, factors.user_keys, factors.user_bias, of_users)
     _store_rows(engine, schema.item_factors, number, factors.item_keys, factors.item_bias, of_items)
     with writing(engine) as connection:
-        weights = _as_safetensors(factors)
+        weights = as_safetensors(factors)
         if weights:
             connection.execute(insert(schema.model_weights).values(number=number, weights=weights))
         connection.execute(update(schema.models).where(schema.models.c.number == number).values(status="ready"))
@@ -316,7 +305,7 @@ def load_items(connection: Connection, number: int) -> ItemSide:
         item_factors=vectors,
         item_bias=bias,
         item_implicit=implicit,
-        **_load_weights(connection, number)._asdict(),
+        **read_weights(_stored_weights(connection, number))._asdict(),
     )
 
 
@@ -347,69 +336,10 @@ def load_factors(connection: Connection, number: int) -> Factors:
     )
 
 
-def load_user(connection: Connection, number: int, user_key: int) -> tuple[float, NDArray[np.float32]] | None:
-    """Bias and vector (n_factors,) of one user; None where the version does not know them."""
-    stored = schema.user_factors.c
-    row = connection.execute(
-        select(stored.bias, stored.vector).where(stored.number == number, stored.user_key == user_key)
-    ).one_or_none()
-    return None if row is None else (row.bias, np.frombuffer(row.vector, "<f4"))
-
-
-class _Weights(NamedTuple):
-    """What a version has beside rows."""
-
-    head: Head | None
-    user_features: FeatureRows | None
-    item_features: FeatureRows | None
-    user_map: NDArray[np.float32] | None
-    ranking: RankingConstants | None
-
-
-def _as_safetensors(factors: Factors) -> bytes | None:
-    """What is no row as bytes that cannot run code; None where there is nothing."""
-    arrays: dict[str, NDArray[Any]] = {}
-    if (head := factors.head) is not None:
-        arrays["n_dot"] = np.array([head.n_dot], np.int64)
-        for place, (weight, bias) in enumerate(head.layers):
-            arrays |= {f"{place}.weight": np.ascontiguousarray(weight), f"{place}.bias": np.ascontiguousarray(bias)}
-    if factors.user_map is not None:
-        arrays["user_map"] = np.ascontiguousarray(factors.user_map)
-    if factors.ranking is not None:
-        arrays["ranking"] = np.array(astuple(factors.ranking), np.float64)
-    for side, known in (("users", factors.user_features), ("items", factors.item_features)):
-        if known is not None:
-            names = np.frombuffer(json.dumps(known.names).encode(), np.uint8)
-            arrays |= {f"{side}.names": names, f"{side}.base": known.base}
-            arrays |= {f"{side}.rows": np.ascontiguousarray(known.rows), f"{side}.bias": known.bias}
-    return save(arrays) if arrays else None
-
-
-def _load_weights(connection: Connection, number: int) -> _Weights:
+def _stored_weights(connection: Connection, number: int) -> bytes | None:
     weights = schema.model_weights.c
-    stored = connection.scalar(select(weights.weights).where(weights.number == number))
-    if stored is None:
-        return _Weights(None, None, None, None, None)
-    arrays = load(stored)
-    head = None
-    if "n_dot" in arrays:
-        n_layers = sum(name.endswith(".weight") for name in arrays)
-        layers = tuple((arrays[f"{place}.weight"], arrays[f"{place}.bias"]) for place in range(n_layers))
-        head = Head(int(arrays["n_dot"][0]), layers)
-    return _Weights(
-        head,
-        _feature_rows(arrays, "users"),
-        _feature_rows(arrays, "items"),
-        arrays.get("user_map"),
-        RankingConstants(*arrays["ranking"].tolist()) if "ranking" in arrays else None,
-    )
-
-
-def _feature_rows(arrays: Mapping[str, NDArray[Any]], side: str) -> FeatureRows | None:
-    if f"{side}.names" not in arrays:
-        return None
-    names = tuple(json.loads(arrays[f"{side}.names"].tobytes()))
-    return FeatureRows(names, *(arrays[f"{side}.{part}"] for part in ("base", "rows", "bias")))
+    stored: bytes | None = connection.scalar(select(weights.weights).where(weights.number == number))
+    return stored
 
 
 def _load_rows(connection: Connection, table: Table, names: Sequence[str], chosen: ModelVersion) -> list[Any]:

@@ -1,6 +1,6 @@
 """How good factors are on ratings they have not seen: RMSE and MAE, NDCG, recall, hit rate, coverage and novelty."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from recsys.data.dataset import Ratings, positions
 from recsys.errors import InputError
 from recsys.factors import Factors
-from recsys.scoring.search import top_n_rows
+from recsys.scoring.search import Scored, as_rows, best_items
 
 _BLOCK = 1 << 22
-"""Scores held at once, 16 MiB of them: users are ranked in blocks of this many scores."""
+"""Cells of users and items held at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,9 @@ def evaluate_ranking(
     n_relevant = np.bincount(test.user_idx, minlength=test.n_users)
 
     catalogue = _over_items(factors, train.item_keys)
-    popularity = train.item_counts().astype(np.float32)
+    n_rated = train.item_counts()
+    popularity = Scored(np.zeros((train.n_items, 0), np.float32), n_rated.astype(np.float32))
+    nobody = np.zeros((test.n_users, 0), np.float32)
     model_user = positions(factors.user_keys, test.user_keys)  # (n_users,), −1 unknown
     train_user = positions(train.user_keys, test.user_keys)
     wanted_item = positions(train.item_keys, test.item_keys)[test.item_idx]  # (n_relevant ratings,), −1 unreachable
@@ -123,12 +125,17 @@ def evaluate_ranking(
     for first in range(0, test.n_users, size):
         users = np.arange(first, min(first + size, test.n_users))
         known = model_user[users] >= 0
-        scores = np.empty((len(users), train.n_items), np.float32)
-        scores[known] = catalogue.scores(model_user[users[known]])
-        scores[~known] = popularity
-        row, rating = _rows_of(seen_starts, seen_order, train_user[users])
-        scores[row, train.item_idx[rating]] = -np.inf
-        lists = top_n_rows(scores, k)  # (users, ≤ k), −1 where nothing is left
+        seen = [
+            train.item_idx[seen_order[seen_starts[user] : seen_starts[user + 1]]] if user >= 0 else None
+            for user in train_user[users].tolist()
+        ]
+        lists = np.empty((len(users), k), np.int64)  # −1 where nothing is left
+        for mine, rows, among in (
+            (known, factors.user_factors[model_user[users[known]]], catalogue),
+            (~known, nobody[: int((~known).sum())], popularity),
+        ):
+            excluded = [seen[at] for at in np.flatnonzero(mine)]
+            lists[mine] = as_rows(best_items(rows, among, [k] * len(rows), excluded), k)
 
         is_wanted = np.zeros((len(users), train.n_items + 1), bool)
         row, rating = _rows_of(starts, order, users)
@@ -145,21 +152,21 @@ def evaluate_ranking(
         recall=float((n_hits / np.minimum(n_relevant, k)).mean()),
         hit_rate=float((n_hits > 0).mean()),
         coverage=float((n_shown > 0).mean()),
-        novelty=float(n_shown @ -np.log2(popularity / train.n_users) / max(n_shown.sum(), 1)),
+        novelty=float(n_shown @ -np.log2(n_rated / train.n_users) / max(n_shown.sum(), 1)),
         user_keys=test.user_keys,
         user_ndcg=ndcg,
     )
 
 
-def _over_items(factors: Factors, item_keys: NDArray[np.int64]) -> Factors:
-    """The same model over the given items; one it does not know has a bias of −inf, so it is never listed."""
+def _over_items(factors: Factors, item_keys: NDArray[np.int64]) -> Scored:
+    """What a model makes of the given items; one it does not know has a bias of −inf, so it is never listed."""
     place = positions(factors.item_keys, item_keys)
     known = place >= 0
     item_factors = np.zeros((len(item_keys), factors.n_factors), np.float32)
     item_factors[known] = factors.item_factors[place[known]]
     item_bias = np.full(len(item_keys), -np.inf, np.float32)
     item_bias[known] = factors.item_bias[place[known]]
-    return replace(factors, item_keys=item_keys, item_factors=item_factors, item_bias=item_bias)
+    return Scored(item_factors, item_bias, factors.head)
 
 
 def _rows_of(

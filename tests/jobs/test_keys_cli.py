@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.keys import _actor
+from jobs.options import actor
 from recsys.data.audit import entries
 from recsys.data.database import connect, reading
 from recsys.keys import KeyRing, read_keyring
@@ -118,10 +118,10 @@ def test_help_teaches(on_sqlite: Recsys, command: str) -> None:
 
 def test_the_actor_is_the_login_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGNAME", "ana\n\udcff")
-    assert _actor() == "command line (ana)"
+    assert actor() == "command line (ana)"
 
     def nobody() -> str:
         raise KeyError("uid not found")
 
     monkeypatch.setattr("getpass.getuser", nobody)
-    assert _actor() == "command line"
+    assert actor() == "command line"
