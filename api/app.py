@@ -121,9 +121,12 @@ def _document(app: FastAPI) -> dict[str, Any]:
             "key": {"type": "http", "scheme": "bearer", "description": "A key from `recsys keys create`."}
         }
         for path, operations in document["paths"].items():
-            if path.startswith("/v1/"):
-                for operation in operations.values():
+            for operation in operations.values():
+                if path.startswith("/v1/"):
                     operation["security"] = [{"key": []}, {}]
+                for response in operation["responses"].values():
+                    if problems.MEDIA_TYPE in response.get("content", ()):
+                        response["content"].pop("application/json", None)  # which FastAPI adds for the model
         app.openapi_schema = document
     return app.openapi_schema
 

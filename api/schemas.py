@@ -159,7 +159,8 @@ class PutItem(Body):
 
 class Reason(Body):
     reason: Annotated[
-        str, StringConstraints(min_length=1, max_length=1000, strip_whitespace=True, pattern=r"^[^\x00]*$")
+        str,
+        StringConstraints(min_length=1, max_length=1000, strip_whitespace=True, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$"),
     ] = Field(description="Why; it is recorded.", examples=["the new one looks odd"])
 
 
