@@ -57,17 +57,12 @@ class UserChange(NamedTuple):
     seq: int
 
 
-def take_turn(connection: Connection) -> None:
-    """Let no other writer commit a change before this transaction ends; only for one that is short."""
-    connection.execute(select(schema.change_counter.c.seq).with_for_update())
-
-
 def record_change(connection: Connection, *, users: Sequence[int] = (), items: Sequence[int] = ()) -> int:
     """Note what caches must forget: these users and items, or everything when none are named.
 
-    The counter's row stays locked until the transaction commits, so the order of `seq` is the order of commits; so it
-    must come last, or first in a transaction that is short. What comes after it may lock only rows that nobody locks
-    without it: `item_counts`, `user_changes`.
+    The counter's row stays locked until the transaction commits, so the order of `seq` is the order of commits. It must
+    come last: what comes after it may lock only rows that nobody locks without it, which are those of `item_counts` and
+    `user_changes`. So writers never wait for each other in circles: they lock users, then ratings, then the counter.
 
     Returns:
         The new seq.

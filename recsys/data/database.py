@@ -138,6 +138,12 @@ def lock_schema(connection: Connection) -> None:
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7263779)")
 
 
+def take_turn(connection: Connection) -> None:
+    """Let no other one who takes a turn go on before this transaction ends. On SQLite no two write at once anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7263780)")
+
+
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A transaction that reads one consistent state.

@@ -25,14 +25,18 @@ from sqlalchemy import (
     or_,
     select,
 )
+from sqlalchemy.exc import IntegrityError
 
 from recsys.data import schema
-from recsys.data.changes import UserChange, mark_users, record_change, take_turn
+from recsys.data.changes import UserChange, mark_users, record_change
 from recsys.data.counts import add_counts
-from recsys.data.database import fetch_columns, insert_or_update, is_sqlite, stage, write_in_pieces, writing
+from recsys.data.database import fetch_columns, insert_or_update, is_sqlite, stage, take_turn, write_in_pieces, writing
 from recsys.data.dataset import NO_TIME, Ratings, hash_ids, positions, ratings_from_keys
 from recsys.data.encoding import RatingColumns, latest
 from recsys.data.ids import keys_of
+
+_ATTEMPTS = 20
+"""How often ratings are written anew where one of their users is erased meanwhile."""
 
 _staged_ratings = Table(
     "staged_ratings",
@@ -82,11 +86,9 @@ def upsert_ratings(
         bulk: record one change of everything, or one for each user.
         on_rows: called with the number of rows just dealt with.
     """
-    user_key = keys_of(engine, schema.users, columns.user_ids)[columns.user_code]
-    item_key = keys_of(engine, schema.items, columns.item_ids)[columns.item_code]
-    kept = latest(columns, user_key, item_key)
     inserted = updated = seq = 0
     users: list[int] = []
+    item_key = keys_of(engine, schema.items, columns.item_ids)[columns.item_code]
     written: list[_Written] = []  # by this transaction
 
     def write(connection: Connection, part: slice) -> None:
@@ -97,6 +99,8 @@ def upsert_ratings(
         times = [None if at == NO_TIME else at for at in columns.rated_at[rows].tolist()]
         ratings = columns.rating[rows].tolist()
         stage(connection, _staged_ratings, (user_key[rows].tolist(), item_key[rows].tolist(), ratings, times))
+        if not is_sqlite(engine):
+            connection.execute(_LOCK_USERS)
         merged = _merge_staged_ratings(connection, received_at)
         n_new = int(merged.is_new.sum())
         inserted, updated = inserted + n_new, updated + len(merged.user_key) - n_new
@@ -109,7 +113,18 @@ def upsert_ratings(
                 users.extend([] if bulk else changed)
             written.clear()
 
-    write_in_pieces(engine, len(kept), write, on_rows)
+    for attempt in range(_ATTEMPTS):
+        user_key = keys_of(engine, schema.users, columns.user_ids)[columns.user_code]
+        kept = latest(columns, user_key, item_key)
+        try:
+            write_in_pieces(engine, len(kept), write, on_rows)
+            break
+        except IntegrityError:  # a user was erased since their key was looked up
+            if attempt == _ATTEMPTS - 1:
+                raise
+            written.clear()
+            if not is_sqlite(engine):  # on SQLite the pieces before this one are written
+                inserted = updated = 0
     return Upserted(inserted, updated, len(columns) - inserted - updated, tuple(users), seq)
 
 
@@ -126,6 +141,16 @@ def _note(connection: Connection, written: "Sequence[_Written]", users: Sequence
     return seq
 
 
+_LOCK_USERS = select(func.count()).select_from(
+    select(schema.users.c.user_key)
+    .where(schema.users.c.user_key.in_(select(_staged_ratings.c.user_key)))
+    .order_by(schema.users.c.user_key)
+    .with_for_update(read=True, key_share=True)
+    .subquery()
+)
+"""Whoever erases one of them waits, or has done so already. Before any rating is locked, as erasing does too."""
+
+
 def delete_rating(engine: Engine, user_id: str, item_id: str) -> UserChange | None:
     """Take a rating back; None where there is none."""
     users, items, rated = schema.users.c, schema.items.c, schema.ratings.c
@@ -133,10 +158,13 @@ def delete_rating(engine: Engine, user_id: str, item_id: str) -> UserChange | No
         return None  # no id has one, and PostgreSQL takes no text with it
     with writing(engine) as connection:
         take_turn(connection)
+        user_key = connection.scalar(
+            select(users.user_key).where(users.user_id == user_id).with_for_update(read=True, key_share=True)
+        )
         row = connection.execute(
             delete(schema.ratings)
             .where(
-                rated.user_key == select(users.user_key).where(users.user_id == user_id).scalar_subquery(),
+                rated.user_key == user_key,
                 rated.item_key == select(items.item_key).where(items.item_id == item_id).scalar_subquery(),
             )
             .returning(rated.user_key, rated.item_key, rated.rating)

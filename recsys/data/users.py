@@ -43,16 +43,18 @@ def erase_user(engine: Engine, user_id: str, *, actor: str) -> UserChange | None
     if "\0" in user_id:
         return None
     with writing(engine) as connection:
-        # Locked before a number is taken: whoever is rating as this user goes first.
+        # Users, their ratings, and then a number: the order in which all writers lock.
         user_key = connection.scalar(select(users.user_key).where(users.user_id == user_id).with_for_update())
         if user_key is None:
             return None
+        rows = connection.execute(
+            delete(schema.ratings).where(rated.user_key == user_key).returning(rated.item_key, rated.rating)
+        ).all()
         seq = record_change(connection, users=[user_key])
-        rows = connection.execute(select(rated.item_key, rated.rating).where(rated.user_key == user_key)).all()
         if rows:
             item_key, rating = zip(*rows, strict=True)
             add_counts(connection, np.array(item_key), np.full(len(rows), -1), -np.array(rating, np.float64))
-        # Ratings, factors of every version and the mark of the last change go with the row.
+        # Factors of every version and the mark of the last change go with the row.
         connection.execute(delete(schema.users).where(users.user_key == user_key))
         record(connection, actor, "erase user", {"user_key": user_key, "n_ratings": len(rows)})
     return UserChange(user_key, seq)

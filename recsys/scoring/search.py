@@ -30,7 +30,8 @@ _GROUP = 64
 _EPSILON = 2.0**-23
 """Of float32; and twice what a product may be rounded by."""
 
-_MOST_ROOMS = 2
+_ROOM, _MOST_ROOMS = 1 << 21, 2
+"""Memory that is kept to be used again: 8 MiB, which is 33 users and 62,000 items, twice."""
 _rooms: list[NDArray[np.float32]] = []
 
 
@@ -93,7 +94,7 @@ def _best_of_block(
                 row[without] = -np.inf
         user, place = _near_the_top(scores, n, _slack(users, among))
     finally:
-        if len(_rooms) < _MOST_ROOMS:
+        if len(_rooms) < _MOST_ROOMS and room.size <= _ROOM:
             _rooms.append(room)
     told = np.round(pair_scores(users[user], among, place), DECIMALS)
     order = np.lexsort((place, -told, user))

@@ -394,12 +394,15 @@ def _first(order: NDArray[np.int64], n: int, excluded: Excluded, n_items: int) -
         return order[:n]
     mask = excluded
     if excluded.dtype != np.bool_:
-        if len(excluded) < 1000:  # few: they are among the first n and as many more
-            head = order[: n + len(excluded)]
-            return head[~np.isin(head, excluded)][:n]
         mask = np.zeros(n_items, bool)
         mask[excluded] = True
-    return order[~mask[order]][:n]
+    n_looked_at = 4 * n + 100  # mostly enough; else four times as many
+    while True:
+        head = order[:n_looked_at]
+        found: NDArray[np.int64] = head[~mask[head]]
+        if len(found) >= n or len(head) == len(order):
+            return found[:n]
+        n_looked_at *= 4
 
 
 def _nothing_live(objective: Objective) -> NoModelError:
