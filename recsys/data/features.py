@@ -241,7 +241,7 @@ def _bins(kind: str, values: NDArray[np.float64], counts: NDArray[np.int64]) -> 
 
 
 def _shown(number: float) -> str:
-    return str(int(number)) if float(number).is_integer() else f"{number:g}"
+    return str(int(number)) if float(number).is_integer() else repr(float(number))
 
 
 def _kept(

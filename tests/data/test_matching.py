@@ -54,9 +54,17 @@ def test_many_numbers_are_in_bins(seed: int) -> None:
     assert matching(known.names, [], {"minutes": "long"}).tolist() == []
 
 
+def test_names_tell_numbers_apart_that_differ_in_the_last_digit() -> None:
+    check([([], {"n": number}) for number in (0.12345678, 0.12345679, 1234567.5, 1234567.25, 1e-9)])
+    random = np.random.default_rng(0)
+    check([([], {"n": 1e6 + number}) for number in random.random(200).tolist()])
+
+
 def test_numbers_between_two_bins_have_none() -> None:
     known = made([([], {"n": float(number * 10)}) for number in range(30)])
-    assert matching(known.names, [], {"n": 30.5}).tolist() in ([], [known.names.index(known.names[1])])
+    ends = [tuple(map(float, name[3:].split(" to "))) for name in known.names]
+    between = (ends[0][1] + ends[1][0]) / 2
+    assert matching(known.names, [], {"n": between}).tolist() == []
     inside = matching(known.names, [], {"n": 1.0}).tolist()
     assert inside == [0]
 
