@@ -34,7 +34,8 @@ class UserState:
         seen: (n,) int32, places of the items that they have rated.
         categories: theirs, where nothing else is known of them.
         fallback: why the source is popularity.
-        user_key: None where the database does not have them.
+        user_key: None where the state cannot be kept: the database does not have the user, or they have rated what the
+            catalogue does not have yet.
         seq: the state is no older than this change.
         answer: the last list that was told them, where it was asked for without filters: the snapshot that it came
             from, how many items were asked for, and the JSON. The only thing here that changes.
@@ -92,7 +93,7 @@ class UserCache:
     def put(self, number: int, user_id: str, state: UserState) -> None:
         """Keep a state, unless something was forgotten since it was read."""
         if state.user_key is None:
-            return  # nothing tells when somebody of this id is made
+            return  # nothing tells when somebody of this id is made, or when the catalogue has the item
         with self._lock:
             if state.seq < self._floor:
                 return
@@ -197,7 +198,9 @@ def read_states(
             continue
         own = Row(np.frombuffer(row.vector, "<f4"), row.bias)
         seen = _places_of(row.seen, catalogue)
-        states[row.user_id] = UserState(own, "model", seen, user_key=row.user_key, seq=row.now)
+        states[row.user_id] = UserState(
+            own, "model", seen, user_key=_lasting_key(row.user_key, row.seen, seen), seq=row.now
+        )
     if others:
         keys = [row.user_key for row in others]
         metadata = {row.user_key: row for row in connection.execute(_METADATA, {"user_keys": keys})}
@@ -207,7 +210,7 @@ def read_states(
             if known is not None:  # None: erased a moment ago
                 seen = _places_of(row.seen, catalogue)
                 state = new_state(model, rated[row.user_key], seen, known.categories, known.attributes)
-                states[row.user_id] = replace(state, user_key=row.user_key, seq=row.now)
+                states[row.user_id] = replace(state, user_key=_lasting_key(row.user_key, row.seen, seen), seq=row.now)
     return states
 
 
@@ -288,6 +291,11 @@ def read_user_ratings(connection: Connection, user_id: str) -> UserRatings:
             for row in rows
         ],
     )
+
+
+def _lasting_key(user_key: int, rated: str | None, seen: NDArray[np.int32]) -> int | None:
+    """The key of a user all of whose rated items have a place; None of another one."""
+    return user_key if len(seen) == (rated.count(",") + 1 if rated else 0) else None
 
 
 def _places_of(keys: str | None, catalogue: Catalogue) -> NDArray[np.int32]:

@@ -52,7 +52,7 @@ def test_schemathesis_finds_nothing(known_engine: Engine, tmp_path: Path) -> Non
     """More than 500 requests, valid and not, drawn with a fixed seed; on PostgreSQL fewer."""
     few = known_engine.dialect.name != "sqlite"
     options = ["--checks", "all", "--generation-database", "none", "--no-color", "--seed", "1"]
-    options += ["--phases", "fuzzing", "--max-examples", "6"] if few else ["--max-examples", "15"]
+    options += ["--phases", "fuzzing", "--max-examples", "5"] if few else ["--max-examples", "6"]
     with serving(url_of(known_engine)) as client:
         # What the document has as examples is there.
         for item_id in ("50", "181"):
@@ -71,7 +71,7 @@ def test_schemathesis_finds_nothing(known_engine: Engine, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
     generated, passed = map(int, re.findall(r"(\d+) generated, (\d+) passed", done.stdout)[0])
     assert generated == passed
-    assert generated >= (80 if few else 500)
+    assert generated >= (60 if few else 500)
     assert "Tested: 18" in done.stdout
 
 

@@ -226,7 +226,7 @@ class TestOrderOfLocks:
             if not first.is_set():
                 first.set()
                 met.set()
-                time.sleep(0.4)
+                time.sleep(0.2)
             return original(*arguments, **options)  # type: ignore[arg-type]
 
         monkeypatch.setattr(ratings, "record_change", slowly)

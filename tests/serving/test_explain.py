@@ -15,6 +15,9 @@ from recsys.serving.users import read_rated_by, read_states
 from tests.conftest import add_known_model, add_known_rows
 from tests.serving.made import load
 
+# What is read from the database differs in `read_states` alone, which test_users.py asks on both.
+pytestmark = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+
 
 def explain(engine: Engine, user_id: str, asked: str | None = None, *, exclude_seen: bool = False) -> ItemList:
     recommender = load(engine)

@@ -19,6 +19,9 @@ from recsys.serving.users import read_user_ratings
 from tests.conftest import add_known_model, add_known_rows
 from tests.serving.made import load, pairs, recommend, states
 
+# What is read from the database differs in `read_states` alone, which test_users.py asks on both.
+pytestmark = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+
 
 def similar(recommender: Recommender, item_id: str, n: int = 10, categories: Sequence[str] = ()) -> ItemList:
     model, search = recommender.search_similar(item_id, n, categories)
@@ -94,7 +97,6 @@ class TestFilters:
             ({"n": 10_000, "exclude_seen": False}, ["a", "b", "c", "e", "d/ä"]),
         ],
     )
-    @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
     def test_a_known_user(self, known_engine: Engine, asked: dict[str, object], expected: list[str]) -> None:
         answer = recommend(known_engine, "u1", self.wish(known_engine, **asked))
         assert [item.item_id for item in answer.items] == expected
@@ -110,7 +112,6 @@ class TestFilters:
             ({"n": 1, "exclude": ["a", "c"]}, ["b"]),
         ],
     )
-    @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
     def test_popularity(self, known_engine: Engine, asked: dict[str, object], expected: list[str]) -> None:
         answer = recommend(known_engine, "nobody", self.wish(known_engine, **asked))
         assert [item.item_id for item in answer.items] == expected

@@ -9,9 +9,11 @@ import pytest
 from sqlalchemy import Engine
 
 from recsys.data.database import glancing
+from recsys.data.items import put_item
 from recsys.data.ratings import delete_rating
 from recsys.serving.feedback import NewRating, rate
 from recsys.serving.model import Row
+from recsys.serving.together import read_users
 from recsys.serving.users import NOBODY, UserCache, UserState, read_states
 from tests.serving.made import load
 
@@ -167,6 +169,23 @@ class TestReadStates:
         assert sorted(after.seen.tolist()) == [0, 1]
         rate(known_engine, [NewRating("u1", "b", 4.0, None)], None, lambda users, seq: told.append((list(users), seq)))
         assert len(told) == 1  # nothing changed
+
+    @pytest.mark.parametrize("user_id", ["u1", "fresh"])
+    def test_a_rating_of_an_item_that_the_catalogue_has_not_yet_is_not_forgotten(
+        self, known_engine: Engine, user_id: str
+    ) -> None:
+        """As where another worker has just made the item."""
+        before, cache = load(known_engine), UserCache(1 << 20)
+        model = before.model_for_lists()
+        put_item(known_engine, "just made", {}, actor="test")
+        rate(known_engine, [NewRating(user_id, "just made", 4.0, None)], None, cache.forget)
+        read = read_users(known_engine, cache, [user_id], before.catalogue, model)
+        assert 7 not in read[user_id].seen.tolist()
+        assert len(cache) == 0  # nothing would tell that the item is there now
+        after = load(known_engine)
+        read = read_users(known_engine, cache, [user_id], after.catalogue, after.model_for_lists())
+        assert after.catalogue.place_of["just made"] in read[user_id].seen.tolist()
+        assert len(cache) == 1
 
     def test_a_user_without_ratings_is_told_so(self, known_engine: Engine) -> None:
         delete_rating(known_engine, "u1", "a")
