@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PEERS ?= .venv-peers
+CLIENT := .venv-client
 DATA ?=
 PORT ?= 8000
 
@@ -35,8 +36,14 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
+test: lint $(CLIENT)/installed
 	$(BIN)/pytest
+
+# What makes a client of the OpenAPI document, for one test; it wants another typer than ours.
+$(CLIENT)/installed: tests/api/client-generator.txt
+	$(PYTHON) -m venv $(CLIENT)
+	$(CLIENT)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 # A peer that cannot be installed is left out, and the results say so.
 $(PEERS)/installed: benchmarks/peers.txt
@@ -65,4 +72,4 @@ bench-serving: install
 	$(BIN)/python -m benchmarks.serving $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(PEERS) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info
+	rm -rf $(VENV) $(PEERS) $(CLIENT) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info

@@ -154,9 +154,9 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     return made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    """Chromium, headless."""
+    """Chromium, headless. Not for longer than its tests: Playwright keeps an event loop running in this thread."""
     executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if executable is None:
         lacking("needs Chromium: apt-get install chromium")
