@@ -18,13 +18,12 @@ from fastapi import APIRouter, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api import problems
 from api.security import check_key
-from api.state import State, state_of
+from api.state import State, aside, state_of
 from recsys.errors import MediaTypeError, TooLargeError
 from recsys.keys import Scope as KeyScope
 from recsys.results import Result
@@ -106,7 +105,7 @@ class _Call:
         if self._body is not None:
             content = await _read_body(request, state.settings.max_body_kib * 1024)
             read = self._read_body
-            given["body"] = await run_in_threadpool(read, content) if len(content) > _ASIDE_BYTES else read(content)
+            given["body"] = await aside(state, read, content) if len(content) > _ASIDE_BYTES else read(content)
         answer = await self._endpoint(request, **given)
         if isinstance(answer, Result):
             return Response(answer.model_dump_json(), self._status, media_type="application/json")

@@ -17,11 +17,10 @@ from recsys.data.database import fetch_columns, reading
 from recsys.data.dataset import positions
 from recsys.errors import InputError
 from recsys.results import AllListsReport, ItemList
-from recsys.scoring.search import Best, best_items
 from recsys.serving.explain import explained
-from recsys.serving.model import LiveModel
+from recsys.serving.model import LiveModel, Row
 from recsys.serving.recommender import Listed, Recommender, Wish, load_recommender
-from recsys.serving.users import read_rated_by, read_states
+from recsys.serving.users import UserState, read_rated_by, read_states
 
 CHUNK_USERS = 4096
 """Users of one row group of the file: so many are in memory at once."""
@@ -47,7 +46,8 @@ def recommend(engine: Engine, user_id: str, wish: Wish, *, explain: bool = False
         (listed,) = recommender.recommend(model, [user], wish)
         if not explain:
             return recommender.as_list(listed)
-        return explained(recommender, model, user, read_rated_by(connection, user_id, recommender.catalogue), listed)
+        rated = read_rated_by(connection, [user_id], recommender.catalogue)[user_id]
+        return explained(recommender, model, user, rated, listed)
 
 
 def recommend_all(engine: Engine, out: Path, wish: Wish) -> AllListsReport:
@@ -105,22 +105,17 @@ def _chunks(connection: Connection) -> Iterator[_Chunk]:
 
 
 def _lists(connection: Connection, recommender: Recommender, model: LiveModel, chunk: _Chunk, wish: Wish) -> pa.Table:
-    """The lists of some users. Those with a row of their own are found in bulk, the others as the API does."""
+    """The lists of some users: those whom the version knows as they are read in bulk, the others as the API does."""
     known, vectors, bias = _rows(connection, model, chunk)
-    lists: list[Listed | None] = [None] * len(chunk.keys)
-    seen = _seen(connection, recommender, chunk) if wish.exclude_seen else [np.empty(0, np.int64)] * len(chunk.keys)
-    among = model.listed
-    found = best_items(vectors, among, [wish.n] * len(known), [seen[at] for at in known])
-    for at, best, user_bias in zip(known, found, bias, strict=True):
-        offset = user_bias + model.version.global_bias
-        lists[at] = Listed(model.number, "model", Best(best.places, np.round(best.scores + offset, 6)))
-    others = [at for at, listed in enumerate(lists) if listed is None]
+    seen = _seen(connection, recommender, chunk)
+    states: dict[str, UserState] = {}
+    for at, vector, user_bias in zip(known, vectors, bias, strict=True):
+        states[chunk.user_ids[at]] = UserState(Row(vector, user_bias), "model", seen[at])
+    others = [user_id for user_id in chunk.user_ids if user_id not in states]
     if others:
-        ids = [chunk.user_ids[at] for at in others]
-        states = read_states(connection, ids, recommender.catalogue, model)
-        for at, listed in zip(others, recommender.recommend(model, [states[i] for i in ids], wish), strict=True):
-            lists[at] = listed
-    return _as_table(recommender, chunk, [listed for listed in lists if listed is not None])
+        states |= read_states(connection, others, recommender.catalogue, model)
+    lists = recommender.recommend(model, [states[user_id] for user_id in chunk.user_ids], wish)
+    return _as_table(recommender, chunk, lists)
 
 
 def _rows(
@@ -147,7 +142,7 @@ def _rows(
     return known, vectors.reshape(len(kept), model.item_factors.shape[1]), [row.bias for row in kept]
 
 
-def _seen(connection: Connection, recommender: Recommender, chunk: _Chunk) -> list[NDArray[np.int64]]:
+def _seen(connection: Connection, recommender: Recommender, chunk: _Chunk) -> list[NDArray[np.int32]]:
     """Places of what each user of a chunk has rated."""
     rated = schema.ratings.c
     user_key, item_key = fetch_columns(
@@ -158,10 +153,10 @@ def _seen(connection: Connection, recommender: Recommender, chunk: _Chunk) -> li
         (np.int64, np.int64),
     )
     place = positions(recommender.catalogue.item_keys, item_key)
-    user_key, place = user_key[place >= 0], place[place >= 0]
+    user_key, places = user_key[place >= 0], place[place >= 0].astype(np.int32)
     starts = np.searchsorted(user_key, chunk.keys).tolist()
     ends = np.searchsorted(user_key, chunk.keys, "right").tolist()
-    return [place[start:end] for start, end in zip(starts, ends, strict=True)]
+    return [places[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
 def _as_table(recommender: Recommender, chunk: _Chunk, lists: list[Listed]) -> pa.Table:

@@ -69,7 +69,7 @@ def _explained(
     state: State, recommender: Recommender, model: LiveModel, user: UserState, user_id: str, listed: Listed
 ) -> ItemList:
     with glancing(state.engine) as connection:
-        rated = read_rated_by(connection, user_id, recommender.catalogue)
+        rated = read_rated_by(connection, [user_id], recommender.catalogue)[user_id]
     return explained(recommender, model, user, rated, listed)
 
 

@@ -9,9 +9,10 @@ from sqlalchemy import Engine
 from recsys.data.database import glancing
 from recsys.errors import InputError
 from recsys.results import UserList, UserLists
+from recsys.serving.catalogue import Catalogue
 from recsys.serving.explain import explained
 from recsys.serving.model import LiveModel
-from recsys.serving.recommender import Listed, Recommender, Wish
+from recsys.serving.recommender import Recommender, Wish
 from recsys.serving.together import read_users
 from recsys.serving.users import NOBODY, Rated, UserCache, UserState, new_state, read_rated_by
 
@@ -38,16 +39,27 @@ def lists_for(
         InputError: a visitor's rating is off the scale.
     """
     _check_scale(recommender, asking)
-    users = _states(engine, cache, recommender, model, asking)
+    rated = _rated(engine, recommender, asking, explain)
+    users = _states(engine, cache, recommender, model, asking, rated)
     listed = recommender.recommend(model, users, wish)
-    if explain:
-        lists = [_explained(engine, recommender, model, *each) for each in zip(asking, users, listed, strict=True)]
-        return UserLists(model_version=model.number, lists=lists).model_dump_json().encode()
-    return recommender.as_json_lists(model.number, [asked.user_id for asked in asking], listed)
+    if not explain:
+        return recommender.as_json_lists(model.number, [asked.user_id for asked in asking], listed)
+    lists = []
+    for asked, user, mine, found in zip(asking, users, rated, listed, strict=True):
+        single = explained(recommender, model, user, mine, found)
+        lists.append(
+            UserList(user_id=asked.user_id, source=single.source, items=single.items, fallback=single.fallback)
+        )
+    return UserLists(model_version=model.number, lists=lists).model_dump_json().encode()
 
 
 def _states(
-    engine: Engine, cache: UserCache, recommender: Recommender, model: LiveModel, asking: Sequence[Asking]
+    engine: Engine,
+    cache: UserCache,
+    recommender: Recommender,
+    model: LiveModel,
+    asking: Sequence[Asking],
+    rated: Sequence[Rated],
 ) -> list[UserState]:
     catalogue = recommender.catalogue
     by_id = {asked.user_id: cache.get(model.number, asked.user_id) for asked in asking if asked.user_id is not None}
@@ -55,37 +67,34 @@ def _states(
     if missing:
         by_id |= read_users(engine, cache, missing, catalogue, model)
     states = []
-    for asked in asking:
+    for asked, mine in zip(asking, rated, strict=True):
         known = NOBODY if asked.user_id is None else by_id[asked.user_id] or NOBODY
         if asked.ratings:
-            rated = _rated(engine, recommender, asked)
-            seen = np.union1d(known.seen, rated.places).astype(np.int32)
-            states.append(new_state(model, rated, seen))
-        else:
-            states.append(known)
+            known = new_state(model, mine, np.union1d(known.seen, mine.places).astype(np.int32))
+        states.append(known)
     return states
 
 
-def _rated(engine: Engine, recommender: Recommender, asked: Asking) -> Rated:
-    """What somebody rated: what is stored, and what they came with in its place."""
+def _rated(engine: Engine, recommender: Recommender, asking: Sequence[Asking], explain: bool) -> list[Rated]:
+    """What each rated: what is stored, where that is needed, and what they came with in its place."""
     catalogue = recommender.catalogue
-    ratings: dict[int, float] = {}
-    if asked.user_id is not None:
+    wanted = [asked.user_id for asked in asking if asked.user_id is not None and (explain or asked.ratings)]
+    stored: dict[str, Rated] = {}
+    if wanted:
         with glancing(engine) as connection:
-            stored = read_rated_by(connection, asked.user_id, catalogue)
+            stored = read_rated_by(connection, wanted, catalogue)
+    return [_merged(stored.get(asked.user_id or ""), asked.ratings, catalogue) for asked in asking]
+
+
+def _merged(stored: Rated | None, given: Sequence[tuple[str, float]], catalogue: Catalogue) -> Rated:
+    ratings: dict[int, float] = {}
+    if stored is not None:
         ratings = dict(zip(stored.places.tolist(), stored.ratings.tolist(), strict=True))
-    for item_id, rating in asked.ratings:
+    for item_id, rating in given:
         place = catalogue.place_of.get(item_id)
         if place is not None:
             ratings[place] = rating
     return Rated(np.array(list(ratings), np.int64), np.array(list(ratings.values()), np.float32))
-
-
-def _explained(
-    engine: Engine, recommender: Recommender, model: LiveModel, asked: Asking, user: UserState, listed: Listed
-) -> UserList:
-    single = explained(recommender, model, user, _rated(engine, recommender, asked), listed)
-    return UserList(user_id=asked.user_id, source=single.source, items=single.items, fallback=single.fallback)
 
 
 def _check_scale(recommender: Recommender, asking: Sequence[Asking]) -> None:

@@ -366,10 +366,10 @@ class Recommender:
 def find(searches: Sequence[Search]) -> list[Best]:
     """Find the lists of some searches, those among the same items in one matrix product."""
     found: list[Best | None] = [None] * len(searches)
-    by_items: dict[tuple[int, int], list[int]] = {}
+    by_among: dict[int, list[int]] = {}
     for at, search in enumerate(searches):
-        by_items.setdefault((id(search.among.items), id(search.among.bias)), []).append(at)
-    for ats in by_items.values():
+        by_among.setdefault(id(search.among), []).append(at)
+    for ats in by_among.values():
         mine = [searches[at] for at in ats]
         vectors = np.stack([search.vector for search in mine])
         lists = best_items(vectors, mine[0].among, [search.n for search in mine], [search.excluded for search in mine])

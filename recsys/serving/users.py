@@ -264,10 +264,14 @@ def read_rated(connection: Connection, user_keys: Sequence[int], catalogue: Cata
     return result
 
 
-def read_rated_by(connection: Connection, user_id: str, catalogue: Catalogue) -> Rated:
-    """What one user rated; nothing, where nobody has this id."""
-    user_key = user_key_of(connection, user_id)
-    return read_rated(connection, [user_key or 0], catalogue)[user_key or 0]
+def read_rated_by(connection: Connection, user_ids: Sequence[str], catalogue: Catalogue) -> dict[str, Rated]:
+    """What some users rated; nothing, where nobody has an id."""
+    asked = [user_id for user_id in dict.fromkeys(user_ids) if "\0" not in user_id]  # no id has one
+    users = schema.users.c
+    rows = connection.execute(select(users.user_id, users.user_key).where(users.user_id.in_(asked))).all()
+    rated = read_rated(connection, [row.user_key for row in rows], catalogue)
+    nothing = Rated(np.empty(0, np.int64), np.empty(0, np.float32))
+    return dict.fromkeys(user_ids, nothing) | {row.user_id: rated[row.user_key] for row in rows}
 
 
 def read_user_ratings(connection: Connection, user_id: str) -> UserRatings:

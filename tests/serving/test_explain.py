@@ -24,7 +24,7 @@ def explain(engine: Engine, user_id: str, asked: str | None = None, *, exclude_s
     model = recommender.model_for_lists(asked)
     with glancing(engine) as connection:
         user = read_states(connection, [user_id], recommender.catalogue, model)[user_id]
-        rated = read_rated_by(connection, user_id, recommender.catalogue)
+        rated = read_rated_by(connection, [user_id], recommender.catalogue)[user_id]
     (listed,) = recommender.recommend(model, [user], Wish(exclude_seen=exclude_seen))
     answer = explained(recommender, model, user, rated, listed)
     plain = recommender.as_list(listed)
