@@ -19,13 +19,13 @@ from threadpoolctl import threadpool_limits
 
 import recsys
 from api import problems
-from api.front import Front, Load
 from api.metrics import Metrics
+from api.middleware import Front, Load
 from api.routes import health, items, models, ratings, recommendations
 from api.state import WRITERS, State
-from recsys.data.database import connect
-from recsys.serving.live import LiveRecommender
-from recsys.serving.together import Searcher, StateReader
+from recsys.database.engine import connect
+from recsys.serving.batching import Searcher, StateReader
+from recsys.serving.refresh import LiveRecommender
 from recsys.settings import Settings, load_settings
 
 WRITE_SECONDS = 5.0

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, StrictBool, StringConstraints
 
-from api.lean import Params
+from api.routing import Params
 from recsys.results import Order, PopularBy
 
 N = Annotated[int, Field(ge=1, le=1000, description="How many items to list.", examples=[10])]

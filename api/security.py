@@ -3,8 +3,8 @@
 from fastapi import Request
 
 from api.state import State
+from recsys.database.keys import Scope, allows
 from recsys.errors import ForbiddenError, UnauthorizedError
-from recsys.keys import Scope, allows
 
 NOBODY = "anybody"
 """The actor where no key is needed."""

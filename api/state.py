@@ -10,11 +10,11 @@ from typing import Any, TypeVar, cast
 from fastapi import Request
 from sqlalchemy import Engine
 
-from api.front import Load
 from api.metrics import Metrics
+from api.middleware import Load
 from recsys.errors import OverloadedError
-from recsys.serving.live import LiveRecommender
-from recsys.serving.together import Searcher, StateReader
+from recsys.serving.batching import Searcher, StateReader
+from recsys.serving.refresh import LiveRecommender
 from recsys.settings import Settings
 
 _Answer = TypeVar("_Answer")

@@ -23,11 +23,13 @@ from rich.table import Table
 from benchmarks import data
 from benchmarks.case import Case
 from benchmarks.ours import ratings
-from recsys.data.dataset import NO_TIME, Ratings, positions
-from recsys.factors import Architecture, Factors, Objective, RankingConstants
+from recsys.data.dataset import NO_TIME, Ratings
+from recsys.data.keyed import positions
+from recsys.evaluation.metrics import evaluate_ranking, evaluate_rating
+from recsys.factors import Factors, RankingConstants
+from recsys.results import Architecture, Objective
 from recsys.scoring.fold_in import Folded, FoldIn
 from recsys.training.config import default_config
-from recsys.training.evaluation import evaluate_ranking, evaluate_rating
 from recsys.training.fit import fit
 
 HIDDEN = 0.1

@@ -20,9 +20,9 @@ from rich.table import Table
 from sqlalchemy import insert
 
 from jobs.load import load
-from recsys.data import migration, schema
-from recsys.data.changes import record_change
-from recsys.data.database import connect, writing
+from recsys.database import migration, schema
+from recsys.database.changes import record_change
+from recsys.database.engine import connect, writing
 from recsys.results import LoadReport
 from recsys.settings import Settings
 

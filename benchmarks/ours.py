@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.case import Answer, Case, K, Run, Trained, arguments, read_case, report, timed
-from recsys.data.dataset import NO_TIME, Ratings, positions
+from recsys.data.dataset import NO_TIME, Ratings
+from recsys.data.keyed import positions
 from recsys.factors import Factors
 from recsys.scoring.search import Scored, as_rows, best_items
 from recsys.training.config import Config, default_config

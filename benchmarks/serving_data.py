@@ -21,15 +21,17 @@ from sqlalchemy import Engine, func, make_url, select, text
 
 from benchmarks.data import SHARED_DATA
 from jobs.load import load
-from recsys.data import migration, sample, schema
-from recsys.data.changes import current_seq
-from recsys.data.database import connect, fetch_columns, reading
+from recsys.data import sample
 from recsys.data.encoding import RatingColumns, collect
-from recsys.data.items import upsert_items
-from recsys.data.ratings import upsert_ratings
 from recsys.data.rows import ItemRow
-from recsys.factors import Factors, Objective
-from recsys.registry import Training, publish, store
+from recsys.database import migration, schema
+from recsys.database.changes import current_seq
+from recsys.database.engine import connect, fetch_columns, reading
+from recsys.database.items import upsert_items
+from recsys.database.models import Training, publish, store
+from recsys.database.ratings import upsert_ratings
+from recsys.factors import Factors
+from recsys.results import Objective
 from recsys.settings import Settings
 from recsys.training.config import default_config
 

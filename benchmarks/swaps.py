@@ -15,8 +15,8 @@ from benchmarks.load import drive, get
 from benchmarks.scenarios import Outcome
 from benchmarks.served import Served
 from benchmarks.serving_data import Stock, store_version
-from recsys.data.database import connect, reading
-from recsys.registry import live_numbers, publish
+from recsys.database.engine import connect, reading
+from recsys.database.models import live_numbers, publish
 
 N_USERS = 50
 N_CONNECTIONS = 8

@@ -12,10 +12,11 @@ from sqlalchemy import Engine, select
 
 from jobs.nightly import nightly
 from jobs.serve import serve
-from recsys.data import migration, sample, schema
-from recsys.data.database import connect, reading
-from recsys.factors import Objective
-from recsys.registry import live_numbers, publish, versions
+from recsys.data import sample
+from recsys.database import migration, schema
+from recsys.database.engine import connect, reading
+from recsys.database.models import live_numbers, publish, versions
+from recsys.results import Objective
 from recsys.serving.recommender import load_recommender
 from recsys.settings import Settings
 

@@ -10,15 +10,14 @@ from jobs.train import fit_with_progress, rating_scale
 from recsys.data.dataset import Ratings
 from recsys.data.encoding import IdEncoder, as_ratings
 from recsys.data.features import features_of_rows
-from recsys.data.files import open_source
 from recsys.data.rows import ItemRow, UserRow
-from recsys.data.splits import Split, hold_out, known_share
 from recsys.errors import TrainingError
-from recsys.factors import Architecture, Objective
-from recsys.results import EvaluateReport
+from recsys.evaluation.gate import Judge
+from recsys.evaluation.splits import Split, hold_out, known_share
+from recsys.files.source import open_source
+from recsys.results import Architecture, EvaluateReport, Objective
 from recsys.settings import Settings
 from recsys.training.config import default_config
-from recsys.training.gate import Judge
 
 
 def evaluate(

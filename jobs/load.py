@@ -9,14 +9,14 @@ from typing import TextIO
 from sqlalchemy import Engine
 
 from jobs.progress import progress
-from recsys.data.database import reading
 from recsys.data.encoding import IdEncoder, RatingColumns, collect
-from recsys.data.files import Source, open_source
-from recsys.data.items import upsert_items
-from recsys.data.ratings import preview_upsert, upsert_ratings
 from recsys.data.rows import ItemRow, RatingBatch, Rejected, UserRow
-from recsys.data.users import upsert_users
+from recsys.database.engine import reading
+from recsys.database.items import upsert_items
+from recsys.database.ratings import preview_upsert, upsert_ratings
+from recsys.database.users import upsert_users
 from recsys.errors import InputError, MostlyBadError
+from recsys.files.source import Source, open_source
 from recsys.results import LoadReport
 from recsys.settings import Settings
 

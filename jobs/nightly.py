@@ -8,15 +8,14 @@ from typing import get_args
 
 from sqlalchemy import Engine
 
-from jobs.lease import LOADING, TRAINING, lease
 from jobs.load import load
 from jobs.progress import say
-from jobs.runs import recorded
 from jobs.train import already_trained, train
-from recsys.data.counts import recount
-from recsys.data.database import reading
-from recsys.factors import Objective
-from recsys.results import LoadReport, NightlyReport, TrainReport
+from recsys.database.counts import recount
+from recsys.database.engine import reading
+from recsys.database.leases import LOADING, TRAINING, lease
+from recsys.database.runs import recorded
+from recsys.results import LoadReport, NightlyReport, Objective, TrainReport
 from recsys.settings import Settings
 
 _log = logging.getLogger(__name__)

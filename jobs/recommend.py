@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, func, select
 
 from jobs.progress import progress
-from recsys.data import schema
-from recsys.data.database import fetch_columns, reading
-from recsys.data.dataset import positions
+from recsys.data.keyed import positions
+from recsys.database import schema
+from recsys.database.engine import fetch_columns, reading
 from recsys.errors import InputError
 from recsys.results import AllListsReport, ItemList
 from recsys.serving.explain import explained
-from recsys.serving.model import LiveModel, Row
+from recsys.serving.live_model import LiveModel, Row
 from recsys.serving.recommender import Listed, Recommender, Wish, load_recommender
 from recsys.serving.users import UserState, read_rated_by, read_states
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 
-from recsys.analysis.items import ItemLabels
+from recsys.analysis.labels import ItemLabels
 from recsys.analysis.report import ModelReport, write_report
-from recsys.data.database import reading
-from recsys.data.dataset import positions
+from recsys.data.keyed import positions
+from recsys.database.engine import reading
+from recsys.database.models import live_numbers, load_factors, version
 from recsys.errors import NoModelError
-from recsys.registry import live_numbers, load_factors, version
 from recsys.serving.catalogue import Catalogue, read_catalogue
 
 

@@ -14,9 +14,9 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from jobs.logs import logging_config
-from recsys.data.database import connect, reading
+from recsys.database.engine import connect, reading
+from recsys.database.keys import KeyRing, read_keyring
 from recsys.errors import DatabaseError, InputError
-from recsys.keys import KeyRing, read_keyring
 from recsys.settings import Settings
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -64,7 +64,7 @@ def serve(
         "api.app:create_app",
         factory=True,
         workers=workers,
-        access_log=False,  # `api.front` logs what is worth a line, with the request's id
+        access_log=False,  # `api.middleware` logs what is worth a line, with the request's id
         log_config=logging_config(settings.log_level),
         server_header=False,
         timeout_graceful_shutdown=round(settings.drain_seconds),

@@ -10,18 +10,14 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Engine
 
-from jobs.configuration import chosen_config, configured, tuned_settings
-from jobs.lease import Lease
+from jobs.configuration import chosen_config, configured
 from jobs.progress import progress, say
-from recsys.data.changes import current_seq
-from recsys.data.database import reading
 from recsys.data.dataset import Ratings
-from recsys.data.features import read_item_features, read_user_features
-from recsys.data.ratings import read_ratings
-from recsys.data.splits import hold_out
-from recsys.errors import LiveChangedError, TrainingError
-from recsys.factors import Architecture, Factors, Objective
-from recsys.registry import (
+from recsys.database.changes import current_seq
+from recsys.database.engine import reading
+from recsys.database.features import read_item_features, read_user_features
+from recsys.database.leases import Lease
+from recsys.database.models import (
     ModelVersion,
     Training,
     live_numbers,
@@ -31,12 +27,17 @@ from recsys.registry import (
     versions,
     was_published,
 )
-from recsys.results import TrainReport
+from recsys.database.ratings import read_ratings
+from recsys.database.tuned import tuned_settings
+from recsys.errors import LiveChangedError, TrainingError
+from recsys.evaluation.gate import Decision, Judge, decide, stated
+from recsys.evaluation.splits import hold_out
+from recsys.factors import Factors
+from recsys.results import Architecture, Objective, TrainReport
 from recsys.settings import Settings
 from recsys.training.checkpoint import Checkpoint
 from recsys.training.config import Config
 from recsys.training.fit import EpochRecord, Fitted, fit, pick_device
-from recsys.training.gate import Decision, Judge, decide, stated
 
 CURVE_USERS = 500
 """How many users the curve over the epochs is measured on: enough to see it turn, few enough to cost little."""

@@ -1,10 +1,10 @@
-"""What Alembic runs: the project's engine, or the one that `recsys.data.migration` hands over."""
+"""What Alembic runs: the project's engine, or the one that `recsys.database.migration` hands over."""
 
 from alembic import context
 from sqlalchemy import Connection
 
-from recsys.data.database import connect, writing
-from recsys.data.schema import metadata
+from recsys.database.engine import connect, writing
+from recsys.database.schema import metadata
 from recsys.settings import load_settings
 
 

@@ -1,13 +1,12 @@
 """What a model learned, as plain arrays: the hand-over from training to everything downstream. No torch."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-Objective = Literal["rating", "ranking"]
-Architecture = Literal["dot", "neural"]
+from recsys.results import Objective
 
 _Float = TypeVar("_Float", bound=np.floating[Any])
 

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
-from recsys.factors import Architecture, Objective
-
+Objective = Literal["rating", "ranking"]
+Architecture = Literal["dot", "neural"]
 Source = Literal["model", "fold_in", "popularity"]
 PopularBy = Literal["bias", "count", "mean"]
 Order = Literal["desc", "asc"]

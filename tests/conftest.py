@@ -12,15 +12,16 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import Engine, make_url, select, text, update
 
-from recsys.data import migration, schema
-from recsys.data.changes import current_seq
-from recsys.data.database import connect, reading, writing
 from recsys.data.encoding import collect
-from recsys.data.items import upsert_items
-from recsys.data.ratings import upsert_ratings
 from recsys.data.rows import ItemRow, RatingBatch
-from recsys.factors import Factors, FeatureRows, Head, Objective
-from recsys.registry import Training, publish, store
+from recsys.database import migration, schema
+from recsys.database.changes import current_seq
+from recsys.database.engine import connect, reading, writing
+from recsys.database.items import upsert_items
+from recsys.database.models import Training, publish, store
+from recsys.database.ratings import upsert_ratings
+from recsys.factors import Factors, FeatureRows, Head
+from recsys.results import Objective
 
 SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
 

@@ -10,7 +10,7 @@ from api.problems import RESPONSES, problem
 from api.security import check_key
 from api.state import state_of
 from recsys.errors import NoModelError
-from recsys.factors import Objective
+from recsys.results import Objective
 
 routes = APIRouter(tags=["health"])
 

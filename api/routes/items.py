@@ -5,13 +5,13 @@ from typing import Annotated
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from api.lean import ItemId, needs, router
 from api.problems import BODY_RESPONSES
+from api.routing import ItemId, needs, router
 from api.schemas import ItemsParams, PutItem
 from api.security import actor_of
 from api.state import State, Turn, aside, state_of
-from recsys.data.items import put_item
 from recsys.data.limits import id_problem, text_problem
+from recsys.database.items import put_item
 from recsys.errors import InputError
 from recsys.results import Item, ItemPage
 

@@ -3,14 +3,14 @@
 from fastapi import Request
 from sqlalchemy import Connection
 
-from api.lean import Number, needs, router
 from api.problems import BODY_RESPONSES
+from api.routing import Number, needs, router
 from api.schemas import Reason, RollBack
 from api.security import actor_of
 from api.state import State, Turn, aside, state_of
-from recsys.data.audit import record
-from recsys.data.database import reading
-from recsys.registry import Guard, publish, roll_back, version, versions
+from recsys.database.audit import record
+from recsys.database.engine import reading
+from recsys.database.models import Guard, publish, roll_back, version, versions
 from recsys.results import ModelDetail, ModelSummaries, ModelSummary
 from recsys.serving.versions import detailed, summarised
 

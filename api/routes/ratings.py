@@ -3,17 +3,17 @@
 from fastapi import Request
 from starlette.responses import Response
 
-from api.lean import ItemId, UserId, needs, router
 from api.problems import BODY_RESPONSES, Where, problem
+from api.routing import ItemId, UserId, needs, router
 from api.schemas import PostedRatings
 from api.security import actor_of
 from api.state import State, Turn, aside, state_of
-from recsys.data.database import reading
-from recsys.data.ratings import delete_rating
-from recsys.data.users import erase_user
+from recsys.database.engine import reading
+from recsys.database.feedback import NewRating, rate
+from recsys.database.ratings import delete_rating
+from recsys.database.users import erase_user
 from recsys.errors import NotFoundError
 from recsys.results import RateReport, UserRatings
-from recsys.serving.feedback import NewRating, rate
 from recsys.serving.users import read_user_ratings
 
 routes = router("ratings")

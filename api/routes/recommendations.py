@@ -5,15 +5,15 @@ from typing import Annotated
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from api.lean import ItemId, UserId, needs, router
 from api.problems import BODY_RESPONSES
+from api.routing import ItemId, UserId, needs, router
 from api.schemas import AskedLists, PopularParams, PredictParams, RecommendParams, SimilarParams
 from api.state import State, aside, state_of
-from recsys.data.database import glancing
+from recsys.database.engine import glancing
 from recsys.results import ItemList, Predictions, UserLists
 from recsys.serving.batch import Asking, lists_for
 from recsys.serving.explain import explained
-from recsys.serving.model import LiveModel
+from recsys.serving.live_model import LiveModel
 from recsys.serving.recommender import DEFAULT_WISH, Listed, Recommender, Wish
 from recsys.serving.users import UserState, read_rated_by
 

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from recsys.analysis.components import Components
-from recsys.analysis.items import OTHER, ItemLabels
+from recsys.analysis.labels import OTHER, ItemLabels
 from recsys.analysis.placement import FONT_PX, Placed, place_names
 
 # Okabe and Ito's palette, told apart with every kind of colour vision, but for its yellow, too pale on white.

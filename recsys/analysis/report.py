@@ -13,9 +13,10 @@ from recsys import __version__
 from recsys.analysis import page
 from recsys.analysis.components import Components, both_ends, principal_components
 from recsys.analysis.figures import MOST_POINTS, bias_against_ratings, item_map, training_curves
-from recsys.analysis.items import ItemLabels
+from recsys.analysis.labels import ItemLabels
 from recsys.errors import NoModelError
-from recsys.factors import Factors, Objective
+from recsys.factors import Factors
+from recsys.results import Objective
 
 N_COMPONENTS = 4
 N_AT_END = 8

@@ -1,11 +1,12 @@
 """Ratings as flat arrays over dense indices. numpy only."""
 
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from recsys.data.keyed import mix
 
 if TYPE_CHECKING:  # features look up keys with `positions`
     from recsys.data.features import Features
@@ -144,21 +145,6 @@ def ratings_from_keys(
     )
 
 
-def hash_ids(ids: list[str]) -> NDArray[np.uint64]:
-    """A 64-bit BLAKE2b hash of each external id: the same on every machine and in every run."""
-    digests = b"".join(blake2b(text.encode(), digest_size=8).digest() for text in ids)
-    return np.frombuffer(digests, "<u8").astype(np.uint64)
-
-
-def positions(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each wanted key stands in the ascending `keys`; −1 where it does not."""
-    if len(keys) == 0:
-        return np.full(len(wanted), -1, np.int64)
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    found: NDArray[np.int64] = np.where(keys[place] == wanted, place, -1)
-    return found
-
-
 def _close_up(keys: NDArray[np.int32] | NDArray[np.int64], size: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Dense positions of keys below `size`, and the distinct keys, ascending, in O(n + size)."""
     present = np.zeros(size, bool)
@@ -166,10 +152,3 @@ def _close_up(keys: NDArray[np.int32] | NDArray[np.int64], size: int) -> tuple[N
     distinct = np.flatnonzero(present).astype(np.int64)
     position = np.cumsum(present, dtype=np.int32) - np.int32(1)
     return position[keys], distinct
-
-
-def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64: every input bit reaches every output bit."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.data.dataset import Ratings, hash_ids, ratings_from_keys
+from recsys.data.dataset import Ratings, ratings_from_keys
+from recsys.data.keyed import hash_ids
 from recsys.data.rows import RatingBatch
 
 if TYPE_CHECKING:  # a server knows columns, and reads no files

@@ -8,10 +8,8 @@ from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sqlalchemy import Connection, Table, select
 
-from recsys.data import schema
-from recsys.data.dataset import positions
+from recsys.data.keyed import positions
 from recsys.data.rows import ItemRow, UserRow
 
 MIN_ROWS = 5
@@ -107,16 +105,6 @@ def features(
     return Features(given[order], starts, feature[ordered].astype(np.int32), tuple(names))
 
 
-def read_item_features(connection: Connection, *, min_rows: int = MIN_ROWS) -> Features:
-    """Features of all items in the database, rated or not."""
-    return _read(connection, schema.items, min_rows)
-
-
-def read_user_features(connection: Connection, *, min_rows: int = MIN_ROWS) -> Features:
-    """Features of all users in the database, whether they rated anything or not."""
-    return _read(connection, schema.users, min_rows)
-
-
 def features_of_rows(
     rows: Sequence[ItemRow] | Sequence[UserRow], position: Mapping[str, int], *, min_rows: int = MIN_ROWS
 ) -> Features:
@@ -162,11 +150,6 @@ def _range(label: str) -> tuple[float, float] | None:
         return float(low), float(high or low)
     except ValueError:
         return None
-
-
-def _read(connection: Connection, table: Table, min_rows: int) -> Features:
-    rows = connection.execute(select(table.columns[0], table.c.categories, table.c.attributes)).all()
-    return features([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows], min_rows=min_rows)
 
 
 def _starts(n_values: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -15,7 +15,8 @@ from typing import NamedTuple, Protocol, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.factors import Factors, Head, Objective, RankingConstants
+from recsys.factors import Factors, Head, RankingConstants
+from recsys.results import Objective
 
 DEFAULT_RIDGE = 20.0
 """λ under `ranking` where training left none."""

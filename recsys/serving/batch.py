@@ -6,14 +6,14 @@ from typing import NamedTuple
 import numpy as np
 from sqlalchemy import Engine
 
-from recsys.data.database import glancing
+from recsys.database.engine import glancing
 from recsys.errors import InputError
 from recsys.results import UserList, UserLists
+from recsys.serving.batching import read_users
 from recsys.serving.catalogue import Catalogue
 from recsys.serving.explain import explained
-from recsys.serving.model import LiveModel
+from recsys.serving.live_model import LiveModel
 from recsys.serving.recommender import Recommender, Wish
-from recsys.serving.together import read_users
 from recsys.serving.users import NOBODY, Rated, UserCache, UserState, new_state, read_rated_by
 
 

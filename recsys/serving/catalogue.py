@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from recsys.data.counts import read_counts
-from recsys.data.dataset import positions
-from recsys.data.items import StoredItem, read_items
+from recsys.data.keyed import positions
+from recsys.database.counts import read_counts
+from recsys.database.items import StoredItem, read_items
 from recsys.results import Item, ItemPage
 from recsys.serving.titles import TitleIndex, title_index
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.results import Contribution, Explanation, ItemList, ListedItem, Neighbour
-from recsys.serving.model import LiveModel
+from recsys.serving.live_model import LiveModel
 from recsys.serving.recommender import Listed, Recommender
 from recsys.serving.users import Rated, UserState, fold
 

@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from recsys.data.items import StoredItem
+from recsys.database.items import StoredItem
+from recsys.database.models import live_numbers, load_items
 from recsys.errors import NoModelError, NotFoundError
-from recsys.factors import Objective
-from recsys.registry import live_numbers, load_items
-from recsys.results import ItemList, ListedItem, Order, PopularBy, Prediction, Predictions, Source
+from recsys.results import ItemList, ListedItem, Objective, Order, PopularBy, Prediction, Predictions, Source
 from recsys.scoring.search import Best, Excluded, Scored, best_items, pair_scores
 from recsys.serving.catalogue import Catalogue, read_catalogue
-from recsys.serving.model import LiveModel, laid_over
+from recsys.serving.live_model import LiveModel, laid_over
 from recsys.serving.users import UserState
 
 MIN_RATINGS = 10

@@ -11,7 +11,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.data.items import StoredItem
+from recsys.database.items import StoredItem
 from recsys.errors import InputError
 
 

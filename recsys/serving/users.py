@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, String, bindparam, cast, func, select
 
-from recsys.data import schema
-from recsys.data.dataset import positions
-from recsys.data.users import user_key_of
+from recsys.data.keyed import positions
+from recsys.database import schema
+from recsys.database.users import user_key_of
 from recsys.results import Source, UserRating, UserRatings, as_time
 from recsys.scoring.fold_in import Folded
 from recsys.serving.catalogue import Catalogue
-from recsys.serving.model import LiveModel, Row, described
+from recsys.serving.live_model import LiveModel, Row, described
 
 NOBODY_KNOWN = "nobody knows this user: they have rated nothing, and no version was trained with them"
 NOTHING_RATED = "the user has rated nothing that the model knows"

@@ -1,6 +1,6 @@
 """Model versions as answers."""
 
-from recsys.registry import ModelVersion
+from recsys.database.models import ModelVersion
 from recsys.results import ModelDetail, ModelSummary, as_time
 
 

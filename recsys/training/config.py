@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from recsys.errors import InputError
-from recsys.factors import Architecture, Objective
+from recsys.results import Architecture, Objective
 
 MOST_IMPLICIT = 5_000_000
 """Ratings up to which the implicit terms are on by default: every step multiplies all of them."""

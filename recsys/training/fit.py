@@ -14,16 +14,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recsys.data.dataset import Ratings, positions
+from recsys.data.dataset import Ratings
 from recsys.data.features import Features
+from recsys.data.keyed import positions
+from recsys.data.scale import checked, rating_range
 from recsys.errors import InputError, TrainingError
+from recsys.evaluation.baselines import bias_only
 from recsys.factors import Factors, FeatureRows, RankingConstants
 from recsys.scoring.fold_in import DEFAULT_RIDGE, FoldIn
-from recsys.training.baselines import bias_only
 from recsys.training.checkpoint import Checkpoint, State, load, restore, save, tensors_of
 from recsys.training.config import Config
 from recsys.training.models import DotProduct, NeuralCF, Side, embedding_width
-from recsys.training.objectives import Loss, RankingLoss, RatingLoss, checked, rating_range
+from recsys.training.objectives import Loss, RankingLoss, RatingLoss
 from recsys.training.optimizer import AdamW, Group
 from recsys.training.sparse import Fixed, fixed
 

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from recsys.data.dataset import Ratings
+from recsys.data.scale import checked
 from recsys.errors import InputError, TrainingError
 from recsys.training.config import Config
 from recsys.training.fit import pick_device, stepped, untrained
-from recsys.training.objectives import checked
 
 LOWEST, HIGHEST = 1e-5, 10.0
 N_STEPS = 200

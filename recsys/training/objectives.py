@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.data.dataset import Ratings
-from recsys.errors import TrainingError
 from recsys.training.models import Model, Side
 from recsys.training.sparse import Cells, ascending, cells, squares
 
@@ -259,53 +258,6 @@ class RankingLoss:
         before = torch.cumsum(n_seen, 0) - n_seen  # (users,)
         place = torch.arange(len(row), device=users.device) + (self._starts[users] - before)[row]  # (batch,)
         return cells(row, self._item_idx[place], len(users), self._n_items), self._weight[place]
-
-
-def rating_range(rating: NDArray[np.float32], scale: tuple[float, float] | None) -> tuple[float, float]:
-    """The ends of the sigmoid: the scale (else the lowest and highest rating), half a step wider at each end.
-
-    A step is the smallest difference between two distinct ratings, but at least a hundredth of the scale, so
-    that ratings on a continuous scale do not ask for infinite scores. Where all ratings are equal it is 1, or
-    the whole scale if that is less.
-    """
-    distinct = np.unique(rating).astype(np.float64)
-    low, high = scale if scale is not None else (float(distinct[0]), float(distinct[-1]))
-    step = min(1.0, high - low) or 1.0
-    if len(distinct) > 1:
-        step = max(float(np.diff(distinct).min()), (high - low) / 100)
-    return low - step / 2, high + step / 2
-
-
-def logit(rating: NDArray[np.float64] | float, low: float, high: float) -> NDArray[np.float64]:
-    """The score whose prediction is `rating`: the inverse of low + (high − low) · sigmoid(z)."""
-    share = (np.asarray(rating, np.float64) - low) / (high - low)
-    result: NDArray[np.float64] = np.log(share / (1 - share))
-    return result
-
-
-def checked(train: Ratings, scale: tuple[float, float] | None) -> Ratings:
-    """The ratings that can be learned from: users and items without any left out.
-
-    Raises:
-        TrainingError: there are no ratings, or some are no number or lie outside the stated scale.
-    """
-    if train.n_ratings == 0:
-        raise TrainingError("there are no ratings to train on; load some first (recsys load PATH)")
-    n_bad = int((~np.isfinite(train.rating)).sum())
-    if n_bad:
-        raise TrainingError(f"{n_bad} of {train.n_ratings} ratings are not finite numbers; remove them")
-    if scale is not None:
-        low, high = scale
-        if not low < high:
-            raise TrainingError(f"rating scale {low:g} to {high:g}: the lower end must be below the upper")
-        outside = int(((train.rating < low) | (train.rating > high)).sum())
-        if outside:
-            raise TrainingError(
-                f"{outside} of {train.n_ratings} ratings are outside the scale {low:g} to {high:g} "
-                f"(they go from {train.rating.min():g} to {train.rating.max():g}); "
-                "mend RECSYS_RATING_MIN and RECSYS_RATING_MAX or the ratings"
-            )
-    return train.compact()
 
 
 def _weight(train: Ratings, rating_weight: float, user_power: float) -> NDArray[np.float32]:

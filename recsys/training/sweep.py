@@ -8,11 +8,11 @@ from decimal import Decimal, InvalidOperation
 from typing import Literal, get_args
 
 from recsys.data.dataset import Ratings
+from recsys.data.scale import checked
 from recsys.errors import InputError, TrainingError
 from recsys.factors import Factors
 from recsys.training.config import Config
 from recsys.training.fit import fit, pick_device
-from recsys.training.objectives import checked
 
 Field = Literal["weight_decay", "l2", "damping", "learning_rate"]
 FIELDS: tuple[Field, ...] = get_args(Field)

@@ -12,11 +12,11 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.trial import TrialState, create_trial
 
 from recsys.data.dataset import Ratings
+from recsys.data.scale import checked
 from recsys.errors import TrainingError
 from recsys.factors import Factors
 from recsys.training.config import Config
 from recsys.training.fit import fit, pick_device
-from recsys.training.objectives import checked
 
 Parameters = Mapping[str, float]
 """Fields of `Config` → their values."""

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from recsys.analysis.components import both_ends, principal_components
-from recsys.analysis.items import OTHER, ItemLabels
+from recsys.analysis.labels import OTHER, ItemLabels
 from recsys.analysis.placement import FONT_PX, place_names, text_width
 
 

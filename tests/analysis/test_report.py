@@ -13,10 +13,11 @@ import pytest
 
 from recsys.analysis.components import Components
 from recsys.analysis.figures import MOST_POINTS, bias_against_ratings, item_map, short_name, training_curves
-from recsys.analysis.items import ItemLabels
+from recsys.analysis.labels import ItemLabels
 from recsys.analysis.report import ModelReport, render, write_report
 from recsys.errors import InputError, NoModelError
-from recsys.factors import Factors, Objective
+from recsys.factors import Factors
+from recsys.results import Objective
 
 HOSTILE = "</script><script>alert(1)</script> <b>\"Ω' & 🎬</b> \u2028 ${x} %{y} &lt;"
 

@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine, select, update
 
 from api.app import create_app
-from recsys.data import schema
-from recsys.data.changes import current_seq
-from recsys.data.database import connect, reading, writing
 from recsys.data.encoding import collect
-from recsys.data.items import upsert_items
-from recsys.data.ratings import upsert_ratings
 from recsys.data.rows import ItemRow, RatingBatch
-from recsys.factors import Factors, Objective
-from recsys.registry import Training, publish, store
+from recsys.database import schema
+from recsys.database.changes import current_seq
+from recsys.database.engine import connect, reading, writing
+from recsys.database.items import upsert_items
+from recsys.database.models import Training, publish, store
+from recsys.database.ratings import upsert_ratings
+from recsys.factors import Factors
+from recsys.results import Objective
 from recsys.settings import Settings
 from tests.conftest import add_known_model, add_known_rows, postgres_database
 

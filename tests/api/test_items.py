@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
+from recsys.database.models import publish
 from recsys.factors import FeatureRows
-from recsys.registry import publish
 from tests.api.asking import as_json, check_problem, eventually, ids
 from tests.api.conftest import Many, serving, url_of
 from tests.conftest import add_known_model, add_known_rows

@@ -10,11 +10,11 @@ from fastapi.routing import APIRoute
 from sqlalchemy import Engine, select
 
 from api.app import create_app
-from api.lean import LeanRoute
-from recsys.data import schema
-from recsys.data.database import connect, reading
-from recsys.keys import SCOPES, create_key, revoke_key
-from recsys.registry import publish
+from api.routing import LeanRoute
+from recsys.database import schema
+from recsys.database.engine import connect, reading
+from recsys.database.keys import SCOPES, create_key, revoke_key
+from recsys.database.models import publish
 from recsys.settings import Settings
 from tests.api.asking import check_problem, eventually, ids
 from tests.api.conftest import serving, url_of

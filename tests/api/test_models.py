@@ -7,9 +7,9 @@ import httpx
 import pytest
 from sqlalchemy import Engine, select
 
-from recsys.data import schema
-from recsys.data.database import reading
-from recsys.registry import publish
+from recsys.database import schema
+from recsys.database.engine import reading
+from recsys.database.models import publish
 from tests.api.asking import as_json, check_problem, eventually, ids
 from tests.api.conftest import serving, url_of
 from tests.conftest import add_known_model, add_known_rows

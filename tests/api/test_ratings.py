@@ -9,8 +9,8 @@ import httpx
 import pytest
 from sqlalchemy import Engine, select
 
-from recsys.data import schema
-from recsys.data.database import reading, writing
+from recsys.database import schema
+from recsys.database.engine import reading, writing
 from tests.api.asking import as_json, check_problem, ids
 from tests.api.conftest import serving, url_of
 

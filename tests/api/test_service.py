@@ -13,8 +13,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, text
 
-from recsys.data.database import connect, writing
-from recsys.registry import publish
+from recsys.database.engine import connect, writing
+from recsys.database.models import publish
 from tests.api.asking import as_json, check_problem, eventually, ids
 from tests.api.conftest import Many, serving, url_of
 from tests.conftest import add_known_model, add_known_rows

@@ -9,8 +9,8 @@ import httpx
 import numpy as np
 import pytest
 
+from recsys.database.models import publish
 from recsys.factors import FeatureRows
-from recsys.registry import publish
 from tests.api.asking import eventually, ids
 from tests.api.conftest import BOTH, migrated, serving, url_of
 from tests.conftest import add_known_model, add_known_rows

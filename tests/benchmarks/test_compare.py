@@ -23,8 +23,7 @@ from benchmarks.compare import (
 from benchmarks.metrics import ranking_metrics, rating_metrics
 from benchmarks.ours import FAST, config_of
 from benchmarks.report import Outcome, Section, document, number, side_by_side, spread
-
-from .made import case
+from tests.benchmarks.made import case
 
 
 @pytest.fixture

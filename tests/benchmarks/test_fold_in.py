@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import data, fold_in
-from recsys.factors import Objective
+from recsys.results import Objective
 
 
 @pytest.mark.parametrize("objective", ["ranking", "rating"])

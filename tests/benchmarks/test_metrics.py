@@ -6,11 +6,11 @@ import pytest
 from benchmarks import ours, peers
 from benchmarks.case import Case
 from benchmarks.metrics import ranking_metrics, rating_metrics
-from recsys.factors import Factors, Objective
-from recsys.training.baselines import bias_only, popular
-from recsys.training.evaluation import evaluate_ranking, evaluate_rating
-
-from .made import case, parts
+from recsys.evaluation.baselines import bias_only, popular
+from recsys.evaluation.metrics import evaluate_ranking, evaluate_rating
+from recsys.factors import Factors
+from recsys.results import Objective
+from tests.benchmarks.made import case, parts
 
 SEEDS = [0, 1, 2]
 

@@ -9,8 +9,7 @@ import pytest
 
 from benchmarks.case import read_case
 from benchmarks.peers import ease, ease_weights
-
-from .made import case
+from tests.benchmarks.made import case
 
 ROOT = Path(__file__).parents[2]
 

@@ -18,9 +18,9 @@ from benchmarks.scenarios import Outcome
 from benchmarks.served import free_port
 from benchmarks.serving import Chosen, Result, by_default, postgres_ratios, selected
 from benchmarks.serving_data import HUGE, LARGE, SMALL, Size
-from recsys.data import schema
-from recsys.data.database import connect, reading
-from recsys.registry import live_numbers, load_factors
+from recsys.database import schema
+from recsys.database.engine import connect, reading
+from recsys.database.models import live_numbers, load_factors
 
 Answer = Callable[[bytes], list[bytes]]
 """Request → the pieces of what is sent back; none: the connection is closed."""

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from recsys.data.dataset import NO_TIME, Ratings, hash_ids, positions, ratings_from_keys
+from recsys.data.dataset import NO_TIME, Ratings, ratings_from_keys
+from recsys.data.keyed import hash_ids, positions
 
 
 def ratings(user: list[int], item: list[int], at: list[int] | None = None) -> Ratings:

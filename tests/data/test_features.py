@@ -8,20 +8,14 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, select
 
-from recsys.data import schema
-from recsys.data.database import reading
-from recsys.data.features import (
-    MAX_FEATURES_PER_KIND,
-    Features,
-    features,
-    features_of_rows,
-    read_item_features,
-    read_user_features,
-)
-from recsys.data.files import open_source
-from recsys.data.items import upsert_items
+from recsys.data.features import MAX_FEATURES_PER_KIND, Features, features, features_of_rows
 from recsys.data.rows import ItemRow, UserRow
-from recsys.data.users import upsert_users
+from recsys.database import schema
+from recsys.database.engine import reading
+from recsys.database.features import read_item_features, read_user_features
+from recsys.database.items import upsert_items
+from recsys.database.users import upsert_users
+from recsys.files.source import open_source
 
 
 def of_attributes(*rows: Mapping[str, object], min_rows: int = 1) -> Features:

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recsys.data.dataset import Ratings, hash_ids
-from recsys.data.files import open_source
+from recsys.data.dataset import Ratings
+from recsys.data.keyed import hash_ids
 from recsys.data.rows import Rejected
 from recsys.data.sample import Sample, generate, write
-from recsys.data.splits import hold_out
 from recsys.errors import InputError
+from recsys.evaluation.splits import hold_out
+from recsys.files.source import open_source
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,11 @@ import pytest
 from sqlalchemy import select
 
 from jobs.serve import is_loopback
-from recsys.data import sample, schema
-from recsys.data.database import connect, reading
-from recsys.registry import live_numbers
-from tests.jobs.test_cli import Recsys, free_port
+from recsys.data import sample
+from recsys.database import schema
+from recsys.database.engine import connect, reading
+from recsys.database.models import live_numbers
+from tests.jobs.cli.test_main import Recsys, free_port
 
 
 @pytest.fixture(scope="module")

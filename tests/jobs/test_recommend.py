@@ -7,16 +7,16 @@ import pytest
 from sqlalchemy import Engine, select
 
 from jobs import recommend as job
-from recsys.data import schema
-from recsys.data.database import reading
-from recsys.data.ratings import delete_rating
+from recsys.database import schema
+from recsys.database.engine import reading
+from recsys.database.models import publish
+from recsys.database.ratings import delete_rating
 from recsys.errors import InputError, NoModelError
-from recsys.registry import publish
 from recsys.serving.recommender import Wish, load_recommender
 from recsys.serving.users import read_states
 from tests.conftest import add_known_model, add_known_rows
-from tests.jobs.test_cli import Recsys
-from tests.test_registry import HEAD
+from tests.database.test_models import HEAD
+from tests.jobs.cli.test_main import Recsys
 
 
 def by_user(path: Path) -> dict[str, list[tuple[int, str, float, str]]]:

@@ -13,9 +13,9 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
-from recsys.data.database import writing
-from recsys.keys import create_key, revoke_key
-from tests.jobs.test_cli import Recsys, free_port
+from recsys.database.engine import writing
+from recsys.database.keys import create_key, revoke_key
+from tests.jobs.cli.test_main import Recsys, free_port
 
 Served = Callable[..., "contextmanager[tuple[httpx.Client, subprocess.Popen[str]]]"]
 

@@ -7,18 +7,18 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs import train as training
-from jobs.lease import TRAINING, lease
 from jobs.train import ratings_to_train_on, train
 from recsys.data import sample
-from recsys.data.database import reading
 from recsys.data.encoding import collect
-from recsys.data.items import upsert_items
-from recsys.data.ratings import upsert_ratings
 from recsys.data.rows import ItemRow
-from recsys.registry import load_factors
+from recsys.database.engine import reading
+from recsys.database.items import upsert_items
+from recsys.database.leases import TRAINING, lease
+from recsys.database.models import load_factors
+from recsys.database.ratings import upsert_ratings
 from recsys.settings import Settings
 from recsys.training.checkpoint import Checkpoint
-from tests.jobs.test_cli import Recsys
+from tests.jobs.cli.test_main import Recsys
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from recsys.data.dataset import NO_TIME, Ratings
 from recsys.data.sample import generate
-from recsys.factors import Factors, Head, Objective, RankingConstants
+from recsys.factors import Factors, Head, RankingConstants
+from recsys.results import Objective
 from recsys.scoring.fold_in import Folded, FoldIn
 from recsys.training.config import default_config
 from recsys.training.fit import fit

@@ -2,7 +2,7 @@
 
 from sqlalchemy import Engine
 
-from recsys.data.database import glancing, reading
+from recsys.database.engine import glancing, reading
 from recsys.results import ItemList
 from recsys.serving.recommender import DEFAULT_WISH, Recommender, Wish, load_recommender
 from recsys.serving.users import UserState, read_states

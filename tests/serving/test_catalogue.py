@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from recsys.data.database import reading
-from recsys.data.items import StoredItem, upsert_items
 from recsys.data.rows import ItemRow
+from recsys.database.engine import reading
+from recsys.database.items import StoredItem, upsert_items
 from recsys.errors import InputError
 from recsys.serving.catalogue import Catalogue, read_catalogue
 from recsys.serving.titles import fold

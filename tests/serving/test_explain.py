@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from recsys.data.database import glancing
+from recsys.database.engine import glancing
+from recsys.database.feedback import NewRating, rate
+from recsys.database.models import publish
 from recsys.factors import FeatureRows, Head
-from recsys.registry import publish
 from recsys.results import Explanation, ItemList
 from recsys.serving.explain import explained
-from recsys.serving.feedback import NewRating, rate
 from recsys.serving.recommender import Wish
 from recsys.serving.users import read_rated_by, read_states
 from tests.conftest import add_known_model, add_known_rows

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, update
 
-from recsys.data import schema
-from recsys.data.database import reading, writing
-from recsys.data.ratings import delete_rating
+from recsys.database import schema
+from recsys.database.engine import reading, writing
+from recsys.database.models import publish
+from recsys.database.ratings import delete_rating
 from recsys.errors import NoModelError, NotFoundError
 from recsys.factors import Head
-from recsys.registry import publish
 from recsys.results import ItemList
 from recsys.serving.recommender import Recommender, Wish, find
 from recsys.serving.users import read_user_ratings

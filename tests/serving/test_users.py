@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from recsys.data.database import glancing
-from recsys.data.items import put_item
-from recsys.data.ratings import delete_rating
-from recsys.serving.feedback import NewRating, rate
-from recsys.serving.model import Row
-from recsys.serving.together import read_users
+from recsys.database.engine import glancing
+from recsys.database.feedback import NewRating, rate
+from recsys.database.items import put_item
+from recsys.database.ratings import delete_rating
+from recsys.serving.batching import read_users
+from recsys.serving.live_model import Row
 from recsys.serving.users import NOBODY, UserCache, UserState, read_states
 from tests.serving.made import load
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from recsys.data.dataset import NO_TIME, Ratings, hash_ids, ratings_from_keys
+from recsys.data.dataset import NO_TIME, Ratings, ratings_from_keys
+from recsys.data.keyed import hash_ids
 
 
 def ratings(rows: list[tuple[int, int, float]]) -> Ratings:

@@ -22,8 +22,7 @@ from recsys.training import checkpoint
 from recsys.training.checkpoint import Checkpoint
 from recsys.training.config import Config, default_config
 from recsys.training.fit import EpochRecord, Fitted, fit
-
-from .made import checkerboard
+from tests.training.made import checkerboard
 
 REPOSITORY = Path(__file__).parents[2]
 

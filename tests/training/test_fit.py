@@ -11,15 +11,15 @@ import torch
 import recsys.training.fit as fit_module
 from recsys.data.dataset import Ratings
 from recsys.data.features import features
+from recsys.data.scale import checked
 from recsys.errors import InputError, TrainingError
-from recsys.factors import Architecture, Factors, Objective
-from recsys.training.baselines import bias_only, popular
+from recsys.evaluation.baselines import bias_only, popular
+from recsys.evaluation.metrics import evaluate_ranking, evaluate_rating
+from recsys.factors import Factors
+from recsys.results import Architecture, Objective
 from recsys.training.config import Config, default_config
-from recsys.training.evaluation import evaluate_ranking, evaluate_rating
 from recsys.training.fit import EpochRecord, Fitted, fit, one_cycle, pick_device, stepped, untrained
-from recsys.training.objectives import checked
-
-from .made import blocks, checkerboard, columns, ratings
+from tests.training.made import blocks, checkerboard, columns, ratings
 
 
 def rating_config(data: Ratings, **overrides: Any) -> Config:

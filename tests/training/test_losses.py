@@ -7,21 +7,12 @@ import pytest
 import torch
 
 from recsys.data.dataset import Ratings
+from recsys.data.scale import checked, logit, rating_range
 from recsys.errors import TrainingError
 from recsys.training.models import DotProduct, Side
-from recsys.training.objectives import (
-    RankingLoss,
-    RatingLoss,
-    checked,
-    logit,
-    ranking_loss,
-    rating_loss,
-    rating_range,
-    sampled_ranking_loss,
-)
+from recsys.training.objectives import RankingLoss, RatingLoss, ranking_loss, rating_loss, sampled_ranking_loss
 from recsys.training.sparse import Cells, Fixed, cells, fixed
-
-from .made import ratings
+from tests.training.made import ratings
 
 CPU = torch.device("cpu")
 DATA = ratings([(0, 0, 1), (0, 1, 5), (1, 1, 4), (2, 0, 2), (2, 2, 3), (2, 1, 5)])

@@ -7,8 +7,7 @@ import torch
 from recsys.errors import InputError, TrainingError
 from recsys.training.config import default_config
 from recsys.training.lr_find import LrFind, lr_find, slide, smooth, valley
-
-from .made import blocks, checkerboard, ratings
+from tests.training.made import blocks, checkerboard, ratings
 
 RATES = np.geomspace(1e-5, 1e1, 61)  # ten steps a decade
 

@@ -14,8 +14,7 @@ from recsys.training.config import Config, default_config
 from recsys.training.fit import fit, one_cycle, stepped, untrained
 from recsys.training.models import DotProduct, NeuralCF, Side, embedding_width
 from recsys.training.sparse import Cells, Fixed, cells, fixed
-
-from .made import checkerboard
+from tests.training.made import checkerboard
 
 Made = TypeVar("Made", bound=torch.nn.Module)
 

@@ -5,13 +5,12 @@ import math
 import pytest
 
 from recsys.errors import InputError, TrainingError
+from recsys.evaluation.metrics import evaluate_rating
 from recsys.factors import Factors
 from recsys.training.config import default_config
-from recsys.training.evaluation import evaluate_rating
 from recsys.training.fit import fit
 from recsys.training.sweep import SweepRow, best, multiples_of_ten, sweep
-
-from .made import checkerboard, ratings
+from tests.training.made import checkerboard, ratings
 
 
 @pytest.mark.parametrize(

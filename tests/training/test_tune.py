@@ -7,14 +7,13 @@ from itertools import islice
 import pytest
 
 from recsys.errors import TrainingError
+from recsys.evaluation.metrics import evaluate_rating
 from recsys.factors import Factors
 from recsys.training import tune as tunes
 from recsys.training.config import Config, default_config
-from recsys.training.evaluation import evaluate_rating
 from recsys.training.fit import fit
 from recsys.training.tune import Parameters, Range, Trial, best, defaults, next_parameters, search_space, tune
-
-from .made import checkerboard, ratings
+from tests.training.made import checkerboard, ratings
 
 SMALL: dict[str, float | None] = {"n_factors": 16, "n_epochs": 2, "batch_size": 256}
 

@@ -1,0 +1,1 @@
+"""The `recsys` command, one module for each group of subcommands."""

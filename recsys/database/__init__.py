@@ -1,0 +1,1 @@
+"""Everything that speaks SQL: engine, schema, and one module for each thing that is stored."""

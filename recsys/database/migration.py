@@ -1,0 +1,65 @@
+"""Bringing a database to the schema that this version needs."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine
+
+from recsys.database.engine import is_empty, is_sqlite, lock_schema, reading, writing
+from recsys.errors import DatabaseError
+
+
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Run the migrations up to a revision; nothing happens when the database is there already."""
+    with writing(engine) as connection:
+        lock_schema(connection)
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+def downgrade(engine: Engine, revision: str) -> None:
+    """Take migrations back down to a revision; `base` leaves no table."""
+    with writing(engine) as connection:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, revision)
+
+
+def current_revision(engine: Engine) -> str | None:
+    with reading(engine) as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def head_revision() -> str:
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    assert head is not None
+    return head
+
+
+def ready(engine: Engine) -> None:
+    """Make sure the schema is the one this version needs; an empty SQLite database is migrated on the spot.
+
+    Raises:
+        DatabaseError: the database has another schema, or none and is not SQLite.
+    """
+    if is_sqlite(engine) and is_empty(engine):
+        upgrade(engine)
+        return
+    current, head = current_revision(engine), head_revision()
+    if current != head:
+        where = engine.url.render_as_string(hide_password=True)
+        raise DatabaseError(f"{where} has schema {current or 'none'}, this version needs {head}: run `recsys init`")
+
+
+def _config() -> Config:
+    spec = find_spec("migrations")
+    if spec is None or spec.origin is None:
+        raise DatabaseError("the package `migrations` is not installed: install the project again")
+    config = Config()
+    config.set_main_option("script_location", str(Path(spec.origin).parent))
+    return config

@@ -1,0 +1,1 @@
+"""Splits, metrics, baselines and the gate. No torch."""

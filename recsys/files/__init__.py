@@ -1,0 +1,1 @@
+"""Rating, item and user files, read into checked rows."""

@@ -1,0 +1,168 @@
+"""The snapshot that answers now, and the thread that keeps it and the cache of users true to the database."""
+
+import ctypes
+import gc
+import logging
+import math
+import sys
+import time
+from threading import Event, Lock, Thread
+
+from sqlalchemy import Connection, Engine
+
+from recsys.database.changes import Changes, changes_since
+from recsys.database.counts import read_counts
+from recsys.database.engine import forget_replaced_file, reading
+from recsys.database.items import read_items
+from recsys.database.keys import KeyRing, read_keyring
+from recsys.database.models import live_numbers, load_items
+from recsys.errors import DatabaseError, RecsysError
+from recsys.results import Objective
+from recsys.serving.live_model import laid_over
+from recsys.serving.recommender import Recommender, load_recommender
+from recsys.serving.users import UserCache
+
+COUNTS_SECONDS = 30
+"""How old the numbers of ratings may be while ratings come in one by one."""
+
+NO_KEYS = KeyRing({}, any_ever=False)
+
+_log = logging.getLogger(__name__)
+
+
+class LiveRecommender:
+    """Holds one `Recommender` and swaps it for a newer one; a request keeps the one that it began with.
+
+    Attributes:
+        users: states of users, for whatever version they were read; forgotten when they change.
+        keys: the API keys that are in force.
+        problem: why the database could not be asked last time; None when all is well.
+    """
+
+    def __init__(self, engine: Engine, refresh_seconds: float, user_cache_bytes: int = 32 << 20) -> None:
+        self.users = UserCache(user_cache_bytes)
+        self.keys = NO_KEYS
+        self.problem: str | None = None
+        self._engine = engine
+        self._refresh_seconds = refresh_seconds
+        self._stop = Event()
+        self._thread = Thread(target=self._watch, name="refresh", daemon=True)
+        self._turn = Lock()
+        self._recommender: Recommender | None = None
+        self._seq = 0  # of the last change that the snapshot and the cache know of
+        self._stale = False  # whether a change of everything is still to be read
+        self._counts_seq = 0
+        self._counted_at = self._loaded_at = 0.0
+        self._load_seconds = 0.0
+
+    @property
+    def loaded(self) -> bool:
+        """Whether there has been a snapshot."""
+        return self._recommender is not None
+
+    @property
+    def current(self) -> Recommender:
+        """The newest snapshot.
+
+        Raises:
+            DatabaseError: there has been none yet.
+        """
+        if self._recommender is None:
+            raise DatabaseError(self.problem or "nothing has been read from the database yet: try again")
+        return self._recommender
+
+    def refresh(self) -> None:
+        """Look once: forget what changed, and load what is newer.
+
+        A database that cannot be reached is noted in `problem`, not raised.
+        """
+        with self._turn:
+            try:
+                if forget_replaced_file(self._engine):  # whatever its seq says, it has another past
+                    self._seq, self._loaded_at = -1, -math.inf
+                    self.users.begin_anew()
+                with reading(self._engine) as connection:
+                    self.keys = read_keyring(connection)
+                    self._catch_up(connection)
+                self.problem = None
+            except RecsysError as error:
+                if self.problem is None:
+                    _log.warning("database not available", extra={"reason": str(error)})
+                self.problem = str(error)
+
+    def start(self) -> None:
+        self.refresh()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._refresh_seconds):
+            try:
+                self.refresh()
+            except Exception:
+                _log.exception("the snapshot could not be refreshed")
+
+    def _catch_up(self, connection: Connection) -> None:
+        changes = changes_since(connection, self._seq)
+        if changes.everything:
+            self.users.clear(changes.seq)
+            self._stale = True
+        elif changes.users:
+            self.users.forget(changes.users, changes.seq)
+        numbers = live_numbers(connection)
+        before = self._recommender
+        # A bulk load changes everything again and again: do not spend more than a fifth of the time on reading.
+        may_reload = time.monotonic() - self._loaded_at > 5 * self._load_seconds
+        if before is None or (self._stale and may_reload):
+            self._load(connection, changes)
+        else:
+            now = before
+            if changes.items:
+                now = now.with_changes(read_items(connection, changes.items))
+            if numbers != {objective: model.number for objective, model in now.models.items()}:
+                now = self._with_versions(connection, now, numbers)
+            if self._counts_seq < changes.seq and time.monotonic() - self._counted_at > COUNTS_SECONDS:
+                now = Recommender(now.catalogue.with_counts(read_counts(connection)), now.models)
+                self._counts_seq, self._counted_at = changes.seq, time.monotonic()
+            if now is not before:
+                self._recommender = now
+        self._seq = changes.seq
+
+    def _load(self, connection: Connection, changes: Changes) -> None:
+        started = time.monotonic()
+        recommender = load_recommender(connection)
+        for model in recommender.models.values():
+            model.warm()
+        self._recommender = recommender
+        self._loaded_at = self._counted_at = time.monotonic()
+        self._load_seconds = self._loaded_at - started
+        self._stale, self._counts_seq = False, changes.seq
+        # What was just made stays: the collector need not walk 62,000 items again and again.
+        gc.collect()
+        gc.freeze()
+        _return_memory()
+        live = {objective: model.number for objective, model in recommender.models.items()}
+        _log.info("snapshot loaded", extra={"live": live, "seq": changes.seq, "seconds": round(self._load_seconds, 3)})
+
+    def _with_versions(self, connection: Connection, now: Recommender, numbers: dict[Objective, int]) -> Recommender:
+        models = {}
+        for objective, number in numbers.items():
+            known = now.models.get(objective)
+            if known is None or known.number != number:
+                known = laid_over(load_items(connection, number), now.catalogue)
+                known.warm()
+            models[objective] = known
+        _return_memory()
+        _log.info("versions loaded", extra={"live": numbers})
+        return Recommender(now.catalogue, models)
+
+
+def _return_memory() -> None:
+    """Give what loading needed back to the system: after so many rows the C library would keep most of it."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+        if trim is not None:
+            trim(0)

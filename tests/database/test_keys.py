@@ -1,0 +1,233 @@
+"""API keys and the audit log."""
+
+import hashlib
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, select
+
+from recsys.database import schema
+from recsys.database.audit import entries, record
+from recsys.database.clock import now_ms
+from recsys.database.engine import is_sqlite, reading, writing
+from recsys.database.keys import SCOPES, ApiKey, KeyRing, Scope, allows, create_key, list_keys, read_keyring, revoke_key
+from recsys.errors import InputError, NotFoundError
+
+
+def ring(engine: Engine) -> KeyRing:
+    with reading(engine) as connection:
+        return read_keyring(connection)
+
+
+def all_text(engine: Engine) -> str:
+    """Everything in the database, as text."""
+    with reading(engine) as connection:
+        return repr([connection.execute(select(table)).all() for table in schema.metadata.sorted_tables])
+
+
+def audited(engine: Engine) -> list[tuple[str, str, object]]:
+    with reading(engine) as connection:
+        return [(entry.actor, entry.action, entry.detail) for entry in entries(connection)]
+
+
+def test_a_key_is_found_by_its_text_and_by_no_other(engine: Engine) -> None:
+    before = now_ms()
+    made, key = create_key(engine, "web shop", ["write", "read"], actor="ana")
+    assert (made.number, made.name, made.scopes, made.revoked_at) == (1, "web shop", ("read", "write"), None)
+    assert before <= made.created_at <= now_ms()
+    assert key.startswith("recsys_")
+    assert len(key) == len("recsys_") + 43  # 32 bytes in base64
+    found = ring(engine)
+    assert found.find(key) == made
+    for other in ("", key[:-1], key + " ", key.upper(), key.removeprefix("recsys_"), "web shop", "1"):
+        assert found.find(other) is None
+
+
+def test_the_hash_of_a_key_is_no_key(engine: Engine) -> None:
+    _, key = create_key(engine, "web shop", ["read"], actor="ana")
+    (stored,) = ring(engine).by_hash
+    assert stored == hashlib.sha256(key.encode()).hexdigest()
+    assert ring(engine).find(stored) is None
+
+
+def test_a_key_is_nowhere_in_the_database_and_its_hash_in_one_place(engine: Engine) -> None:
+    keys = [create_key(engine, name, SCOPES, actor="ana")[1] for name in ("one", "two")]
+    revoke_key(engine, "one", actor="ana")
+    text = all_text(engine)
+    assert "'two'" in text
+    for key in keys:
+        assert key not in text
+        assert key.removeprefix("recsys_") not in text
+        assert text.count(hashlib.sha256(key.encode()).hexdigest()) == 1
+    if is_sqlite(engine):
+        database = Path(engine.url.database or "")
+        raw = b"".join(file.read_bytes() for file in database.parent.glob(database.name + "*"))
+        assert b"two" in raw
+        assert not [key for key in keys if key.removeprefix("recsys_").encode() in raw]
+
+
+def test_each_key_is_another_even_under_one_name(engine: Engine) -> None:
+    made = [create_key(engine, "same", ["read"], actor="ana") for _ in range(3)]
+    assert len({key for _, key in made}) == 3
+    assert [ring(engine).find(key) for _, key in made] == [known for known, _ in made]
+
+
+@pytest.mark.parametrize("odd", ["\ud800", "\udcff" * 3, "x" * 10_000, "ключ", "\0", "recsys_é", "🔑", "\n"])
+def test_odd_input_is_no_key(engine: Engine, odd: str) -> None:
+    create_key(engine, "web shop", ["read"], actor="ana")
+    assert ring(engine).find(odd) is None
+
+
+def test_a_revoked_key_is_not_found_and_revoking_it_again_changes_nothing(engine: Engine) -> None:
+    made, key = create_key(engine, "web shop", ["read"], actor="ana")
+    _, other = create_key(engine, "reports", ["read"], actor="ana")
+    before = ring(engine)
+    revoked = revoke_key(engine, "web shop", actor="ben")
+    assert (revoked.number, revoked.name, revoked.scopes) == (made.number, made.name, made.scopes)
+    assert revoked.revoked_at is not None
+    assert revoked.revoked_at >= revoked.created_at
+    assert ring(engine).find(key) is None
+    assert ring(engine).find(other) is not None
+    assert before.find(key) == made  # what a server holds changes only when it reads anew
+    state = all_text(engine)
+    assert revoke_key(engine, str(made.number), actor="eve") == revoked
+    assert revoke_key(engine, "web shop", actor="eve") == revoked
+    assert all_text(engine) == state
+
+
+def test_a_name_that_several_keys_share_is_revoked_by_number(engine: Engine) -> None:
+    first, second = (create_key(engine, "same", ["read"], actor="ana")[0] for _ in range(2))
+    with pytest.raises(InputError, match=r"^keys 1, 2 share the name 'same': revoke each by its number$"):
+        revoke_key(engine, "same", actor="ana")
+    revoke_key(engine, "2", actor="ana")
+    assert revoke_key(engine, "same", actor="ana").number == first.number  # the only one left in force
+    assert revoke_key(engine, "same", actor="ana").number == second.number  # the newest; nothing changes
+    assert len(audited(engine)) == 4
+
+
+@pytest.mark.parametrize("unknown", ["2", "0", "-1", "01", "1.0", "9" * 30, "9" * 5000, "", "Web shop", "\0", "\ud800"])
+def test_a_key_that_is_not_there(engine: Engine, unknown: str) -> None:
+    create_key(engine, "web shop", ["read"], actor="ana")
+    with pytest.raises(NotFoundError, match=r"there is no key .*: see `recsys keys list`"):
+        revoke_key(engine, unknown, actor="ana")
+    assert len(audited(engine)) == 1
+
+
+def test_keys_are_listed_newest_first_with_the_revoked_ones(engine: Engine) -> None:
+    with reading(engine) as connection:
+        assert list_keys(connection) == []
+    first, _ = create_key(engine, "one", ["read"], actor="ana")
+    second, _ = create_key(engine, "two", ["admin"], actor="ana")
+    revoked = revoke_key(engine, "one", actor="ana")
+    with reading(engine) as connection:
+        assert list_keys(connection) == [second, revoked]
+    assert revoked.number == first.number
+
+
+def test_a_service_that_ever_had_a_key_stays_closed(engine: Engine) -> None:
+    assert (ring(engine).any_ever, len(ring(engine).by_hash)) == (False, 0)
+    create_key(engine, "web shop", ["read"], actor="ana")
+    assert (ring(engine).any_ever, len(ring(engine).by_hash)) == (True, 1)
+    revoke_key(engine, "web shop", actor="ana")
+    assert (ring(engine).any_ever, len(ring(engine).by_hash)) == (True, 0)
+
+
+def test_a_key_ring_cannot_be_changed(engine: Engine) -> None:
+    made, _ = create_key(engine, "web shop", ["read"], actor="ana")
+    held = ring(engine)
+    with pytest.raises(TypeError):
+        held.by_hash["0"] = made  # type: ignore[index]
+    with pytest.raises(FrozenInstanceError):
+        held.any_ever = False  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("scopes", "allowed"),
+    [
+        (("read",), {"read"}),
+        (("write",), {"write"}),
+        (("read", "write"), {"read", "write"}),
+        (("admin",), {"read", "write", "admin"}),
+        (("write", "admin"), {"read", "write", "admin"}),
+    ],
+)
+def test_what_scopes_allow(scopes: tuple[Scope, ...], allowed: set[Scope]) -> None:
+    key = ApiKey(number=1, name="web shop", scopes=scopes, created_at=0, revoked_at=None)
+    assert {scope for scope in SCOPES if allows(key, scope)} == allowed
+
+
+@pytest.mark.parametrize("name", ["a", "x" * 80, "Großhandel 🛒", "o'brien \"; DROP TABLE", "7 dwarfs", "-1"])
+def test_good_names(engine: Engine, name: str) -> None:
+    made, key = create_key(engine, name, ["read"], actor="ana")
+    assert ring(engine).find(key) == made
+    assert made.name == name
+    assert revoke_key(engine, name, actor="ana").number == made.number
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("", "is blank: expected who uses it"),
+        ("   ", "is blank: expected who uses it"),
+        ("x" * 81, "has 81 characters: expected at most 80; shorten it"),
+        ("web\nshop", r"'web\\nshop' has characters that cannot be printed: leave them out"),
+        ("\0", "cannot be printed: leave them out"),
+        ("\x1b[31mred", "cannot be printed: leave them out"),
+        ("\ud800", "cannot be printed: leave them out"),
+        ("42", "'42' could be the number of a key: add a letter"),
+    ],
+)
+def test_bad_names(engine: Engine, name: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        create_key(engine, name, ["read"], actor="ana")
+    assert not ring(engine).any_ever
+    assert audited(engine) == []
+
+
+@pytest.mark.parametrize(
+    ("scopes", "said"),
+    [
+        ([], "a key needs a scope: give at least one of read, write, admin"),
+        (["read", "root"], "there is no scope 'root': expected some of read, write, admin"),
+        (["read", "write", "read"], "a scope is given twice in read, write, read: give each once"),
+    ],
+)
+def test_bad_scopes(engine: Engine, scopes: list[Scope], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        create_key(engine, "web shop", scopes, actor="ana")
+    assert not ring(engine).any_ever
+
+
+def test_making_and_revoking_is_in_the_audit_log(engine: Engine) -> None:
+    create_key(engine, "web shop", ["write", "read"], actor="command line (ana)")
+    revoke_key(engine, "1", actor="ben")
+    assert audited(engine) == [
+        ("ben", "revoke key", {"number": 1, "name": "web shop"}),
+        ("command line (ana)", "create key", {"number": 1, "name": "web shop", "scopes": ["read", "write"]}),
+    ]
+
+
+def test_the_audit_log_is_read_newest_first_up_to_a_limit(engine: Engine) -> None:
+    before = now_ms()
+    with writing(engine) as connection:
+        for number in range(5):
+            record(connection, "ana", "count", {"number": number, "why": "ü", "parts": [1, None]})
+    with reading(engine) as connection:
+        assert [entry.detail["number"] for entry in entries(connection)] == [4, 3, 2, 1, 0]
+        newest, *others = entries(connection, limit=2)
+    assert len(others) == 1
+    assert (newest.actor, newest.action, newest.detail) == (
+        "ana",
+        "count",
+        {"number": 4, "why": "ü", "parts": [1, None]},
+    )
+    assert newest.number > others[0].number
+    assert before <= newest.at <= now_ms()
+
+
+def test_an_entry_is_there_only_if_the_change_is(engine: Engine) -> None:
+    with pytest.raises(ZeroDivisionError), writing(engine) as connection:
+        record(connection, "ana", "divide", {"by": 0})
+        raise ZeroDivisionError
+    assert audited(engine) == []

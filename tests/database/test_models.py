@@ -1,0 +1,231 @@
+"""Model versions: stored whole, published in one step, never overwritten."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, func, insert, select
+
+from recsys.database import schema
+from recsys.database.engine import reading, writing
+from recsys.database.models import (
+    live_numbers,
+    load_factors,
+    load_items,
+    prune,
+    publish,
+    roll_back,
+    store,
+    version,
+    versions,
+    was_published,
+)
+from recsys.errors import InputError, LockedError, NotFoundError
+from recsys.factors import FeatureRows, Head, RankingConstants
+from tests.conftest import KNOWN_FACTORS, add_known_model, add_known_rows
+
+
+@pytest.fixture
+def rows(engine: Engine) -> Engine:
+    add_known_rows(engine)
+    return engine
+
+
+def test_factors_come_back_as_they_were(rows: Engine) -> None:
+    number = add_known_model(rows, "rating")
+    with reading(rows) as connection:
+        factors = load_factors(connection, number)
+        side = load_items(connection, number)
+        stored = version(connection, number)
+    assert factors.item_factors.tolist() == [list(known[:2]) for known in KNOWN_FACTORS.values()]
+    assert factors.item_factors.dtype == np.float32
+    assert factors.rating_range == (0.5, 5.5)
+    assert side.item_keys.tolist() == factors.item_keys.tolist()
+    assert side.item_bias.tolist() == factors.item_bias.tolist()
+    assert (stored.n_users, stored.n_items, stored.n_factors) == (3, 6, 2)
+    assert stored.training.metrics == {"rmse": 0.9, "mae": 0.7}
+    assert not stored.live
+
+
+HEAD = Head(
+    n_dot=1,
+    layers=(
+        (np.array([[1.0], [-2.0]], np.float32), np.array([0.5, 1.0], np.float32)),
+        (np.array([[3.0, 4.0]], np.float32), np.array([-1.0], np.float32)),
+    ),
+)
+
+
+def test_the_layers_of_a_neural_version_come_back_and_go_with_it(rows: Engine) -> None:
+    neural, dot = add_known_model(rows, "ranking", head=HEAD), add_known_model(rows, "ranking")
+    with reading(rows) as connection:
+        factors, side = load_factors(connection, neural), load_items(connection, neural)
+        assert load_factors(connection, dot).head is None
+        assert version(connection, neural).training.architecture == "neural"
+    for loaded in (factors.head, side.head):
+        assert loaded is not None
+        assert loaded.n_dot == 1
+        for (weight, bias), (known_weight, known_bias) in zip(loaded.layers, HEAD.layers, strict=True):
+            assert weight.tolist() == known_weight.tolist()
+            assert bias.tolist() == known_bias.tolist()
+    p, q = factors.user_factors[1], factors.item_factors[2]
+    x = np.maximum(p[1] + q[1], 0)
+    hidden = np.maximum([x + 0.5, -2 * x + 1], 0)
+    expected = p[0] * q[0] + 3 * hidden[0] + 4 * hidden[1] - 1 + factors.item_bias[2]
+    assert factors.scores(np.array([1]))[0, 2] == pytest.approx(expected)
+    publish(rows, dot, "so that the other can go")
+    assert prune(rows, 1) == [neural]
+    with reading(rows) as connection:
+        assert connection.scalar(select(func.count()).select_from(schema.model_weights)) == 0
+
+
+def test_what_fold_in_needs_comes_back_as_it_was(rows: Engine) -> None:
+    with reading(rows) as connection:
+        bare = load_factors(connection, add_known_model(rows, "ranking"))
+        training = version(connection, 1).training
+    names = ("category: Ärger", "year: 1990s")
+    known = FeatureRows(names, np.ones(2, np.float32), np.eye(2, dtype=np.float32), np.array([0.5, -0.5], np.float32))
+    factors = replace(
+        bare,
+        item_implicit=bare.item_factors * 2,
+        user_features=known,
+        item_features=replace(known, names=("a", "b")),
+        user_map=np.arange(6, dtype=np.float32).reshape(2, 3),
+        ranking=RankingConstants(mean=3.25, span=4.0, n_items=0.1, ridge=21.5),
+    )
+    number = store(rows, factors, training)
+    with reading(rows) as connection:
+        loaded, side, without = (
+            load_factors(connection, number),
+            load_items(connection, number),
+            load_items(connection, 1),
+        )
+    for stored in (loaded, side):
+        assert stored.item_implicit is not None
+        assert stored.item_implicit.tolist() == (bare.item_factors * 2).tolist()
+        assert stored.user_features is not None
+        assert stored.user_features.names == names
+        assert stored.user_features.base.tolist() == [1, 1]
+        assert stored.user_features.rows.tolist() == [[1, 0], [0, 1]]
+        assert stored.user_features.bias.tolist() == [0.5, -0.5]
+        assert stored.item_features is not None
+        assert stored.item_features.names == ("a", "b")
+        assert stored.user_map is not None
+        assert stored.user_map.tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert stored.ranking == factors.ranking
+    assert (without.item_implicit, without.user_features, without.user_map, without.ranking) == (None,) * 4
+
+
+def test_of_a_large_catalogue_the_best_products_go_through_the_layers(
+    rows: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = add_known_model(rows, "ranking", head=HEAD)
+    with reading(rows) as connection:
+        factors = load_factors(connection, number)
+    p, of_one = factors.user_factors[1], np.array([1])
+    exact = factors.scores(of_one)[0]
+    monkeypatch.setattr("recsys.factors.EXACT_ITEMS", 5)
+    monkeypatch.setattr("recsys.factors.N_CANDIDATES", 3)
+    candidates = factors.scores(of_one)[0]
+    products = factors.item_factors[:, 0] * p[0] + factors.item_bias
+    best = np.argsort(-products)[:3]
+    assert candidates[best].tolist() == pytest.approx(exact[best].tolist())
+    assert np.isinf(np.delete(candidates, best)).all()
+
+
+def test_publishing_is_recorded_with_its_reason_and_can_be_rolled_back(rows: Engine) -> None:
+    first, second = add_known_model(rows, "ranking"), add_known_model(rows, "ranking")
+    publish(rows, first, "the first")
+    publish(rows, second, "better")
+    with reading(rows) as connection:
+        assert live_numbers(connection) == {"ranking": second}
+        assert [(stored.number, stored.live) for stored in versions(connection)] == [(second, True), (first, False)]
+    assert roll_back(rows, "ranking", "complaints").number == first
+    with reading(rows) as connection:
+        assert live_numbers(connection) == {"ranking": first}
+        history = connection.execute(
+            select(
+                schema.publications.c.number, schema.publications.c.replaced_number, schema.publications.c.reason
+            ).order_by(schema.publications.c.publication_key)
+        ).all()
+    assert [tuple(row) for row in history] == [
+        (first, None, "the first"),
+        (second, first, "better"),
+        (first, second, "complaints"),
+    ]
+
+
+def test_rolling_back_again_goes_further_back_and_never_forward(rows: Engine) -> None:
+    numbers = [add_known_model(rows, "ranking") for _ in range(4)]
+    for number in numbers[:3]:
+        publish(rows, number, "better")
+    publish(rows, numbers[2], "again")  # changes nothing
+    assert roll_back(rows, "ranking", "bad").number == numbers[1]
+    assert roll_back(rows, "ranking", "bad too").number == numbers[0]
+    with pytest.raises(NotFoundError):
+        roll_back(rows, "ranking", "and this")
+    publish(rows, numbers[3], "new")
+    assert roll_back(rows, "ranking", "bad").number == numbers[0]
+    with reading(rows) as connection:
+        assert was_published(connection, numbers[2])
+        assert not was_published(connection, 99)
+
+
+def test_nothing_to_roll_back_to(rows: Engine) -> None:
+    publish(rows, add_known_model(rows, "ranking"), "the first")
+    with pytest.raises(NotFoundError, match="no earlier live version of the ranking model"):
+        roll_back(rows, "ranking", "complaints")
+
+
+def test_objectives_are_live_side_by_side(known_engine: Engine) -> None:
+    with reading(known_engine) as connection:
+        assert live_numbers(connection) == {"ranking": 1, "rating": 2}
+
+
+def test_a_guard_that_objects_leaves_the_old_version_live(rows: Engine) -> None:
+    first, second = add_known_model(rows, "ranking"), add_known_model(rows, "ranking")
+    publish(rows, first, "the first")
+
+    def guard(_connection: object) -> None:
+        raise LockedError("the lease was lost")
+
+    with pytest.raises(LockedError):
+        publish(rows, second, "too late", guard)
+    with reading(rows) as connection:
+        assert live_numbers(connection) == {"ranking": first}
+        assert connection.scalar(select(func.count()).select_from(schema.publications)) == 1
+
+
+def test_a_version_half_stored_is_never_seen_and_goes_with_the_next(rows: Engine) -> None:
+    number = add_known_model(rows, "ranking")
+    with writing(rows) as connection:
+        row = connection.execute(select(schema.models).where(schema.models.c.number == number)).one()
+        left = {name: value for name, value in row._asdict().items() if name != "number"}
+        statement = insert(schema.models).values({**left, "status": "storing"}).returning(schema.models.c.number)
+        half = connection.execute(statement).scalar_one()
+    with reading(rows) as connection:
+        assert [stored.number for stored in versions(connection)] == [number]
+        with pytest.raises(NotFoundError):
+            version(connection, half)
+    following = add_known_model(rows, "ranking")
+    assert following > half  # numbers are never given twice
+    with reading(rows) as connection:
+        numbers = connection.scalars(select(schema.models.c.number).order_by(schema.models.c.number)).all()
+    assert numbers == [number, following]
+
+
+def test_prune_keeps_the_newest_and_the_live_ones(rows: Engine) -> None:
+    numbers = [add_known_model(rows, "ranking") for _ in range(4)]
+    publish(rows, numbers[0], "the oldest is live")
+    assert prune(rows, 1) == [numbers[2], numbers[1]]
+    with reading(rows) as connection:
+        assert [stored.number for stored in versions(connection)] == [numbers[3], numbers[0]]
+        left = connection.scalars(select(schema.item_factors.c.number).distinct()).all()
+    assert sorted(left) == [numbers[0], numbers[3]]
+    with pytest.raises(InputError, match="at least one"):
+        prune(rows, 0)
+
+
+def test_an_unknown_version_says_where_to_look(engine: Engine) -> None:
+    with pytest.raises(NotFoundError, match="no model version 7: see `recsys models list`"):
+        publish(engine, 7, "typo")
