@@ -12,13 +12,12 @@ from sqlalchemy import Engine
 from jobs.configuration import chosen_config
 from jobs.progress import progress, say
 from jobs.train import rating_scale, ratings_to_train_on
-from recsys.analysis import page
-from recsys.analysis.findings import finding_page, learning_rate_figure, sweep_figure
 from recsys.data.dataset import Ratings
 from recsys.database.engine import reading
 from recsys.errors import TrainingError
 from recsys.evaluation.gate import Judge, stated
 from recsys.evaluation.splits import hold_out
+from recsys.extras import require_extra
 from recsys.factors import Factors
 from recsys.results import Objective, Result
 from recsys.settings import Settings
@@ -86,6 +85,8 @@ def find_learning_rate(
         TrainingError: there are too few ratings, or the loss falls at no learning rate.
     """
     started = time.perf_counter()
+    if out is not None:
+        require_extra("report")
     training_set, scale, config = _training_part(engine, settings, objective, overrides)
     say(f"{objective}: range test of {n_steps} steps on {training_set.n_ratings:,} ratings")
     with progress("range test", n_steps) as advance:
@@ -107,6 +108,9 @@ def find_learning_rate(
             "test learns little beyond them. Believe a sweep of --learning-rate instead"
         )
     if out is not None:
+        from recsys.analysis import page
+        from recsys.analysis.findings import finding_page, learning_rate_figure
+
         marks = {"valley": found.valley, "slide": found.slide, "default": config.learning_rate}
         figure = learning_rate_figure(found.learning_rates, found.losses, found.smoothed, marks)
         how = (
@@ -158,6 +162,8 @@ def sweep(
         TrainingError: there are too few ratings, or every training diverged.
     """
     started = time.perf_counter()
+    if out is not None:
+        require_extra("report")
     ratings, scale, config = _training_part(engine, settings, objective, overrides)
     validation = held_out_of(ratings, objective, scale)
     default_value = float(getattr(config, field))
@@ -194,12 +200,16 @@ def sweep(
         seconds=round(time.perf_counter() - started, 3),
     )
     if out is not None:
+        from recsys.analysis import page
+
         page.write(out, sweep_document(report))
     return report
 
 
 def sweep_document(report: SweepReport) -> str:
     """A sweep as a page."""
+    from recsys.analysis.findings import finding_page, sweep_figure
+
     values = [row.value for row in report.rows]
     figure = sweep_figure(
         report.field, values, [row.metric for row in report.rows], report.metric, report.default.metric

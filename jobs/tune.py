@@ -15,8 +15,6 @@ from jobs.configuration import configured
 from jobs.find import Validation, held_out_of
 from jobs.progress import progress, say
 from jobs.train import rating_scale, ratings_to_train_on
-from recsys.analysis import page
-from recsys.analysis.findings import finding_page, tuning_figure
 from recsys.data.dataset import Ratings
 from recsys.database import schema
 from recsys.database.clock import now_ms
@@ -25,6 +23,7 @@ from recsys.database.leases import TUNING, lease
 from recsys.database.tuned import Tuned, forget, keep, tuned_settings
 from recsys.evaluation.gate import stated
 from recsys.evaluation.splits import hold_out
+from recsys.extras import require_extra
 from recsys.results import Architecture, Objective, Result
 from recsys.settings import Settings
 from recsys.training import tune as tunes
@@ -108,6 +107,8 @@ def tune(
         TrainingError: there are too few ratings, or every training diverged.
     """
     started = time.perf_counter()
+    if out is not None:
+        require_extra("report")
     if minutes is None and n_trials is None:
         minutes = MINUTES
     with lease(engine, TUNING) as held:
@@ -193,6 +194,8 @@ def tune(
         seconds=round(time.perf_counter() - started, 3),
     )
     if out is not None:
+        from recsys.analysis import page
+
         page.write(out, tuning_document(report))
     return report
 
@@ -222,6 +225,8 @@ def recorded_trials(connection: Connection, study: str) -> list[tunes.Trial]:
 
 def tuning_document(report: TuneReport) -> str:
     """A search as a page."""
+    from recsys.analysis.findings import finding_page, tuning_figure
+
     figure = tuning_figure([trial.value for trial in report.trials], report.metric, report.higher_is_better)
     fields = list(report.default.parameters)
     rows = [

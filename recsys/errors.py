@@ -1,6 +1,7 @@
 """Every error this library raises on purpose.
 
     RecsysError                 something to tell the caller; never a bug of ours
+    ├── MissingExtraError       a package of an optional extra is not installed
     ├── InputError              a file, a row, an argument or a setting is wrong
     │   └── MostlyBadError      more rows of a file were rejected than kept: refused whole
     ├── NotFoundError           an item, user or model version that does not exist
@@ -26,6 +27,13 @@ class RecsysError(Exception):
     status = 500
     exit_code = 1
     title = "The request could not be served"
+
+
+class MissingExtraError(RecsysError):
+    """A module that an extra of the package installs is missing; the message names both."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(f"{module} is not installed: install recsys[{extra}] (pip install 'recsys[{extra}]')")
 
 
 class InputError(RecsysError):

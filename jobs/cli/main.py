@@ -15,6 +15,7 @@ from jobs.cli.tuning import lr_find, sweep, tune
 from recsys.database.engine import connect, reading, server_version
 from recsys.errors import InputError, RecsysError
 from recsys.evaluation.splits import Split
+from recsys.extras import missing_extra
 from recsys.results import Order, PopularBy
 from recsys.settings import load_settings
 
@@ -370,6 +371,12 @@ def main() -> None:
     except RecsysError as error:
         typer.echo(f"recsys: {error}", err=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            raise
+        typer.echo(f"recsys: {missing}", err=True)
+        sys.exit(missing.exit_code)
 
 
 if __name__ == "__main__":
