@@ -1,6 +1,12 @@
 """Real parts for tests: SQLite files, a PostgreSQL server, Chromium, real ratings."""
 
 import os
+
+# One thread for each test process, set before numpy and torch are loaded: the trainings here are tiny, and threads that
+# wait for a busy core cost ten times the work itself. A test of several threads sets their number itself.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager

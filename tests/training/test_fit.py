@@ -342,6 +342,20 @@ def test_a_seed_repeats_a_cpu_run_bit_for_bit(objective: Objective, architecture
     assert [record.train_loss for record in first.history] == [record.train_loss for record in again.history]
 
 
+@KINDS
+def test_a_seed_repeats_a_run_of_two_threads_bit_for_bit(objective: Objective, architecture: Architecture) -> None:
+    train, _ = checkerboard()
+    config = default_config(objective, train.n_ratings, architecture=architecture, n_epochs=3, batch_size=128)
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first = fit(train, config, device="cpu", seed=7)
+        again = fit(train, config, device="cpu", seed=7)
+    finally:
+        torch.set_num_threads(n_threads)
+    assert same_bits(first.factors, again.factors)
+
+
 def same_bits(a: Factors, b: Factors) -> bool:
     def parts(of: Factors) -> list[bytes]:
         layers = [] if of.head is None else [array for layer in of.head.layers for array in layer]
