@@ -1,4 +1,4 @@
-"""What every request passes first: its path as it was sent, its id, the limit of what is worked on, and its notes."""
+"""Middleware around every request: its raw path, its id, the limit of concurrent requests, errors, metrics and log."""
 
 import logging
 import re
@@ -6,13 +6,14 @@ import secrets
 import time
 from collections.abc import Callable
 
+from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.metrics import Metrics
-from api.problems import problem
+from api.problems import answer_to, problem
 
 SLOW_SECONDS = 1.0
-"""Requests that take longer are logged, whatever came of them."""
+"""Requests that take longer are logged, whatever their status."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _UNLIMITED = (b"/health/", b"/metrics")
@@ -20,24 +21,34 @@ _UNLIMITED = (b"/health/", b"/metrics")
 _log = logging.getLogger("recsys.requests")
 
 
-class Load:
-    """How many requests a process works on."""
+class InFlight:
+    """The number of requests that this process is handling."""
 
     def __init__(self) -> None:
-        self.n_busy = 0
+        self.n_requests = 0
 
 
-class Front:
-    """The outermost layer.
+class RequestMiddleware:
+    """The outermost middleware.
 
-    Routes on the path as it was sent, so that `a%2Fb` is one segment; gives every request an id, the client's own
-    (`X-Request-ID`) or a new one, and sends it back; says 503 to what is more than `most` at once; counts; and logs
-    what changed something, failed or took long (at the level DEBUG everything).
+    - Routes by the raw path, so that `a%2Fb` is one segment.
+    - Gives every request an id, the client's own (`X-Request-ID`) or a new one, and sends it back.
+    - Answers 503 if more than `max_requests` are in flight.
+    - Answers an unexpected error with a problem document, and logs it.
+    - Counts requests, and logs those that changed something, failed or were slow (at the level DEBUG, all of them).
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, load: Load, most: int, is_draining: Callable[[], bool]) -> None:
-        self._app, self._metrics, self._load, self._most, self._is_draining = app, metrics, load, most, is_draining
-        self._prefix, self._count = secrets.token_hex(6), 0
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        in_flight: InFlight,
+        max_requests: int,
+        is_draining: Callable[[], bool],
+    ) -> None:
+        self._app, self._metrics, self._in_flight = app, metrics, in_flight
+        self._max_requests, self._is_draining = max_requests, is_draining
+        self._prefix, self._count = secrets.token_hex(6).encode(), 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,9 +58,9 @@ class Front:
         raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
         scope["path"] = raw_path.partition(b"?")[0].decode("latin-1")
         request_id = scope["request_id"] = self._request_id(scope)
-        status = 500
+        status = 0  # until the response starts
 
-        async def noted(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -60,30 +71,36 @@ class Front:
                 message["headers"] = headers
             await send(message)
 
-        self._load.n_busy += 1
+        self._in_flight.n_requests += 1
         try:
-            if self._load.n_busy > self._most and not raw_path.startswith(_UNLIMITED):
-                detail = f"{self._most} requests are being worked on: send this one again in a moment"
-                await problem(503, "Too much to do", detail)(scope, receive, noted)
+            if self._in_flight.n_requests > self._max_requests and not raw_path.startswith(_UNLIMITED):
+                detail = f"the server is handling {self._max_requests} requests: send this one again in a moment"
+                await problem(503, "Too many requests", detail)(scope, receive, send_with_id)
             else:
-                await self._app(scope, receive, noted)
+                await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            if status:
+                raise  # the server closes the connection, so that the client sees that the response is incomplete
+            await answer_to(Request(scope, receive), error)(scope, receive, send_with_id)
         finally:
-            self._load.n_busy -= 1
-            self._note(scope, status, time.perf_counter() - started)
+            self._in_flight.n_requests -= 1
+            self._note(scope, status or 500, time.perf_counter() - started)
 
     def _request_id(self, scope: Scope) -> bytes:
+        """Return the client's own id if it is a plain one, else a new one."""
         for name, value in scope["headers"]:
             if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-                given: bytes = value
-                return given
+                client_id: bytes = value
+                return client_id
         self._count += 1
-        return b"%b-%x" % (self._prefix.encode(), self._count)
+        return b"%b-%x" % (self._prefix, self._count)
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count a request, and log it if it is worth a line."""
         method, route = scope["method"], getattr(scope.get("route"), "path", "none")
-        self._metrics.answered(method, route, status, seconds)
-        worth_a_line = status >= 500 or seconds > SLOW_SECONDS or (method not in ("GET", "HEAD") and status < 400)
-        level = logging.INFO if worth_a_line else logging.DEBUG
+        self._metrics.count_request(method, route, status, seconds)
+        is_notable = status >= 500 or seconds > SLOW_SECONDS or (method not in ("GET", "HEAD") and status < 400)
+        level = logging.INFO if is_notable else logging.DEBUG
         if _log.isEnabledFor(level):
             extra = {
                 "method": method,

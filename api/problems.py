@@ -1,4 +1,4 @@
-"""Every error as a problem document (RFC 9457): the one place that maps errors to HTTP."""
+"""Problem documents (RFC 9457): the one place that maps errors to HTTP."""
 
 import logging
 from http import HTTPStatus
@@ -12,15 +12,22 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
+from recsys import errors
 from recsys.errors import RecsysError
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_SECONDS = 2
+"""Sent as Retry-After with every 503."""
+MAX_ERRORS = 100
+"""Errors of one request that its answer lists."""
 
 _log = logging.getLogger(__name__)
 
-MEDIA_TYPE = "application/problem+json"
-
 
 class Where(BaseModel):
-    where: str = Field(description="Which part of the request.", examples=["query.n"])
+    """One error of a request."""
+
+    where: str = Field(description="The part of the request that is wrong.", examples=["query.n"])
     message: str
 
 
@@ -30,82 +37,119 @@ class Problem(BaseModel):
     type: str = Field(examples=["about:blank"])
     title: str = Field(examples=["Not found"])
     status: int = Field(examples=[404])
-    detail: str = Field(description="What was wrong, what was expected, and the fix.")
+    detail: str = Field(description="The cause, the expected value, and the fix.")
     errors: list[Where] = []
 
 
-def _described(description: str) -> dict[str, Any]:
-    schema = {"$ref": "#/components/schemas/Problem"}
-    return {"model": Problem, "description": description, "content": {MEDIA_TYPE: {"schema": schema}}}
+def described(error: type[RecsysError], description: str, detail: str, where: str | None = None) -> dict[str, Any]:
+    """Return the OpenAPI description of an error's answer, with an example.
+
+    Args:
+        detail: the detail of the example.
+        where: the part of the request that the example's one error names.
+    """
+    listed = [{"where": where, "message": detail.partition(": ")[2]}] if where else []
+    example = {"type": "about:blank", "title": error.title, "status": error.status, "detail": detail, "errors": listed}
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}}
+    return {"model": Problem, "description": description, "content": content}
 
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    401: _described("A key is needed, and none came that is in force."),
-    403: _described("The key may not do this."),
-    404: _described("There is no such user, item or model version."),
-    422: _described("The request is not valid; `errors` says where."),
-    503: _described("No model is live, the database cannot be reached, or too much is being asked; `detail` says so."),
+    401: described(
+        errors.UnauthorizedError,
+        "A key is needed, and the request has none that is active.",
+        "send a key: Authorization: Bearer recsys_…; create one with `recsys keys create NAME --scope read`",
+    ),
+    403: described(
+        errors.ForbiddenError,
+        "The key does not have the scope that this request needs.",
+        "the key 'shop' has the scope read, and this request needs write: "
+        "create a key with `recsys keys create NAME --scope write`",
+    ),
+    404: described(
+        errors.NotFoundError,
+        "The user, item or model version does not exist.",
+        "there is no item '50': search by title with GET /v1/items?title=…",
+    ),
+    422: described(
+        errors.InputError,
+        "The request is not valid; `errors` lists the parts that are wrong.",
+        "query.n: Input should be less than or equal to 1000",
+        where="query.n",
+    ),
+    503: described(
+        errors.NoModelError,
+        "No model is live, the database is not available, or there are too many requests; `detail` says which.",
+        "no ranking model is live yet: run `recsys train --objective ranking`",
+    ),
 }
 BODY_RESPONSES: dict[int | str, dict[str, Any]] = {
-    413: _described("The body is larger than the limit."),
-    415: _described("The body is not JSON, or does not say that it is."),
+    413: described(
+        errors.TooLargeError,
+        "The body is larger than the limit.",
+        "the body is larger than 4,194,304 bytes: send it in several requests",
+    ),
+    415: described(
+        errors.MediaTypeError,
+        "The body is not JSON, or its content type does not say so.",
+        "the content type is text/plain: send JSON, as application/json",
+    ),
 }
-
-_RETRY_SECONDS = 2
 
 
 def problem(status: int, title: str, detail: str, errors: list[Where] | None = None) -> JSONResponse:
+    """Return the answer with a problem document, and the headers that belong to its status."""
     body = Problem(type="about:blank", title=title, status=status, detail=detail, errors=errors or [])
     answer = JSONResponse(body.model_dump(), status, media_type=MEDIA_TYPE)
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        answer.headers["retry-after"] = str(_RETRY_SECONDS)
+        answer.headers["retry-after"] = str(RETRY_SECONDS)
     elif status == HTTPStatus.UNAUTHORIZED:
         answer.headers["www-authenticate"] = "Bearer"
     return answer
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of this application with a problem document."""
-    for kind in (RecsysError, RequestValidationError, HTTPException, Exception):
+    """Answer the errors of this application with problem documents; `RequestMiddleware` does so for all others."""
+    for kind in (RecsysError, RequestValidationError, HTTPException):
         app.exception_handler(kind)(_handle)
 
 
 async def _handle(request: Request, error: Exception) -> JSONResponse:
+    # Starlette would call a function that is not a coroutine in a thread.
     return answer_to(request, error)
 
 
 def answer_to(request: Request, error: Exception) -> JSONResponse:
-    """What an error means for the client."""
+    """Return the answer to a request that failed with an error."""
     if isinstance(error, RecsysError):
         return problem(error.status, error.title, str(error))
     if isinstance(error, RequestValidationError):
-        return _invalid(error)
+        return invalid(error)
     if isinstance(error, HTTPException):
         phrase = HTTPStatus(error.status_code).phrase
-        detail = f"{request.method} {request.url.path}: {error.detail}; see /docs for what there is"
+        detail = f"{request.method} {request.url.path}: {error.detail}; see /docs for the endpoints"
         answer = problem(error.status_code, phrase, detail)
         answer.headers.update(error.headers or {})
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            answer.headers["allow"] = ", ".join(_methods(request))
+            answer.headers["allow"] = ", ".join(allowed_methods(request))
         return answer
     if isinstance(error, ClientDisconnect):
-        return problem(400, "The request is not whole", "the client went before the body had come")
+        return problem(400, "The request is incomplete", "the client disconnected before sending the whole body")
     where = {"method": request.method, "path": request.url.path}
-    _log.error("unhandled error", exc_info=error, extra=where)
-    return problem(500, "Internal error", "the server failed to answer; its log says why")
+    _log.error("unexpected error", exc_info=error, extra=where)
+    return problem(500, "Internal error", "the server failed to answer: its log has the error")
 
 
-def _methods(request: Request) -> list[str]:
-    """What may be done with the path of a request: each method is a route of its own."""
+def allowed_methods(request: Request) -> list[str]:
+    """Return the methods of the request's path; each method is a route of its own."""
     path = request.scope["path"]
     routes = [route for route in request.app.routes if isinstance(route, Route) and route.path_regex.match(path)]
     exact = [route for route in routes if route.path == path]
     return sorted({method for route in exact or routes for method in route.methods or ()})
 
 
-def _invalid(error: RequestValidationError) -> JSONResponse:
-    errors = [
-        Where(where=".".join(str(part) for part in found["loc"]), message=found["msg"]) for found in error.errors()
-    ]
-    detail = "; ".join(f"{found.where}: {found.message}" for found in errors[:3])
-    return problem(422, "The request is not valid", f"{detail}. See /docs for what is expected.", errors[:100])
+def invalid(error: RequestValidationError) -> JSONResponse:
+    """Return the answer to a request whose parameters or body are not valid."""
+    found = [Where(where=".".join(str(part) for part in each["loc"]), message=each["msg"]) for each in error.errors()]
+    detail = "; ".join(f"{each.where}: {each.message}" for each in found[:3])
+    return problem(422, "The request is not valid", f"{detail}. See /docs for what is expected.", found[:MAX_ERRORS])

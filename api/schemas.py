@@ -1,4 +1,4 @@
-"""What requests carry; what answers carry is in `recsys.results`."""
+"""Query parameters and bodies of requests; `recsys.results` has those of answers."""
 
 import re
 from datetime import UTC, datetime
@@ -9,13 +9,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 from api.routing import Params
 from recsys.results import Order, PopularBy
 
-N = Annotated[int, Field(ge=1, le=1000, description="How many items to list.", examples=[10])]
-MinRatings = Annotated[int, Field(ge=0, le=1_000_000_000, description="Fewest ratings of a listed item.")]
+N = Annotated[int, Field(ge=1, le=1000, description="Number of items to list.", examples=[10])]
+MinRatings = Annotated[int, Field(ge=0, le=1_000_000_000, description="Smallest number of ratings of a listed item.")]
 Categories = Annotated[
-    list[str], Field(max_length=100, description="List only items of this category; repeated: of any of them.")
+    list[str],
+    Field(max_length=100, description="List only items of this category; repeated: of any of these categories."),
 ]
-Excluded = Annotated[list[str], Field(max_length=1000, description="Ids of items to leave out.")]
-AskedModel = Annotated[
+Excluded = Annotated[list[str], Field(max_length=1000, description="Ids of items to exclude.")]
+ModelChoice = Annotated[
     str,
     StringConstraints(pattern=r"^(ranking|rating|[1-9][0-9]{0,17})$"),
     Field(
@@ -25,17 +26,17 @@ AskedModel = Annotated[
 ]
 Text = Annotated[str, StringConstraints(max_length=10_000)]
 Id = Annotated[str, StringConstraints(min_length=0)]
-"""Any text, but not half a surrogate pair, as JSON may have: a constraint makes pydantic look for these."""
+"""Any text but an unpaired surrogate, which JSON allows: pydantic checks for these only where there is a constraint."""
 
 
 class RecommendParams(Params):
     n: N = 10
-    exclude_seen: bool = Field(default=True, description="Leave out what the user has rated.")
+    exclude_seen: bool = Field(default=True, description="Exclude items that the user has rated.")
     exclude: Excluded = Field(default_factory=list)
     category: Categories = Field(default_factory=list)
     min_ratings: MinRatings = 0
-    explain: bool = Field(default=False, description="Say of every item how its score came about.")
-    model: AskedModel | None = None
+    explain: bool = Field(default=False, description="Explain the score of every item.")
+    model: ModelChoice | None = None
 
 
 class SimilarParams(Params):
@@ -45,11 +46,12 @@ class SimilarParams(Params):
 
 class PopularParams(Params):
     by: PopularBy = Field(
-        default="bias", description="`bias`: liked beyond its kind; `count`: number of ratings; `mean`: mean rating."
+        default="bias",
+        description="`bias`: liked more than its factors explain; `count`: number of ratings; `mean`: mean rating.",
     )
     order: Order = Field(default="desc", description="`asc` lists the other end.")
     min_ratings: MinRatings | None = Field(
-        default=None, description="Fewest ratings of a listed item; by default 10, by count 0."
+        default=None, description="Smallest number of ratings of a listed item; the default is 10, and 0 by count."
     )
     category: Categories = Field(default_factory=list)
     n: N = 10
@@ -63,24 +65,24 @@ class PredictParams(Params):
 
 class ItemsParams(Params):
     title: Text = Field(
-        default="", description="Words of the title, in any order; case and accents do not matter.", examples=["star"]
+        default="", description="Words of the title, in any order; case and accents are ignored.", examples=["star"]
     )
     limit: int = Field(default=50, ge=1, le=1000)
-    cursor: Text | None = Field(default=None, description="`next_cursor` of the page before.")
+    cursor: Text | None = Field(default=None, description="`next_cursor` of the previous page.")
 
 
 class Body(BaseModel):
-    """Base of bodies: a field that is not known is an error."""
+    """Base of bodies; an unknown field is an error."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 def _is_iso(value: object) -> object:
-    """Pydantic would take numbers too, and guess whether they are seconds."""
+    """Return the value if it is an ISO 8601 time: pydantic also accepts numbers, and guesses their unit."""
     if isinstance(value, str) and not re.match("[0-9]{4}-", value):
-        raise ValueError("expected a time as ISO 8601 has it, such as 1997-12-04T15:55:49Z")
+        raise ValueError("expected an ISO 8601 time, such as 1997-12-04T15:55:49Z")
     if not isinstance(value, str | None):
-        raise ValueError("expected text, a time as ISO 8601 has it, such as 1997-12-04T15:55:49Z")
+        raise ValueError("expected text with an ISO 8601 time, such as 1997-12-04T15:55:49Z")
     return value
 
 
@@ -96,11 +98,12 @@ class PostedRating(Body):
     item_id: str = Field(examples=["50"])
     rating: Rating
     rated_at: Time | None = Field(
-        default=None, description="Time of the rating, UTC unless it says otherwise; by default now.", examples=[None]
+        default=None, description="Time of the rating, in UTC unless it has an offset; by default now.", examples=[None]
     )
 
     @property
     def rated_at_ms(self) -> int | None:
+        """The time in Unix milliseconds."""
         if self.rated_at is None:
             return None
         at = self.rated_at if self.rated_at.tzinfo else self.rated_at.replace(tzinfo=UTC)
@@ -116,33 +119,33 @@ class VisitorRating(Body):
     rating: Rating
 
 
-class AskingUser(Body):
-    """Somebody who wants a list: a user, a visitor with ratings that are not stored, or a user with some more."""
+class ListUser(Body):
+    """A user by id, a visitor with ratings that are not stored, or a user with additional ratings."""
 
     user_id: Id | None = Field(default=None, description="External id of a user.", examples=["196"])
     ratings: list[VisitorRating] = Field(
         default=[],
         max_length=1000,
-        description="What they rated, beside what is stored of them; of items not known, nothing.",
+        description="Ratings in addition to the stored ones; unknown items are ignored.",
     )
 
 
-class AskedLists(Body):
-    users: list[AskingUser] = Field(min_length=1, max_length=1000)
+class ListsBody(Body):
+    users: list[ListUser] = Field(min_length=1, max_length=1000)
     n: StrictN = 10
-    exclude_seen: StrictBool = Field(default=True, description="Leave out what they have rated.")
+    exclude_seen: StrictBool = Field(default=True, description="Exclude items that each user has rated.")
     candidates: list[str] | None = Field(
-        default=None, max_length=100_000, description="Ids of the items to choose from; null: all."
+        default=None, max_length=100_000, description="Ids of the items to choose from; null: all items."
     )
-    exclude: list[str] = Field(default=[], max_length=100_000, description="Ids of items to leave out.")
+    exclude: list[str] = Field(default=[], max_length=100_000, description="Ids of items to exclude.")
     category: Categories = Field(default_factory=list)
     min_ratings: StrictMinRatings = 0
-    explain: StrictBool = Field(default=False, description="Say of every item how its score came about.")
-    model: AskedModel | None = None
+    explain: StrictBool = Field(default=False, description="Explain the score of every item.")
+    model: ModelChoice | None = None
 
 
 class PutItem(Body):
-    """What is left out stays as it is; null takes the title or the year away."""
+    """Fields that are left out keep their values; null removes the title or the year."""
 
     title: Annotated[str, StringConstraints(max_length=1000)] | None = Field(
         default=None, examples=["Star Wars (1977)"]
@@ -152,16 +155,16 @@ class PutItem(Body):
     )
     year: int | None = Field(default=None, strict=True, ge=-10_000, le=10_000, examples=[1977])
     attributes: dict[str, str | int | FiniteFloat | bool | list[str]] = Field(
-        default={}, max_length=100, description="What else is known; replaces what was known."
+        default={}, max_length=100, description="Other metadata; replaces all present attributes."
     )
-    hidden: StrictBool = Field(default=False, description="Whether no list shows it.")
+    hidden: StrictBool = Field(default=False, description="Whether the item is left out of all lists.")
 
 
 class Reason(Body):
     reason: Annotated[
         str,
         StringConstraints(min_length=1, max_length=1000, strip_whitespace=True, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$"),
-    ] = Field(description="Why; it is recorded.", examples=["the new one looks odd"])
+    ] = Field(description="The reason, which is recorded.", examples=["the new one looks odd"])
 
 
 class RollBack(Reason):

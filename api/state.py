@@ -1,17 +1,17 @@
-"""What requests need, made once at start-up."""
+"""The objects that requests need, made once at start-up."""
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Event
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
-from fastapi import Request
+from fastapi import Depends, Request
 from sqlalchemy import Engine
 
 from api.metrics import Metrics
-from api.middleware import Load
+from api.middleware import InFlight
 from recsys.errors import OverloadedError
 from recsys.serving.batching import Searcher, StateReader
 from recsys.serving.refresh import LiveRecommender
@@ -19,20 +19,42 @@ from recsys.settings import Settings
 
 _Answer = TypeVar("_Answer")
 
-WRITERS = 8
-"""Requests that may write at the same time: those that wait must leave threads for those that only read."""
+MAX_WRITERS = 8
+"""Requests that may write at the same time. Requests that only read need the other threads and connections."""
+
+WRITE_WAIT_SECONDS = 1.0
+"""Longest time that a request waits for a write slot."""
+
+
+class WriteLimiter:
+    """Limits the number of requests that write at the same time; enter it to take a write slot.
+
+    Raises:
+        OverloadedError: no slot became free within `WRITE_WAIT_SECONDS`.
+    """
+
+    def __init__(self, max_writers: int = MAX_WRITERS) -> None:
+        self._slots = BoundedSemaphore(max_writers)
+
+    def __enter__(self) -> None:
+        if not self._slots.acquire(timeout=WRITE_WAIT_SECONDS):
+            raise OverloadedError("too many requests are waiting to write: send this one again in a moment")
+
+    def __exit__(self, *_: object) -> None:
+        self._slots.release()
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """One for each process.
+class AppState:
+    """The state of one server process.
 
     Attributes:
         live: the newest snapshot, the cache of users and the keys.
-        reader, searcher: what answers requests that wait together.
-        aside: the threads for what would keep the event loop too long.
-        writers: turns to write.
-        draining: set when the process was told to end.
+        reader: reads users, those of concurrent requests in one query.
+        searcher: finds lists, those of concurrent requests in one matrix product.
+        threads: run work that would keep the event loop busy for too long.
+        writers: limits concurrent writes.
+        draining: set when the process was asked to stop.
     """
 
     engine: Engine
@@ -40,35 +62,27 @@ class State:
     live: LiveRecommender
     reader: StateReader
     searcher: Searcher
-    aside: ThreadPoolExecutor
-    writers: BoundedSemaphore
+    threads: ThreadPoolExecutor
+    writers: WriteLimiter
     metrics: Metrics
-    load: Load
+    in_flight: InFlight
     draining: Event
 
 
-def state_of(request: Request) -> State:
-    return cast(State, request.app.state.recsys)
+def state_of(request: Request) -> AppState:
+    """Return the state of the application that handles a request."""
+    return cast(AppState, request.app.state.recsys)
 
 
-async def aside(state: State, work: Callable[..., _Answer], *arguments: Any) -> _Answer:
-    """Do work in a thread, so that the event loop goes on meanwhile."""
-    return await asyncio.get_running_loop().run_in_executor(state.aside, work, *arguments)
+async def _current_state(request: Request) -> AppState:
+    # FastAPI would call `state_of` in a thread.
+    return state_of(request)
 
 
-class Turn:
-    """A turn to write, waited for a moment.
+CurrentState = Annotated[AppState, Depends(_current_state)]
+"""The type of an endpoint's parameter that receives the state."""
 
-    Raises:
-        OverloadedError: too many others are waiting.
-    """
 
-    def __init__(self, state: State) -> None:
-        self._writers = state.writers
-
-    def __enter__(self) -> None:
-        if not self._writers.acquire(timeout=1):
-            raise OverloadedError("too many requests are waiting to write: send this one again in a moment")
-
-    def __exit__(self, *_: object) -> None:
-        self._writers.release()
+async def in_thread(state: AppState, work: Callable[..., _Answer], *arguments: Any) -> _Answer:
+    """Call `work` in a thread and return its result; the event loop continues meanwhile."""
+    return await asyncio.get_running_loop().run_in_executor(state.threads, work, *arguments)

@@ -72,7 +72,7 @@ class OverloadedError(RecsysError):
     """More is being asked than can be answered now; the same request may go through in a moment."""
 
     status = 503
-    title = "Too much to do"
+    title = "Too many requests"
 
 
 class TooLargeError(RecsysError):

@@ -1,1 +1,1 @@
-"""One module a resource; each endpoint parses, asks `recsys`, and answers."""
+"""The endpoints, one module a resource: each parses its request, calls `recsys`, and answers."""

@@ -1,14 +1,14 @@
-"""Whether the process lives, whether it can answer, and how it is doing."""
+"""Health checks for load balancers, and metrics for Prometheus."""
 
 from typing import Literal
 
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi import APIRouter, Depends
+from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from api.problems import RESPONSES, problem
-from api.security import check_key
-from api.state import state_of
+from api.security import require
+from api.state import CurrentState
 from recsys.errors import NoModelError
 from recsys.results import Objective
 
@@ -16,43 +16,43 @@ routes = APIRouter(tags=["health"])
 
 
 class Alive(BaseModel):
+    """The answer of a process that is running."""
+
     status: Literal["ok"]
 
 
 class Ready(BaseModel):
+    """The answer of a process that can serve requests."""
+
     status: Literal["ready", "degraded"]
     models: dict[Objective, int] = Field(description="The live version of each objective.")
     problem: str | None = Field(description="Why the service is degraded.")
 
 
-@routes.get("/health/live", response_model=Alive)
-async def live() -> JSONResponse:
-    """The process answers."""
-    return JSONResponse({"status": "ok"})
+@routes.get("/health/live")
+async def live() -> Alive:
+    """Answer 200 while the process is running."""
+    return Alive(status="ok")
 
 
 @routes.get("/health/ready", response_model=Ready, responses={503: RESPONSES[503]})
-async def ready(request: Request) -> Response:
-    """A model is in memory. `degraded`: it is, but the database cannot be reached. 503: there is none, or the process
-    is ending."""
-    state = state_of(request)
+async def ready(state: CurrentState) -> Ready | Response:
+    """Answer 200 if a model is in memory; `degraded` if one is, but the database is not available. Answer 503 if none
+    is, or if the process is stopping."""
     if state.draining.is_set():
-        return problem(503, "The process is ending", "it answers what it has begun: ask another one")
+        return problem(503, "The server is stopping", "it finishes the requests in progress: use another server")
     models = state.live.current.models
     if not models:
         raise NoModelError("no model is live yet: run `recsys load PATH`, then `recsys nightly`")
-    answer = Ready(
+    return Ready(
         status="degraded" if state.live.problem else "ready",
         models={objective: model.number for objective, model in models.items()},
         problem=state.live.problem,
     )
-    return Response(answer.model_dump_json(), media_type="application/json")
 
 
-@routes.get("/metrics", include_in_schema=False)
-async def metrics(request: Request) -> Response:
-    """Numbers for Prometheus. Where keys are needed, one with the scope `read` is."""
-    state = state_of(request)
-    check_key(request, state, "read")
-    state.metrics.look_at(state.live, state.load.n_busy)
+@routes.get("/metrics", include_in_schema=False, dependencies=[Depends(require("read"))])
+async def metrics(state: CurrentState) -> Response:
+    """Return metrics for Prometheus. Where keys are needed, the request needs one with the scope `read`."""
+    state.metrics.update(state.live, state.in_flight.n_requests)
     return Response(state.metrics.page(), media_type=state.metrics.content_type)

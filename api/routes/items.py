@@ -1,15 +1,15 @@
-"""Items: by title, one by one, and changed."""
+"""Items: search by title, read one, store one."""
 
 from typing import Annotated
 
-from fastapi import Query, Request
-from starlette.responses import Response
+from fastapi import Depends, Query, Response, status
 
+from api.body import JsonBody
 from api.problems import BODY_RESPONSES
-from api.routing import ItemId, needs, router
+from api.routing import ItemId, router
 from api.schemas import ItemsParams, PutItem
-from api.security import actor_of
-from api.state import State, Turn, aside, state_of
+from api.security import Reader, Writer
+from api.state import CurrentState
 from recsys.data.limits import id_problem, text_problem
 from recsys.database.items import put_item
 from recsys.errors import InputError
@@ -18,58 +18,64 @@ from recsys.results import Item, ItemPage
 routes = router("items")
 
 
-@routes.get("/items", response_model=ItemPage)
-async def search(request: Request, query: Annotated[ItemsParams, Query()]) -> ItemPage:
-    """Items by title, in pages; without a title all of them. Hidden ones are not found."""
-    return state_of(request).live.current.catalogue.search(query.title, query.limit, query.cursor)
+@routes.get("/items")
+async def search(_: Reader, query: Annotated[ItemsParams, Query()], state: CurrentState) -> ItemPage:
+    """Search items by title, in pages; without a title list all of them. Hidden items are left out."""
+    return state.live.current.catalogue.search(query.title, query.limit, query.cursor)
 
 
-@routes.get("/items/{item_id}", response_model=Item)
-async def item(request: Request, item_id: ItemId) -> Item:
-    """One item, hidden or not."""
-    recommender = state_of(request).live.current
+@routes.get("/items/{item_id}")
+async def item(_: Reader, item_id: ItemId, state: CurrentState) -> Item:
+    """Return one item, hidden or not."""
+    recommender = state.live.current
     return recommender.catalogue.item(recommender.place_of(item_id))
 
 
 @routes.put(
     "/items/{item_id}",
-    response_model=Item,
-    openapi_extra=needs("write"),
     responses={201: {"model": Item, "description": "The item is new."}, **BODY_RESPONSES},
 )
-async def put(request: Request, item_id: ItemId, body: PutItem) -> Response:
-    """Make an item, or change what is sent of it; what is left out stays as it is.
+def put(
+    actor: Writer,
+    item_id: ItemId,
+    body: Annotated[PutItem, Depends(JsonBody(PutItem))],
+    state: CurrentState,
+    response: Response,
+) -> Item:
+    """Create an item, or change the fields that are sent; fields that are left out keep their values.
 
-    A hidden item is in no list from now on. A new one with categories or attributes that the model knows can be
+    A hidden item is in no list from now on. A new item with categories or attributes that the model knows can be
     recommended at once.
     """
-    state = state_of(request)
-    created, answer = await aside(state, _put, state, item_id, body, actor_of(request))
-    return Response(answer.model_dump_json(), 201 if created else 200, media_type="application/json")
+    values = body.model_dump(exclude_unset=True)
+    check_texts(item_id, body)
+    if "categories" in values:
+        values["categories"] = list(dict.fromkeys(values["categories"]))
+    with state.writers:
+        _, created = put_item(state.engine, item_id, values, actor=actor)
+    state.live.refresh()
+    if created:
+        response.status_code = status.HTTP_201_CREATED
+    recommender = state.live.current
+    return recommender.catalogue.item(recommender.place_of(item_id))
 
 
-def _put(state: State, item_id: str, body: PutItem, actor: str) -> tuple[bool, Item]:
+def check_texts(item_id: str, body: PutItem) -> None:
+    """Check that both databases can store the texts of an item.
+
+    Raises:
+        InputError: the id or a text has characters that cannot be stored.
+    """
     problem = id_problem(item_id, "item_id", fix="send another id")
-    given = body.model_dump(exclude_unset=True)
-    attributes = given.get("attributes", {})
-    texts = [given.get("title") or "", *given.get("categories", ()), *attributes]
-    for value in attributes.values():
+    texts = [body.title or "", *body.categories, *body.attributes]
+    for value in body.attributes.values():
         texts += value if isinstance(value, list) else [str(value)]
-    problem = problem or next((said for said in map(_text_problem, texts) if said), None)
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            problem = problem or f"{text[:80]!r} is not UTF-8: send other text"
+        else:
+            problem = problem or text_problem(text, "text")
     if problem is not None:
         raise InputError(problem)
-    if "categories" in given:
-        given["categories"] = list(dict.fromkeys(given["categories"]))
-    with Turn(state):
-        _, created = put_item(state.engine, item_id, given, actor=actor)
-    state.live.refresh()
-    recommender = state.live.current
-    return created, recommender.catalogue.item(recommender.place_of(item_id))
-
-
-def _text_problem(text: str) -> str | None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return f"{text[:80]!r} is not UTF-8: send other text"
-    return text_problem(text, "text")

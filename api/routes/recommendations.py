@@ -1,4 +1,4 @@
-"""Lists: recommendations, similar items, popularity, predictions."""
+"""Lists: recommendations, similar items, popular items, predictions."""
 
 from typing import Annotated
 
@@ -6,9 +6,9 @@ from fastapi import Query, Request
 from starlette.responses import Response
 
 from api.problems import BODY_RESPONSES
-from api.routing import ItemId, UserId, needs, router
-from api.schemas import AskedLists, PopularParams, PredictParams, RecommendParams, SimilarParams
-from api.state import State, aside, state_of
+from api.routing import FastRoute, ItemId, UserId, router
+from api.schemas import ListsBody, PopularParams, PredictParams, RecommendParams, SimilarParams
+from api.state import AppState, in_thread, state_of
 from recsys.database.engine import glancing
 from recsys.results import ItemList, Predictions, UserLists
 from recsys.serving.batch import Asking, lists_for
@@ -17,19 +17,20 @@ from recsys.serving.live_model import LiveModel
 from recsys.serving.recommender import DEFAULT_WISH, Listed, Recommender, Wish
 from recsys.serving.users import UserState, read_rated_by
 
-routes = router("lists")
+routes = router("lists", FastRoute)
 
 _PLAIN = frozenset({"n"})
-"""Parameters of a list that is kept until the user or the snapshot changes."""
+"""Parameters of lists that are cached until the user or the snapshot changes."""
 
-MOST_KEPT_BYTES = 2000
-"""A longer list is not kept: the cache of users counts with no more."""
+MAX_CACHED_BYTES = 2000
+"""Longer lists are not cached: the cache of users reserves this much for a list."""
 
 
 @routes.get("/users/{user_id}/recommendations", response_model=ItemList)
 async def recommend(request: Request, user_id: UserId, query: Annotated[RecommendParams, Query()]) -> Response:
-    """The best items for a user, by their own vector; by one solved from their ratings, where these are newer than the
-    model or the model does not know the user. One nobody knows gets the most rated items (`source: popularity`).
+    """Return the best items for a user, by the user's own vector, or by a vector computed from their ratings if these
+    are newer than the model or the model does not know the user. An unknown user gets the most rated items (`source:
+    popularity`).
     """
     state = state_of(request)
     recommender = state.live.current
@@ -45,10 +46,10 @@ async def recommend(request: Request, user_id: UserId, query: Annotated[Recommen
     else:
         listed = recommender.found(model, user, await state.searcher.find(search))
     if query.explain:
-        answer = await aside(state, _explained, state, recommender, model, user, user_id, listed)
+        answer = await in_thread(state, _explained, state, recommender, model, user, user_id, listed)
         return Response(answer.model_dump_json(), media_type="application/json")
     content = recommender.as_json(listed)
-    if is_plain and user.user_key is not None and len(content) <= MOST_KEPT_BYTES:
+    if is_plain and user.user_key is not None and len(content) <= MAX_CACHED_BYTES:
         user.answer = (recommender.number, query.n, content)
     return Response(content, media_type="application/json")
 
@@ -66,19 +67,19 @@ def _wish(recommender: Recommender, query: RecommendParams) -> Wish:
 
 
 def _explained(
-    state: State, recommender: Recommender, model: LiveModel, user: UserState, user_id: str, listed: Listed
+    state: AppState, recommender: Recommender, model: LiveModel, user: UserState, user_id: str, listed: Listed
 ) -> ItemList:
     with glancing(state.engine) as connection:
         rated = read_rated_by(connection, [user_id], recommender.catalogue)[user_id]
     return explained(recommender, model, user, rated, listed)
 
 
-@routes.post("/recommendations", response_model=UserLists, openapi_extra=needs("read"), responses=BODY_RESPONSES)
-async def recommend_many(request: Request, body: AskedLists) -> Response:
-    """Lists for up to 1,000 users and visitors at once.
+@routes.post("/recommendations", response_model=UserLists, responses=BODY_RESPONSES)
+async def recommend_many(request: Request, body: ListsBody) -> Response:
+    """Return lists for up to 1,000 users and visitors at once.
 
-    A visitor is somebody without a `user_id`: their ratings make a vector (`source: fold_in`) and are not stored. With
-    a `user_id`, ratings are added to those that are stored.
+    A visitor has no `user_id`: a vector is computed from their ratings (`source: fold_in`), which are not stored. With
+    a `user_id`, the ratings are added to the stored ones.
     """
     state = state_of(request)
     recommender = state.live.current
@@ -92,7 +93,7 @@ async def recommend_many(request: Request, body: AskedLists) -> Response:
         min_ratings=body.min_ratings,
     )
     asking = [Asking(user.user_id, [(row.item_id, row.rating) for row in user.ratings]) for user in body.users]
-    content = await aside(
+    content = await in_thread(
         state, lists_for, state.engine, state.live.users, recommender, model, asking, wish, body.explain
     )
     return Response(content, media_type="application/json")
@@ -100,7 +101,8 @@ async def recommend_many(request: Request, body: AskedLists) -> Response:
 
 @routes.get("/users/{user_id}/predictions", response_model=Predictions)
 async def predict(request: Request, user_id: UserId, query: Annotated[PredictParams, Query()]) -> Predictions:
-    """Ratings that a user would give, by the rating model. Of a user nobody knows, what is usual for each item."""
+    """Predict the ratings that a user would give, by the rating model. For an unknown user, the prediction is each
+    item's usual rating."""
     state = state_of(request)
     recommender = state.live.current
     model = recommender.model_for_lists("rating")
@@ -110,7 +112,7 @@ async def predict(request: Request, user_id: UserId, query: Annotated[PredictPar
 
 @routes.get("/items/{item_id}/similar", response_model=ItemList)
 async def similar(request: Request, item_id: ItemId, query: Annotated[SimilarParams, Query()]) -> Response:
-    """The items that appeal to the same people: cosine between item factors."""
+    """Return the items that appeal to the same users, by the cosine between item factors."""
     state = state_of(request)
     recommender = state.live.current
     model, search = recommender.search_similar(item_id, query.n, query.category)
@@ -120,7 +122,7 @@ async def similar(request: Request, item_id: ItemId, query: Annotated[SimilarPar
 
 @routes.get("/popular", response_model=ItemList)
 async def popular(request: Request, query: Annotated[PopularParams, Query()]) -> Response:
-    """Items by how much they are liked beyond their kind, by number of ratings, or by mean rating."""
+    """Return popular items by bias (liked more than the factors explain), by number of ratings, or by mean rating."""
     recommender = state_of(request).live.current
     listed = recommender.popular(
         query.by, query.n, order=query.order, min_ratings=query.min_ratings, categories=query.category

@@ -1,11 +1,9 @@
 """The snapshot that answers now, and the thread that keeps it and the cache of users true to the database."""
 
-import ctypes
-import gc
 import logging
 import math
-import sys
 import time
+from collections.abc import Callable
 from threading import Event, Lock, Thread
 
 from sqlalchemy import Connection, Engine
@@ -39,12 +37,24 @@ class LiveRecommender:
         problem: why the database could not be asked last time; None when all is well.
     """
 
-    def __init__(self, engine: Engine, refresh_seconds: float, user_cache_bytes: int = 32 << 20) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        refresh_seconds: float,
+        user_cache_bytes: int = 32 << 20,
+        on_load: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Hold no snapshot yet; `start` reads the first.
+
+        Args:
+            on_load: called after a snapshot or a version was loaded, such as to tune the memory of the process.
+        """
         self.users = UserCache(user_cache_bytes)
         self.keys = NO_KEYS
         self.problem: str | None = None
         self._engine = engine
         self._refresh_seconds = refresh_seconds
+        self._on_load = on_load
         self._stop = Event()
         self._thread = Thread(target=self._watch, name="refresh", daemon=True)
         self._turn = Lock()
@@ -140,10 +150,7 @@ class LiveRecommender:
         self._loaded_at = self._counted_at = time.monotonic()
         self._load_seconds = self._loaded_at - started
         self._stale, self._counts_seq = False, changes.seq
-        # What was just made stays: the collector need not walk 62,000 items again and again.
-        gc.collect()
-        gc.freeze()
-        _return_memory()
+        self._on_load()
         live = {objective: model.number for objective, model in recommender.models.items()}
         _log.info("snapshot loaded", extra={"live": live, "seq": changes.seq, "seconds": round(self._load_seconds, 3)})
 
@@ -155,14 +162,6 @@ class LiveRecommender:
                 known = laid_over(load_items(connection, number), now.catalogue)
                 known.warm()
             models[objective] = known
-        _return_memory()
+        self._on_load()
         _log.info("versions loaded", extra={"live": numbers})
         return Recommender(now.catalogue, models)
-
-
-def _return_memory() -> None:
-    """Give what loading needed back to the system: after so many rows the C library would keep most of it."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
-        if trim is not None:
-            trim(0)

@@ -10,7 +10,9 @@ from fastapi.routing import APIRoute
 from sqlalchemy import Engine, select
 
 from api.app import create_app
-from api.routing import LeanRoute
+from api.openapi import scope_of
+from api.routing import FastRoute
+from api.security import RequireScope
 from recsys.database import schema
 from recsys.database.engine import connect, reading
 from recsys.database.keys import SCOPES, create_key, revoke_key
@@ -22,9 +24,9 @@ from tests.conftest import add_known_model, add_known_rows
 
 APP = create_app(Settings(database_url="sqlite:///none.db"))
 ROUTES = {
-    (method, route.path): route.key_scope
+    (method, route.path): scope_of(route)
     for route in APP.routes
-    if isinstance(route, LeanRoute)
+    if isinstance(route, APIRoute) and route.path.startswith("/v1/")
     for method in route.methods or ()
 }
 """Method and path → scope, as the routes have it."""
@@ -81,9 +83,31 @@ def keyed(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path) -> It
 
 def test_the_document_and_the_routes_name_the_same() -> None:
     assert set(PATHS) == set(ROUTES)
-    assert all(path.startswith("/v1/") for _, path in ROUTES)
-    plain = {route.path for route in APP.routes if isinstance(route, APIRoute) and not isinstance(route, LeanRoute)}
-    assert plain == {"/health/live", "/health/ready", "/metrics"}  # the routes that look after themselves
+    others = {route.path: scope_of(route) for route in APP.routes if isinstance(route, APIRoute)}
+    assert {path: scope for path, scope in others.items() if not path.startswith("/v1/")} == {
+        "/health/live": None,
+        "/health/ready": None,
+        "/metrics": "read",
+    }
+
+
+def test_the_fast_path_is_for_lists_only() -> None:
+    assert {route.path for route in APP.routes if isinstance(route, FastRoute)} == {
+        "/v1/users/{user_id}/recommendations",
+        "/v1/recommendations",
+        "/v1/users/{user_id}/predictions",
+        "/v1/items/{item_id}/similar",
+        "/v1/popular",
+    }
+
+
+@pytest.mark.parametrize("route", [route for route in APP.routes if isinstance(route, APIRoute)], ids=lambda r: r.path)
+def test_the_key_is_checked_before_the_body_is_read(route: APIRoute) -> None:
+    """FastAPI resolves dependencies in their order, and reads a body of its own before them."""
+    if isinstance(route, FastRoute) or not scope_of(route):
+        return
+    assert isinstance(route.dependant.dependencies[0].call, RequireScope)
+    assert route.body_field is None
 
 
 def test_the_document_says_that_keys_may_be_needed() -> None:
@@ -92,6 +116,7 @@ def test_the_document_says_that_keys_may_be_needed() -> None:
     for method, path in PATHS:
         operation = document["paths"][path][method.lower()]
         assert operation["security"] == [{"key": []}, {}]
+        assert operation["x-key-scope"] == ROUTES[method, path]
         assert {"401", "403"} <= set(operation["responses"])
 
 

@@ -173,7 +173,7 @@ class TestErase:
         assert batch["lists"][0]["source"] == "popularity"
         with reading(known_engine) as connection:
             (entry,) = connection.execute(select(schema.audit_log)).all()
-        assert (entry.actor, entry.action) == ("anybody", "erase user")
+        assert (entry.actor, entry.action) == ("anonymous", "erase user")
         # Somebody new of this id has nothing of the other.
         client.post("/v1/ratings", json=posted("u1", "c"))
         assert [row["item_id"] for row in client.get("/v1/users/u1/ratings").json()["ratings"]] == ["c"]

@@ -1,0 +1,58 @@
+"""The OpenAPI document: what FastAPI makes of the routes, with API keys, bodies and problem documents."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from pydantic.json_schema import models_json_schema
+
+from api.body import JsonBody
+from api.problems import MEDIA_TYPE
+from api.routing import FastRoute
+from api.security import RequireScope
+from recsys.database.keys import Scope
+
+KEY_SCHEME = {"type": "http", "scheme": "bearer", "description": "A key from `recsys keys create`."}
+
+
+def document_of(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI document of the application; it is built once."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        document["components"]["securitySchemes"] = {"key": KEY_SCHEME}
+        for route in app.routes:
+            if isinstance(route, APIRoute) and route.include_in_schema:
+                for method in route.methods or ():
+                    complete(document, document["paths"][route.path_format][method.lower()], route)
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def complete(document: dict[str, Any], operation: dict[str, Any], route: APIRoute) -> None:
+    """Describe what FastAPI does not know about an operation: its scope, its body and the media type of its errors."""
+    scope = scope_of(route)
+    if scope is not None:
+        operation["security"] = [{"key": []}, {}]  # a service without keys is open
+        operation["x-key-scope"] = scope
+    for dependency in route.dependant.dependencies:
+        if isinstance(dependency.call, JsonBody):
+            operation["requestBody"] = body_of(document, dependency.call)
+    for response in operation["responses"].values():
+        if MEDIA_TYPE in response.get("content", ()):
+            response["content"].pop("application/json", None)  # FastAPI adds it for the model
+
+
+def scope_of(route: APIRoute) -> Scope | None:
+    """Return the scope that a route checks; `None` if it is open to all."""
+    if isinstance(route, FastRoute):
+        return "read"
+    checks = [dependency.call for dependency in route.dependant.dependencies]
+    return next((check.scope for check in checks if isinstance(check, RequireScope)), None)
+
+
+def body_of(document: dict[str, Any], body: JsonBody[Any]) -> dict[str, Any]:
+    """Add the schema of a body to the document, and return the description of the body."""
+    names, definitions = models_json_schema([(body.model, "validation")], ref_template="#/components/schemas/{model}")
+    document["components"]["schemas"] |= definitions["$defs"]
+    return {"required": True, "content": {"application/json": {"schema": names[body.model, "validation"]}}}
