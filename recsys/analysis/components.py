@@ -12,7 +12,7 @@ class Components:
 
     Attributes:
         directions: (n_components, n_factors) float64, orthonormal rows.
-        positions: (n_items, n_components) float64, the centred item factors along them.
+        positions: (n_items, n_components) float64, coordinates of the centred item factors along the directions.
         explained: (n_components,) float64, share of the total variance, descending.
     """
 
@@ -26,18 +26,18 @@ class Components:
 
 
 def principal_components(item_factors: NDArray[np.float32], n_components: int = 4) -> Components:
-    """Principal component analysis by singular value decomposition of the centred item factors.
+    """Compute the principal components of item factors, by singular value decomposition.
 
         Q − mean(Q) = U S Vᵀ,   positions = U S,   directions = Vᵀ,   explained_k = S_k² / Σ S²
 
-    A decomposition leaves the sign of each component open. Here the item farthest from the middle is on the
-    positive side, which hangs on the items' positions alone: factors that are the same up to a rotation give
-    the same picture. Components without variance are left out, so there may be fewer than asked for: none for
-    a single item, no factors, or factors that are all the same.
+    A decomposition leaves the sign of each component open. Here the item farthest from the mean is on the
+    positive side, which depends on the positions of the items alone: factors that are equal up to a rotation
+    give the same picture. Components without variance are left out: there are none for a single item, for no
+    factors, or for equal factors.
 
     Args:
         item_factors: (n_items, n_factors).
-        n_components: how many at most.
+        n_components: the largest number of components to return.
 
     Reference: I. T. Jolliffe, Principal Component Analysis, 2nd edition, section 3.5.
     """
@@ -46,7 +46,7 @@ def principal_components(item_factors: NDArray[np.float32], n_components: int = 
     if n_items == 0 or n_factors == 0:
         return Components(np.zeros((0, n_factors)), np.zeros((n_items, 0)), np.zeros(0))
     left, singular, right = np.linalg.svd(factors - factors.mean(axis=0), full_matrices=False)
-    # Measured against the factors before centring: what rounding leaves of equal factors is no variance.
+    # The norm is that of the factors before centring: a rounding error of equal factors is no variance.
     floor = max(factors.shape) * np.finfo(np.float64).eps * np.linalg.norm(factors)
     kept = min(n_components, int((singular > floor).sum()))
     positions = left[:, :kept] * singular[:kept]
@@ -59,18 +59,18 @@ def principal_components(item_factors: NDArray[np.float32], n_components: int = 
 def both_ends(
     values: NDArray[np.floating], n: int, among: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The items with the lowest and with the highest values, the most extreme first.
+    """Return the items with the lowest and with the highest values, the most extreme first.
 
-    No item is at both ends: of fewer than 2 n items the upper half is at the high end. Equal values stand in
-    the order of the items.
+    No item is at both ends: of fewer than 2 n items the upper half is at the high end. Equal values keep the
+    order of the items.
 
     Args:
         values: (n_items,).
-        n: how many at each end, at most.
-        among: (n_items,) which items to consider; all without it.
+        n: the largest number of items at each end.
+        among: (n_items,) which items to consider; by default all.
 
     Returns:
-        (low, high) positions.
+        (low, high): positions of the items, (≤ n,) each.
     """
     eligible = np.arange(len(values)) if among is None else np.flatnonzero(among)
     ascending = eligible[np.argsort(values[eligible], kind="stable")]

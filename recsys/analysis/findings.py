@@ -1,4 +1,4 @@
-"""What a range test, a sweep or a search found, as one self-contained HTML page."""
+"""Figures and pages of the results of a learning-rate range test, a sweep and a search."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,11 +7,11 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from recsys.analysis import page
-from recsys.analysis.figures import BLUE, GREY, INK, PALETTE, VERMILLION
+from recsys.analysis.style import BLUE, GREY, INK, PALETTE, VERMILLION, chart_layout, figure_text
 
-_HEIGHT_PX = 480
-_LEAST_FALL = 0.02
-"""The axis of the loss shows at least this share of it, lest rounding look like a curve."""
+HEIGHT_PX = 480
+MIN_LOSS_SPAN = 0.02
+"""The axis of the loss spans at least this share of the first loss, so that rounding errors look like no curve."""
 
 
 def learning_rate_figure(
@@ -20,10 +20,10 @@ def learning_rate_figure(
     smoothed: NDArray[np.float64],
     marks: Mapping[str, float],
 ) -> go.Figure:
-    """Loss against the learning rate, with named learning rates marked.
+    """Draw the loss against the learning rate, and mark some learning rates.
 
     Args:
-        learning_rates, losses, smoothed: (n_steps,) of each step.
+        learning_rates, losses, smoothed: (n_steps,) values of each step.
         marks: name → learning rate.
     """
     figure = go.Figure()
@@ -42,15 +42,15 @@ def learning_rate_figure(
                 x=[learning_rate],
                 y=[height],
                 mode="markers",
-                name=page.text(f"{name}: {learning_rate:.2g}"),
+                name=figure_text(f"{name}: {learning_rate:.2g}"),
                 marker={"color": colour, "size": 12, "line": {"width": 1, "color": INK}},
             )
         )
-    figure.update_layout(_layout())
+    figure.update_layout(chart_layout(HEIGHT_PX))
     figure.update_xaxes(title="Learning rate (logarithmic)", type="log", exponentformat="power", dtick=1)
-    # Where training diverges the loss leaves every scale, and would flatten what is of interest.
+    # A training that diverges has losses so high that the rest of the curve would look flat.
     low, first = float(losses.min()), float(smoothed[0])
-    fall = max(first - low, _LEAST_FALL * first)
+    fall = max(first - low, MIN_LOSS_SPAN * first)
     figure.update_yaxes(title="Training loss", range=[first - 1.1 * fall, first + fall])
     return figure
 
@@ -58,10 +58,12 @@ def learning_rate_figure(
 def sweep_figure(
     field: str, values: Sequence[float], metric: Sequence[float | None], metric_name: str, default: float | None
 ) -> go.Figure:
-    """A held-out metric against the values of a setting, beside that of the default.
+    """Draw a held-out metric against the values of a setting, and a line at the metric of the default.
 
     Args:
-        values, metric: of each training; a metric of None leaves a gap.
+        field: name of the setting.
+        values, metric: (n_trainings,) values of the setting and of the metric; None leaves a gap.
+        metric_name: name of the metric.
         default: the metric with the default of the setting; None draws no line.
     """
     figure = go.Figure()
@@ -70,25 +72,27 @@ def sweep_figure(
             x=list(values),
             y=list(metric),
             mode="lines+markers",
-            name=page.text(metric_name),
+            name=figure_text(metric_name),
             line={"color": BLUE, "width": 2},
             marker={"size": 9},
-            hovertemplate=f"{page.text(field)} %{{x}}: <b>%{{y:.4f}}</b><extra></extra>",
+            hovertemplate=f"{figure_text(field)} %{{x}}: <b>%{{y:.4f}}</b><extra></extra>",
         )
     )
     if default is not None:
         figure.add_hline(y=default, line={"color": VERMILLION, "dash": "dash"}, annotation_text="default")
-    figure.update_layout(_layout(), showlegend=False)
-    figure.update_xaxes(title=page.text(f"{field} (logarithmic)"), type="log", exponentformat="power", dtick=1)
-    figure.update_yaxes(title=page.text(f"{metric_name} on held-out ratings"))
+    figure.update_layout(chart_layout(HEIGHT_PX), showlegend=False)
+    figure.update_xaxes(title=figure_text(f"{field} (logarithmic)"), type="log", exponentformat="power", dtick=1)
+    figure.update_yaxes(title=figure_text(f"{metric_name} on held-out ratings"))
     return figure
 
 
 def tuning_figure(values: Sequence[float | None], metric_name: str, higher_is_better: bool) -> go.Figure:
-    """A held-out metric over the trials of a search, and the best of them so far.
+    """Draw a held-out metric over the trials of a search, and the best value so far.
 
     Args:
-        values: of each trial in its order, the defaults first; None where training diverged.
+        values: (n_trials,) metric of each trial in order, the defaults first; None where training diverged.
+        metric_name: name of the metric.
+        higher_is_better: direction of the metric.
     """
     measured = np.array([np.nan if value is None else value for value in values])
     running = np.fmax.accumulate(measured) if higher_is_better else np.fmin.accumulate(measured)
@@ -99,7 +103,7 @@ def tuning_figure(values: Sequence[float | None], metric_name: str, higher_is_be
             x=numbers,
             y=list(values),
             mode="markers",
-            name="a trial",
+            name="trial",
             marker={"color": BLUE, "size": 9},
             hovertemplate="trial %{x}: <b>%{y:.4f}</b><extra></extra>",
         )
@@ -109,49 +113,30 @@ def tuning_figure(values: Sequence[float | None], metric_name: str, higher_is_be
             x=numbers,
             y=[None if np.isnan(value) else float(value) for value in running],
             mode="lines",
-            name="the best so far",
+            name="best so far",
             line={"color": INK, "width": 2, "shape": "hv"},
             hoverinfo="skip",
         )
     )
     if values and values[0] is not None:
         figure.add_hline(y=values[0], line={"color": VERMILLION, "dash": "dash"}, annotation_text="default")
-    figure.update_layout(_layout())
+    figure.update_layout(chart_layout(HEIGHT_PX))
     figure.update_xaxes(title="Trial", rangemode="tozero", tickformat="d")
-    figure.update_yaxes(title=page.text(f"{metric_name} on held-out ratings"))
+    figure.update_yaxes(title=figure_text(f"{metric_name} on held-out ratings"))
     return figure
 
 
 def finding_page(
     title: str, how: str, figure: go.Figure, header: Sequence[str], rows: Sequence[Sequence[str]], best: int | None
 ) -> str:
-    """The document: a sentence, the figure, and a table whose row `best` is bold. The same input, the same text."""
-    head = "".join(f"<th scope='col'>{page.text(name)}</th>" for name in header)
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{' class=best' if place == best else ''}>{page.text(cell)}</td>" for cell in row)
-        + "</tr>"
-        for place, row in enumerate(rows)
-    )
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return page.page(
-        title,
-        f"<h1>{page.text(title)}</h1><p class='how'>{page.text(how)}</p>"
-        f"<div class='card'>{page.figure_html(figure, 'finding')}</div>"
-        f"<div class='card'><div class='scroll'>{table}</div></div>",
-    )
+    """Return a page with an explanation, a figure and a table. The same arguments give the same text.
 
-
-def _layout() -> go.Layout:
-    axis = {"gridcolor": "#ECECE8", "zeroline": False, "ticks": ""}
-    return go.Layout(
-        template="none",
-        height=_HEIGHT_PX,
-        margin={"l": 72, "r": 16, "t": 40, "b": 56},
-        font={"family": "system-ui, sans-serif", "size": 12, "color": INK},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        xaxis=axis,
-        yaxis=axis,
-        legend={"orientation": "h", "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom"},
-    )
+    Args:
+        title: of the page.
+        how: sentences that explain the figure.
+        figure: drawn at the top.
+        header: names of the columns of the table.
+        rows: cells of the table.
+        best: index of the row to print in bold; None for no row.
+    """
+    return page.render("finding.html.j2", title=title, how=how, figure=figure, header=header, rows=rows, best=best)

@@ -1,4 +1,4 @@
-"""What figures and tables say of items beside their factors."""
+"""Names, categories and rating counts of items, for figures and tables."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 OTHER = "other"
-"""Main category of items without any, and of those whose category is too rare for a colour of its own."""
+"""Main category of items without a category, and of items whose category is too rare for a colour of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +17,9 @@ class ItemLabels:
 
     Attributes:
         item_ids: (n_items,) external ids.
-        titles: (n_items,) titles; None or blank where there is none.
+        titles: (n_items,) titles; None or blank for an item without one.
         categories: (n_items,) the categories of each item, the main one first.
-        n_ratings: (n_items,) how many ratings each item has.
+        n_ratings: (n_items,) number of ratings of each item.
     """
 
     item_ids: Sequence[str]
@@ -36,18 +36,22 @@ class ItemLabels:
         return len(self.item_ids)
 
     def name(self, item_idx: int) -> str:
-        """The title on one line, or the id of an item without one."""
+        """Return the title on one line, or the id of an item without a title."""
         return " ".join((self.titles[item_idx] or "").split()) or self.item_ids[item_idx]
 
-    def rated(self, item_idx: int) -> str:
-        """How many ratings the item has, in words."""
+    def rating_count(self, item_idx: int) -> str:
+        """Return the number of ratings in words: `1 rating`, `1,234 ratings`."""
         n = int(self.n_ratings[item_idx])
         return f"{n:,} rating{'' if n == 1 else 's'}"
 
-    def main_categories(self, most: int) -> list[str]:
-        """The first category of each item: (n_items,). All but the `most` frequent become `OTHER`."""
+    def most_rated(self, n: int) -> NDArray[np.int64]:
+        """Return the positions of the n most rated items, most rated first; equal counts in the order of the items."""
+        return np.argsort(-self.n_ratings, kind="stable")[:n].astype(np.int64)
+
+    def main_categories(self, n: int) -> list[str]:
+        """Return the first category of each item: (n_items,). All but the n most frequent become `OTHER`."""
         first = [categories[0] if categories else OTHER for categories in self.categories]
         ranked = Counter(name for name in first if name != OTHER).most_common()
-        # Equal counts in the order of the alphabet, so that colours do not hang on the order of items.
-        kept = {name for name, _ in sorted(ranked, key=lambda pair: (-pair[1], pair[0]))[:most]}
+        # Equal counts are ordered by name, so that the colours do not depend on the order of the items.
+        kept = {name for name, _ in sorted(ranked, key=lambda pair: (-pair[1], pair[0]))[:n]}
         return [name if name in kept else OTHER for name in first]

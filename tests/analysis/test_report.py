@@ -14,7 +14,8 @@ import pytest
 from recsys.analysis.components import Components
 from recsys.analysis.figures import MOST_POINTS, bias_against_ratings, item_map, short_name, training_curves
 from recsys.analysis.labels import ItemLabels
-from recsys.analysis.report import ModelReport, render, write_report
+from recsys.analysis.report import render, write_report
+from recsys.analysis.sections import ModelReport
 from recsys.errors import InputError, NoModelError
 from recsys.factors import Factors
 from recsys.results import Objective
@@ -84,7 +85,7 @@ class TestWriteReport:
         assert path.read_text(encoding="utf-8") == render([model()])
         assert list(path.parent.iterdir()) == [path]
 
-    def test_whole_or_not_at_all(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_failed_write_leaves_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = write_report(tmp_path, [model()])
         before = path.read_bytes()
 
@@ -99,7 +100,7 @@ class TestWriteReport:
 
     def test_a_folder_that_is_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "out").write_text("")
-        with pytest.raises(InputError, match="name a place that can be, with --out"):
+        with pytest.raises(InputError, match="choose another location with --out"):
             write_report(tmp_path / "out", [model()])
 
     def test_without_a_model(self, tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ class TestRender:
     def test_the_same_models_give_the_same_text(self) -> None:
         assert render([model()]) == render([model()])
 
-    def test_plotly_is_inlined_once_and_nothing_is_loaded(self) -> None:
+    def test_contains_plotly_once_and_refers_to_no_other_file(self) -> None:
         document = render([model(), model("ranking", 8)])
         assert len(document) < 7_000_000
         assert "default-src 'none'" in document
@@ -125,35 +126,36 @@ class TestRender:
         assert set(addresses) == {"data:,", "#v7", "#v8"}
         assert document.count("<script>") == 1 + 5
 
-    def test_tells_version_configuration_and_measures_beside_baselines(self) -> None:
+    def test_shows_version_configuration_and_measures_beside_baselines(self) -> None:
         text = body(render([model()]))
         for expected in ("Rating model, version 7", "2026-01-02 00:00 UTC", "learning_rate", "0.005", "RMSE"):
             assert expected in text
         for expected in ("lower is better", "0.8123", "0.9001", "Bias only", "Most popular"):
             assert expected in text
-        assert "best'>0.7001" in text
-        assert "best'>0.8123" not in text
+        assert 'best">0.7001' in text
+        assert 'best">0.8123' not in text
 
     def test_a_ranking_version_has_no_biases(self) -> None:
         assert set(figures(render([model("ranking", 8)]))) == {"v8-map", "v8-curve1"}
         assert set(figures(render([model()]))) == {"v7-map", "v7-bias", "v7-curve1"}
 
-    def test_most_and_least_loved_are_in_order_and_have_enough_ratings(self) -> None:
+    def test_lists_of_biases_are_in_order_and_hold_items_with_enough_ratings(self) -> None:
         made = model()
         text = body(render([made]))
-        lists = re.findall(r"<h4>(Most|Least) loved</h4>.*?<ol>(.*?)</ol>", text)
+        lists = re.findall(r"<h4>(Highest|Lowest) bias</h4>.*?<ol>(.*?)</ol>", text, re.DOTALL)
         bias = np.where(made.items.n_ratings >= 10, made.factors.item_bias, np.nan)
-        expected = {"Most": np.argsort(-bias)[:10], "Least": np.argsort(bias)[:10]}
+        expected = {"Highest": np.argsort(-bias)[:10], "Lowest": np.argsort(bias)[:10]}
+        assert [name for name, _ in lists] == ["Highest", "Lowest"]
         for name, entries in lists:
             titles = re.findall(r"<bdi>(.*?)</bdi>", entries)
             assert titles == [made.items.name(int(item)) for item in expected[name]]
 
-    def test_bias_is_told_in_rating_points(self) -> None:
+    def test_bias_is_in_rating_points(self) -> None:
         made = model()
         span = 5.0
         highest = float(np.max(made.factors.item_bias[made.items.n_ratings >= 10]))
         points = span / (1 + np.exp(-0.3 - highest)) - span / (1 + np.exp(-0.3))
-        assert f"<span class='value'>{points:+.2f}</span>1. " in render([made])
+        assert f'<span class="value">{points:+.2f}</span>1. ' in render([made])
 
     def test_a_component_that_follows_popularity_says_so(self) -> None:
         made = model()
@@ -163,7 +165,7 @@ class TestRender:
         assert "mostly popularity (r = " in render([replace(made, factors=popular)])
         assert "mostly popularity" not in render([made])
 
-    def test_hostile_text_is_only_text(self) -> None:
+    def test_every_text_is_escaped(self) -> None:
         hostile = model(
             titles=[HOSTILE] * 40,
             configuration={HOSTILE: HOSTILE},
@@ -181,8 +183,8 @@ class TestRender:
         assert drawn["customdata"][0][0].startswith("&lt;/script&gt;&lt;script&gt;alert(1)")
 
 
-class TestLittleToShow:
-    def test_without_titles_items_go_by_their_ids(self) -> None:
+class TestMissingData:
+    def test_items_without_titles_are_named_by_their_ids(self) -> None:
         document = render([model(titles=[None] * 40)])
         assert "<bdi>i0039</bdi>" in document
 
@@ -209,9 +211,9 @@ class TestLittleToShow:
         assert "No item has a rating" in document
         assert "v7-map" in figures(document)
 
-    def test_nothing_recorded(self) -> None:
+    def test_a_version_without_records_says_so(self) -> None:
         document = render([model(metrics={}, baselines={}, history=[], configuration={})])
-        for expected in ("Nothing was measured", "No training history", "No configuration"):
+        for expected in ("No measure was recorded", "No training history", "No configuration"):
             assert expected in document
 
 
@@ -220,9 +222,9 @@ class TestFigures:
         n_items = MOST_POINTS + 500
         document = render([model("ranking", 8, n_items=n_items, titles=[None] * n_items)])
         drawn = figures(document)["v8-map"]
-        names = [told[0] for trace in drawn for told in trace.get("customdata", [])]
+        names = [hover[0] for trace in drawn for hover in trace.get("customdata", [])]
         assert sorted(names) == [f"i{i:04}" for i in range(500, n_items)]
-        assert f"Drawn are the {MOST_POINTS:,} most rated of {n_items:,} items" in document
+        assert f"The map shows the {MOST_POINTS:,} most rated of {n_items:,} items" in document
 
     def test_losses_share_a_figure_and_gaps_stay_gaps(self) -> None:
         history = [
@@ -234,12 +236,12 @@ class TestFigures:
         assert list(valid.figure.data[0].y) == [None, 0.2]
         assert list(valid.figure.data[0].x) == [1, 2]
 
-    def test_names_are_cut_and_lose_their_year(self) -> None:
+    def test_short_names_have_no_year_and_at_most_30_characters(self) -> None:
         assert short_name("The Glass Harbour (1994)") == "The Glass Harbour"
         assert short_name("(1994)") == "(1994)"
         assert short_name("x" * 99) == "x" * 29 + "…"
 
-    def test_every_category_has_a_colour_of_its_own(self) -> None:
+    def test_every_category_has_its_own_colour(self) -> None:
         made = model()
         points = made.factors.item_factors[:, :2].astype(np.float64)
         figure = item_map(Components(np.eye(2, 5), points, np.array([0.5, 0.3])), made.items)
@@ -248,7 +250,7 @@ class TestFigures:
         assert len({trace.marker.color for trace in named}) == 3
         assert "50.0% of the variance" in figure.layout.xaxis.title.text
 
-    def test_the_ends_of_the_bias_are_drawn_apart(self) -> None:
+    def test_the_highest_and_lowest_biases_have_their_own_colours(self) -> None:
         made = model()
         figure = bias_against_ratings(made.factors.item_bias, made.items, np.array([5, 6]), np.array([7]))
         counts = [len(trace.x) for trace in figure.data if trace.showlegend is not False]
@@ -274,7 +276,7 @@ def opened(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
 
 @pytest.mark.browser
 class TestInABrowser:
-    def test_draws_every_figure_and_asks_for_nothing(self, opened: Any) -> None:
+    def test_draws_every_figure_and_requests_nothing(self, opened: Any) -> None:
         drawn = opened.eval_on_selector_all(
             ".plotly-graph-div", "all => all.map(one => [one.id, one.querySelectorAll('.main-svg').length > 0])"
         )
@@ -283,13 +285,13 @@ class TestInABrowser:
         assert opened.trouble == []
         assert opened.requested == [opened.path.as_uri()]
 
-    def test_hostile_titles_are_printed_as_they_are(self, opened: Any) -> None:
+    def test_hostile_titles_are_displayed_as_text(self, opened: Any) -> None:
         drawn = figures(opened.path.read_text(encoding="utf-8"))["v7-map"]
         at = next(
             {"curveNumber": curve, "pointNumber": point}
             for curve, trace in enumerate(drawn)
-            for point, told in enumerate(trace.get("customdata", []))
-            if "alert" in told[0]
+            for point, hover in enumerate(trace.get("customdata", []))
+            if "alert" in hover[0]
         )
         opened.evaluate("at => Plotly.Fx.hover('v7-map', [at])", at)
         assert opened.locator("#v7-map .hovertext").text_content().startswith(" ".join(HOSTILE.split())[:30])
