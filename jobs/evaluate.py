@@ -9,7 +9,7 @@ from jobs.load import read_items_file, read_ratings_file, read_users_file, rejec
 from jobs.train import fit_with_progress, rating_scale
 from recsys.data.dataset import Ratings
 from recsys.data.encoding import IdEncoder, as_ratings
-from recsys.data.features import features_of_rows
+from recsys.data.features import build_features_of_rows
 from recsys.data.rows import ItemRow, UserRow
 from recsys.errors import TrainingError
 from recsys.evaluation.gate import Judge
@@ -71,9 +71,9 @@ def evaluate(
                 item_rows, user_rows = read_items_file(source, rejects), read_users_file(source, rejects)
         sets.append(as_ratings(ratings))
     training_set, test = (sets[0], sets[1]) if test_path is not None else _held_out(sets[0], split, seed)
-    training_set = training_set.described(
-        features_of_rows(user_rows, {user_id: key for key, user_id in enumerate(users.ids)}),
-        features_of_rows(item_rows, {item_id: key for key, item_id in enumerate(items.ids)}),
+    training_set = training_set.with_features(
+        build_features_of_rows(user_rows, {user_id: key for key, user_id in enumerate(users.ids)}),
+        build_features_of_rows(item_rows, {item_id: key for key, item_id in enumerate(items.ids)}),
     )
     scale = rating_scale(training_set, settings)
     n_ratings, n_users = training_set.n_ratings, training_set.n_users

@@ -144,7 +144,7 @@ def ratings_to_train_on(connection: Connection) -> Ratings:
     ratings = read_ratings(connection)
     if ratings.n_ratings == 0:
         raise TrainingError("there are no ratings to train on: run `recsys load PATH` first")
-    return ratings.described(read_user_features(connection), read_item_features(connection))
+    return ratings.with_features(read_user_features(connection), read_item_features(connection))
 
 
 def _checkpoint(folder: Path, config: Config, identity: list[object]) -> Checkpoint:

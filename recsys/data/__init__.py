@@ -1,1 +1,1 @@
-"""Everything that touches rows: tables, files, and ratings as arrays."""
+"""Ratings and features as arrays, and the rows that files and the database exchange."""

@@ -1,4 +1,4 @@
-"""Ratings by external ids as dictionary-encoded columns: between a file and the database, or a training."""
+"""Ratings by external id as dictionary-encoded columns: the form between a file and the database or a training."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,27 +11,27 @@ from recsys.data.dataset import Ratings, ratings_from_keys
 from recsys.data.keyed import hash_ids
 from recsys.data.rows import RatingBatch
 
-if TYPE_CHECKING:  # a server knows columns, and reads no files
+if TYPE_CHECKING:  # the server imports this module but reads no files
     import pyarrow as pa
 
-_RESERVED_ROWS = 1 << 23
-"""Room for so many rows from the start. It is addresses, not memory, until rows are written there."""
+RESERVED_ROWS = 1 << 23
+"""Rows to reserve address space for at the start. Pages take memory when rows are written to them."""
 
-_Scalar = TypeVar("_Scalar", bound=np.generic)
+ROWS_PER_SORT = 1 << 22
+"""Rows that `latest_rows` sorts at a time, which bounds the memory of the sort."""
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
 class RatingColumns:
-    """Ratings by external ids, dictionary-encoded: 24 bytes a row.
-
-    A load holds more at its peak, while it sorts: some 65 bytes a row beside a fixed 250 MiB (Parquet into SQLite,
-    resident: 498 MiB at 4 million rows, 746 MiB at 8 million).
+    """Ratings by external id, dictionary-encoded: 24 bytes a row.
 
     Attributes:
         user_ids, item_ids: the distinct external ids, in the order in which they appeared.
-        user_code, item_code: (n,) int32, positions in them.
+        user_code, item_code: (n,) int32, positions in `user_ids` and `item_ids`.
         rating: (n,) float64.
-        rated_at: (n,) int64, Unix milliseconds, `NO_TIME` where unknown.
+        rated_at: (n,) int64, Unix milliseconds, `NO_TIME` if unknown.
     """
 
     user_ids: list[str]
@@ -46,95 +46,135 @@ class RatingColumns:
 
 
 class IdEncoder:
-    """External ids to codes 0, 1, 2 …, in the order in which they appear."""
+    """Maps external ids to the codes 0, 1, 2 … in the order in which they appear."""
 
     def __init__(self) -> None:
         self._codes: dict[str, int] = {}
 
+    def __len__(self) -> int:
+        return len(self._codes)
+
     def encode(self, ids: "pa.StringArray") -> NDArray[np.int32]:
+        """Return the code of each id; an id that is new gets the next code."""
         encoded = ids.dictionary_encode()
         codes = np.empty(len(encoded.dictionary), np.int32)
-        for place, external_id in enumerate(encoded.dictionary.to_pylist()):
-            codes[place] = self._codes.setdefault(external_id, len(self._codes))
+        for position, external_id in enumerate(encoded.dictionary.to_pylist()):
+            codes[position] = self._codes.setdefault(external_id, len(self._codes))
         result: NDArray[np.int32] = codes[encoded.indices.to_numpy(zero_copy_only=False)]
         return result
 
     @property
     def ids(self) -> list[str]:
+        """Return the external ids in the order of their codes."""
         return list(self._codes)
 
 
-def collect(
-    batches: Iterable[RatingBatch], users: IdEncoder | None = None, items: IdEncoder | None = None
-) -> RatingColumns:
-    """All batches as one set of columns, rows in the order of the file.
+class GrowingArray(Generic[Scalar]):
+    """An array that grows in place. Parts that are joined at the end would be in memory twice."""
 
-    Args:
-        users, items: encoders to go on with, so that several files share their codes.
-    """
-    import pyarrow as pa
-
-    users, items = users or IdEncoder(), items or IdEncoder()
-    user_code, item_code = _Growing(np.int32), _Growing(np.int32)
-    rating, rated_at = _Growing(np.float64), _Growing(np.int64)
-    for batch in batches:
-        user_code.append(users.encode(batch.user_ids))
-        item_code.append(items.encode(batch.item_ids))
-        rating.append(batch.rating)
-        rated_at.append(batch.rated_at)
-    pa.default_memory_pool().release_unused()  # what the readers no longer use
-    return RatingColumns(
-        user_ids=users.ids,
-        item_ids=items.ids,
-        user_code=user_code.whole(),
-        item_code=item_code.whole(),
-        rating=rating.whole(),
-        rated_at=rated_at.whole(),
-    )
-
-
-class _Growing(Generic[_Scalar]):
-    """A column that grows in place: parts that are joined at the end would be in memory twice."""
-
-    def __init__(self, dtype: type[_Scalar]) -> None:
-        self._values = np.empty(_RESERVED_ROWS, dtype)
+    def __init__(self, dtype: type[Scalar]) -> None:
+        self._values = np.empty(RESERVED_ROWS, dtype)
         self._n = 0
 
-    def append(self, part: NDArray[_Scalar]) -> None:
+    def append(self, part: NDArray[Scalar]) -> None:
+        """Append the values of `part`."""
         end = self._n + len(part)
         if end > len(self._values):
             self._values.resize(max(end, len(self._values) * 9 // 8), refcheck=False)
         self._values[self._n : end] = part
         self._n = end
 
-    def whole(self) -> NDArray[_Scalar]:
+    def finish(self) -> NDArray[Scalar]:
+        """Return all values and give unused memory back."""
         self._values.resize(self._n, refcheck=False)
         return self._values
 
 
-def latest(columns: RatingColumns, user_key: NDArray[np.int64], item_key: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows to keep, one for each (user, item), in the order of the keys.
+def collect(
+    batches: Iterable[RatingBatch], users: IdEncoder | None = None, items: IdEncoder | None = None
+) -> RatingColumns:
+    """Join batches into one set of columns; the rows keep their order.
 
-    The latest is kept; of equals the last line.
-
-    A rating whose time is unknown counts as older than any whose time is known.
+    Args:
+        users, items: encoders to continue with, so that several files share their codes.
     """
-    order = np.lexsort((columns.rated_at, item_key, user_key))  # stable: equal times keep the order of lines
-    last = np.zeros(len(order), bool)
-    last[-1:] = True
-    for key in (user_key, item_key):  # one after the other: only one sorted copy is in memory at once
-        ordered = key[order]
-        last[:-1] |= ordered[1:] != ordered[:-1]
-    kept: NDArray[np.int64] = order[last]
-    return kept
+    import pyarrow as pa
+
+    users, items = users or IdEncoder(), items or IdEncoder()
+    user_code, item_code = GrowingArray(np.int32), GrowingArray(np.int32)
+    rating, rated_at = GrowingArray(np.float64), GrowingArray(np.int64)
+    for batch in batches:
+        user_code.append(users.encode(batch.user_ids))
+        item_code.append(items.encode(batch.item_ids))
+        rating.append(batch.rating)
+        rated_at.append(batch.rated_at)
+    pa.default_memory_pool().release_unused()  # the readers' buffers
+    return RatingColumns(
+        user_ids=users.ids,
+        item_ids=items.ids,
+        user_code=user_code.finish(),
+        item_code=item_code.finish(),
+        rating=rating.finish(),
+        rated_at=rated_at.finish(),
+    )
+
+
+def latest_rows(
+    columns: RatingColumns, user_keys: NDArray[np.int64], item_keys: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the row to keep for each (user, item), in ascending order of the keys.
+
+    The row with the latest time is kept; among equal times, the last row. A row without a time counts as older than
+    any row with one.
+
+    Args:
+        user_keys: (n_user_ids,) the key of each id in `columns.user_ids`.
+        item_keys: (n_item_ids,) the key of each id in `columns.item_ids`.
+
+    Returns:
+        (n_pairs,) positions in `columns`.
+    """
+
+    def keep(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows to keep among some ascending rows, in the order of the keys."""
+        user_key = user_keys[columns.user_code[rows]]
+        item_key = item_keys[columns.item_code[rows]]
+        order = np.lexsort((columns.rated_at[rows], item_key, user_key))  # stable: equal times keep their order
+        last = np.zeros(len(order), bool)
+        last[-1:] = True
+        for key in (user_key, item_key):  # one after the other: only one sorted copy is in memory
+            ordered = key[order]
+            last[:-1] |= ordered[1:] != ordered[:-1]
+        kept: NDArray[np.int64] = rows[order[last]]
+        return kept
+
+    n = len(columns)
+    if n <= ROWS_PER_SORT:
+        return keep(np.arange(n))
+    # Users in the order of their keys, in groups of about ROWS_PER_SORT rows.
+    by_key = np.argsort(user_keys, kind="stable")
+    n_rows = np.bincount(columns.user_code, minlength=len(user_keys))[by_key]
+    group_of_code = np.empty(len(by_key), np.int16)
+    group_of_code[by_key] = (np.cumsum(n_rows) - n_rows) // ROWS_PER_SORT
+    group = group_of_code[columns.user_code]
+    kept = GrowingArray(np.int64)
+    for number in np.unique(group_of_code):
+        rows = np.flatnonzero(group == number)
+        if len(rows) > 2 * ROWS_PER_SORT:  # one user with very many rows: drop superseded rows part by part first
+            parts = np.split(rows, np.arange(ROWS_PER_SORT, len(rows), ROWS_PER_SORT))
+            rows = np.concatenate([np.sort(keep(part)) for part in parts])
+        kept.append(keep(rows))
+    return kept.finish()
 
 
 def as_ratings(columns: RatingColumns) -> Ratings:
-    """Ratings straight from a file, without a database: the codes take the place of keys."""
-    kept = latest(columns, columns.user_code.astype(np.int64), columns.item_code.astype(np.int64))
+    """Return the ratings of a file without a database: codes stand in for keys."""
+    user_codes = np.arange(len(columns.user_ids), dtype=np.int64)
+    item_codes = np.arange(len(columns.item_ids), dtype=np.int64)
+    kept = latest_rows(columns, user_codes, item_codes)
     return ratings_from_keys(
-        columns.user_code[kept].astype(np.int64),
-        columns.item_code[kept].astype(np.int64),
+        user_codes[columns.user_code[kept]],
+        item_codes[columns.item_code[kept]],
         columns.rating[kept],
         columns.rated_at[kept],
         hash_ids(columns.user_ids),

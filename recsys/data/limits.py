@@ -1,8 +1,8 @@
-"""What an id, a rating, a time and a text may be, wherever they come from."""
+"""Limits of ids, ratings, times and texts, for files and HTTP alike."""
 
 from datetime import UTC, datetime, timedelta
 
-from recsys.data.rows import shown
+from recsys.data.messages import quote_value
 
 MAX_ID_BYTES = 1024
 MAX_RATING = 1_000_000
@@ -12,42 +12,42 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MS = timedelta(milliseconds=1)
 EARLIEST_MS = (datetime(1900, 1, 1, tzinfo=UTC) - EPOCH) // MS
 LATEST_MS = (datetime(2201, 1, 1, tzinfo=UTC) - EPOCH) // MS
-"""Times are from `EARLIEST_MS` to just before this."""
+"""Times are at or after `EARLIEST_MS` and before `LATEST_MS`."""
 
-MEND = "mend or delete the line"
-CONVERT = "convert the file, or delete the line"
+FIX_LINE = "correct or delete the line"
+CONVERT_FILE = "convert the file, or delete the line"
 
 
 def id_problem(value: object, what: str, fix: str | None = None) -> str | None:
-    """Why a value is no external id (what was found, what was expected, and the fix), or None where it is one.
+    """Return why a value cannot be an external id (found, expected, fix), or `None` if it can.
 
-    An id is text that is not blank, holds no NUL, is at most `MAX_ID_BYTES` in UTF-8, and can be written in
-    UTF-8 at all: no lone surrogates, as JSON can spell them (`"\\ud800"`).
+    An id is text that is not blank, has no NUL character, takes at most `MAX_ID_BYTES` in UTF-8, and can be encoded
+    as UTF-8. JSON can spell lone surrogates (`"\\ud800"`), which cannot.
 
     Args:
-        value: text (or bytes, or an integer) as it was given; None where it was null.
+        value: text, bytes or an integer; `None` if it was null.
         what: `user_id` or `item_id`.
-        fix: what to do about it, where there is no line of a file to mend.
+        fix: the fix to name if the value is not from a line of a file.
     """
-    mend = fix or MEND
+    line_fix = fix or FIX_LINE
     if value is None:
-        return f"{what} is empty: expected an id such as 196; {mend}"
+        return f"{what} is empty: expected an id such as 196; {line_fix}"
     try:
         text = value.decode() if isinstance(value, bytes) else str(value)
         n_bytes = len(text.encode())
     except UnicodeError:
-        return f"{what} {shown(value)} is not UTF-8: expected text in UTF-8; {fix or CONVERT}"
+        return f"{what} {quote_value(value)} is not UTF-8: expected text in UTF-8; {fix or CONVERT_FILE}"
     if not text.strip():
-        return f"{what} is {'blank' if text else 'empty'}: expected an id such as 196; {mend}"
+        return f"{what} is {'blank' if text else 'empty'}: expected an id such as 196; {line_fix}"
     if "\0" in text:
-        return f"{what} {shown(text)} holds a NUL character: expected an id without; {mend}"
+        return f"{what} {quote_value(text)} holds a NUL character: expected an id without one; {line_fix}"
     if n_bytes > MAX_ID_BYTES:
-        return f"{what} {shown(text)} has {n_bytes:,} bytes: expected at most {MAX_ID_BYTES:,}; {mend}"
+        return f"{what} {quote_value(text)} has {n_bytes:,} bytes: expected at most {MAX_ID_BYTES:,}; {line_fix}"
     return None
 
 
 def text_problem(text: str, what: str) -> str | None:
-    """Why a title or a category cannot be stored, or None where it can: PostgreSQL takes no NUL."""
+    """Return why a title or category cannot be stored, or `None` if it can. PostgreSQL stores no NUL."""
     if "\0" in text:
-        return f"{what} {shown(text)} holds a NUL character: expected text without; {MEND}"
+        return f"{what} {quote_value(text)} holds a NUL character: expected text without one; {FIX_LINE}"
     return None

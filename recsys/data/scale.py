@@ -1,4 +1,4 @@
-"""The rating scale: its range, its inverse, and whether ratings lie on it."""
+"""The rating scale: the range of the sigmoid, its inverse, and the check that ratings lie on the scale."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,11 +8,11 @@ from recsys.errors import TrainingError
 
 
 def rating_range(rating: NDArray[np.float32], scale: tuple[float, float] | None) -> tuple[float, float]:
-    """The ends of the sigmoid: the scale (else the lowest and highest rating), half a step wider at each end.
+    """Return the ends of the sigmoid: the scale (else the lowest and highest rating), half a step wider at each end.
 
-    A step is the smallest difference between two distinct ratings, but at least a hundredth of the scale, so
-    that ratings on a continuous scale do not ask for infinite scores. Where all ratings are equal it is 1, or
-    the whole scale if that is less.
+    A step is the smallest difference between two distinct ratings, but at least a hundredth of the scale: on a
+    continuous scale, a smaller step would need infinite scores. If all ratings are equal, the step is 1 or the whole
+    scale, whichever is less.
     """
     distinct = np.unique(rating).astype(np.float64)
     low, high = scale if scale is not None else (float(distinct[0]), float(distinct[-1]))
@@ -23,20 +23,20 @@ def rating_range(rating: NDArray[np.float32], scale: tuple[float, float] | None)
 
 
 def logit(rating: NDArray[np.float64] | float, low: float, high: float) -> NDArray[np.float64]:
-    """The score whose prediction is `rating`: the inverse of low + (high − low) · sigmoid(z)."""
+    """Return the score whose prediction is `rating`: the inverse of low + (high − low) · sigmoid(z)."""
     share = (np.asarray(rating, np.float64) - low) / (high - low)
     result: NDArray[np.float64] = np.log(share / (1 - share))
     return result
 
 
-def checked(train: Ratings, scale: tuple[float, float] | None) -> Ratings:
-    """The ratings that can be learned from: users and items without any left out.
+def validate_ratings(train: Ratings, scale: tuple[float, float] | None) -> Ratings:
+    """Return the ratings to train on, without users and items that have none.
 
     Raises:
-        TrainingError: there are no ratings, or some are no number or lie outside the stated scale.
+        TrainingError: there are no ratings, or a rating is not a finite number or outside the configured scale.
     """
     if train.n_ratings == 0:
-        raise TrainingError("there are no ratings to train on; load some first (recsys load PATH)")
+        raise TrainingError("there are no ratings to train on; load a file first (recsys load PATH)")
     n_bad = int((~np.isfinite(train.rating)).sum())
     if n_bad:
         raise TrainingError(f"{n_bad} of {train.n_ratings} ratings are not finite numbers; remove them")
@@ -49,6 +49,6 @@ def checked(train: Ratings, scale: tuple[float, float] | None) -> Ratings:
             raise TrainingError(
                 f"{outside} of {train.n_ratings} ratings are outside the scale {low:g} to {high:g} "
                 f"(they go from {train.rating.min():g} to {train.rating.max():g}); "
-                "mend RECSYS_RATING_MIN and RECSYS_RATING_MAX or the ratings"
+                "correct RECSYS_RATING_MIN and RECSYS_RATING_MAX, or the ratings"
             )
     return train.compact()

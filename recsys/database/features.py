@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection, Table, select
 
-from recsys.data.features import MIN_ROWS, Features, features
+from recsys.data.features import MIN_ROWS, Features, build_features
 from recsys.database import schema
 
 
@@ -18,4 +18,6 @@ def read_user_features(connection: Connection, *, min_rows: int = MIN_ROWS) -> F
 
 def _read(connection: Connection, table: Table, min_rows: int) -> Features:
     rows = connection.execute(select(table.columns[0], table.c.categories, table.c.attributes)).all()
-    return features([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows], min_rows=min_rows)
+    return build_features(
+        [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows], min_rows=min_rows
+    )

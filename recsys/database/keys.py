@@ -14,7 +14,7 @@ from typing import Any, Literal, cast, get_args
 
 from sqlalchemy import Connection, Engine, Row, insert, select, update
 
-from recsys.data.rows import shown
+from recsys.data.messages import quote_value
 from recsys.database import schema
 from recsys.database.audit import record
 from recsys.database.clock import now_ms
@@ -144,9 +144,9 @@ def _chosen(keys: Sequence[ApiKey], number_or_name: str) -> ApiKey:
     in_force = [key for key in named if key.revoked_at is None]
     if len(in_force) > 1:
         numbers = ", ".join(str(key.number) for key in reversed(in_force))
-        raise InputError(f"keys {numbers} share the name {shown(number_or_name)}: revoke each by its number")
+        raise InputError(f"keys {numbers} share the name {quote_value(number_or_name)}: revoke each by its number")
     if not named:
-        raise NotFoundError(f"there is no key {shown(number_or_name)}: see `recsys keys list`")
+        raise NotFoundError(f"there is no key {quote_value(number_or_name)}: see `recsys keys list`")
     return (in_force or named)[0]
 
 
@@ -158,9 +158,9 @@ def _check_name(name: str) -> None:
             f"the name of a key has {len(name):,} characters: expected at most {MAX_NAME_LENGTH}; shorten it"
         )
     if not name.isprintable():
-        raise InputError(f"the name {shown(name)} has characters that cannot be printed: leave them out")
+        raise InputError(f"the name {quote_value(name)} has characters that cannot be printed: leave them out")
     if re.fullmatch("[0-9]+", name):
-        raise InputError(f"the name {shown(name)} could be the number of a key: add a letter")
+        raise InputError(f"the name {quote_value(name)} could be the number of a key: add a letter")
 
 
 def _check_scopes(scopes: Sequence[str]) -> None:
@@ -169,6 +169,6 @@ def _check_scopes(scopes: Sequence[str]) -> None:
         raise InputError(f"a key needs a scope: give at least one of {choices}")
     for scope in scopes:
         if scope not in SCOPES:
-            raise InputError(f"there is no scope {shown(scope)}: expected some of {choices}")
+            raise InputError(f"there is no scope {quote_value(scope)}: expected some of {choices}")
     if len(set(scopes)) < len(scopes):
         raise InputError(f"a scope is given twice in {', '.join(scopes)}: give each once")

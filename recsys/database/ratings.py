@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from recsys.data.dataset import NO_TIME, Ratings, ratings_from_keys
-from recsys.data.encoding import RatingColumns, latest
+from recsys.data.encoding import RatingColumns, latest_rows
 from recsys.data.keyed import hash_ids, positions
 from recsys.database import schema
 from recsys.database.changes import UserChange, mark_users, record_change
@@ -97,7 +97,7 @@ def upsert_ratings(
     """
     inserted = updated = seq = 0
     users: list[int] = []
-    item_key = keys_of(engine, schema.items, columns.item_ids)[columns.item_code]
+    item_key_of_code = keys_of(engine, schema.items, columns.item_ids)
     written: list[_Written] = []  # by this transaction
 
     def write(connection: Connection, part: slice) -> None:
@@ -107,7 +107,9 @@ def upsert_ratings(
         rows = kept[part]
         times = [None if at == NO_TIME else at for at in columns.rated_at[rows].tolist()]
         ratings = columns.rating[rows].tolist()
-        stage(connection, _staged_ratings, (user_key[rows].tolist(), item_key[rows].tolist(), ratings, times))
+        user_key = user_key_of_code[columns.user_code[rows]].tolist()
+        item_key = item_key_of_code[columns.item_code[rows]].tolist()
+        stage(connection, _staged_ratings, (user_key, item_key, ratings, times))
         if not is_sqlite(engine):
             connection.execute(_LOCK_USERS)
         merged = _merge_staged_ratings(connection, received_at)
@@ -123,8 +125,8 @@ def upsert_ratings(
             written.clear()
 
     for attempt in range(_ATTEMPTS):
-        user_key = keys_of(engine, schema.users, columns.user_ids)[columns.user_code]
-        kept = latest(columns, user_key, item_key)
+        user_key_of_code = keys_of(engine, schema.users, columns.user_ids)
+        kept = latest_rows(columns, user_key_of_code, item_key_of_code)
         try:
             write_in_pieces(engine, len(kept), write, on_rows)
             break
@@ -191,7 +193,7 @@ def preview_upsert(connection: Connection, columns: RatingColumns) -> Upserted:
     stored = schema.ratings.c
     user_key = _stored_keys(connection, schema.users, columns.user_ids)[columns.user_code]
     item_key = _stored_keys(connection, schema.items, columns.item_ids)[columns.item_code]
-    kept = latest(columns, columns.user_code.astype(np.int64), columns.item_code.astype(np.int64))
+    kept = latest_rows(columns, np.arange(len(columns.user_ids)), np.arange(len(columns.item_ids)))
     n_items = np.int64(max(item_key.max(initial=0), connection.scalar(select(func.max(stored.item_key))) or 0) + 1)
     old_user, old_item, old_rating, old_at = fetch_columns(
         connection,

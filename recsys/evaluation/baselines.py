@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.data.dataset import Ratings
-from recsys.data.scale import checked, logit, rating_range
+from recsys.data.scale import logit, rating_range, validate_ratings
 from recsys.factors import Factors
 from recsys.results import Objective
 
@@ -28,7 +28,7 @@ def popular(train: Ratings, objective: Objective, rating_scale: tuple[float, flo
     Raises:
         TrainingError: there are no ratings, or some lie outside `rating_scale`.
     """
-    train = checked(train, rating_scale)
+    train = validate_ratings(train, rating_scale)
     n_rated = train.item_counts().astype(np.float64)
     if objective == "ranking":
         return _biases(train, "ranking", item_bias=n_rated)
@@ -60,7 +60,7 @@ def bias_only(train: Ratings, rating_scale: tuple[float, float] | None = None) -
     Raises:
         TrainingError: there are no ratings, or some lie outside `rating_scale`.
     """
-    train = checked(train, rating_scale)
+    train = validate_ratings(train, rating_scale)
     low, high = rating_range(train.rating, rating_scale)
     ridge = _DAMPING * ((high - low) / 4) ** 2
     center = float(logit(train.rating.mean(dtype=np.float64), low, high))

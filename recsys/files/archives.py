@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import IO, Self
 
-from recsys.data.rows import listed
+from recsys.data.messages import join_names
 from recsys.errors import InputError
 
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
@@ -199,7 +199,7 @@ def _inside_zip(archive: Path, inside: str) -> Entry | Folder:
     folder = _zip_folder(str(archive), archive, inside)
     if not folder.entries:
         raise InputError(
-            f"{archive} holds no {inside}: expected one of {listed([entry.name for entry in whole.entries])}"
+            f"{archive} holds no {inside}: expected one of {join_names([entry.name for entry in whole.entries])}"
         )
     return folder
 

@@ -6,10 +6,10 @@ from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 
+from recsys.data.checks import refuse_id_type
 from recsys.data.limits import id_problem, text_problem
 from recsys.data.rows import ItemRow, Rejected, UserRow
 from recsys.errors import InputError, MostlyBadError
-from recsys.files.checks import refuse_ids
 from recsys.files.parquet import ParquetTable
 
 NO_GENRES = "(no genres listed)"
@@ -103,7 +103,7 @@ def refuse_types(table: ParquetTable, external_id: int, categories: int | None) 
         InputError: there is such a column.
     """
     names = table.header or ()
-    if reason := refuse_ids(table.type_of(external_id)):
+    if reason := refuse_id_type(table.type_of(external_id)):
         raise InputError(f"{table.where}: column {names[external_id]} {reason}")
     if categories is not None and pa.types.is_nested(inner_type(table.type_of(categories))):
         raise InputError(

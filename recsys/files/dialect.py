@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from recsys.data.rows import shown
+from recsys.data.messages import quote_value
 from recsys.errors import InputError
 from recsys.files.archives import Entry
 from recsys.files.columns import looks_like_header
@@ -124,7 +124,7 @@ def sniff(
         return Dialect(delimiter, quoted, encoding, None, n_columns, 1, n_mark_bytes)
     if len(filled) == 1 and whole:
         raise InputError(
-            f"{entry.name}:{filled[0] + 1}: a header and no rows: expected rows after {shown(sample[0])}; "
+            f"{entry.name}:{filled[0] + 1}: a header and no rows: expected rows after {quote_value(sample[0])}; "
             "write the file again"
         )
     header = tuple(name.encode("latin-1").decode(encoding, "replace").strip() for name in fields[0])
@@ -211,6 +211,6 @@ def _is_utf8(entry: Entry) -> bool:
 
 def _no_table(entry: Entry, line: int, text: bytes) -> InputError:
     return InputError(
-        f"{entry.name}:{line}: {shown(text)} is not a row of a table: expected columns between commas, tabs, "
+        f"{entry.name}:{line}: {quote_value(text)} is not a row of a table: expected columns between commas, tabs, "
         "semicolons, pipes, '::' or blanks, or a Parquet file; check the file and --format"
     )

@@ -6,10 +6,11 @@ from datetime import date
 from typing import Any
 
 from recsys.data.limits import text_problem
-from recsys.data.rows import ItemRow, shown
+from recsys.data.messages import quote_value
+from recsys.data.rows import ItemRow
 from recsys.errors import InputError
 from recsys.files.archives import Entry
-from recsys.files.columns import find_item_columns
+from recsys.files.columns import Header
 from recsys.files.described import OnReject, categories_of, checked_rows, id_text, refuse_types, text_of
 from recsys.files.parquet import ParquetTable
 from recsys.files.table import Table
@@ -30,7 +31,7 @@ class ItemTable:
 
     def __init__(self, table: Table, mapping: Mapping[str, str]) -> None:
         self._table = table
-        found = find_item_columns(table.where, table.header, table.n_columns, mapping)
+        found = Header(table.where, table.header, table.n_columns).find_items(mapping)
         positions = (found.item_id, found.title, found.categories, found.year)
         self._wanted = [position for position in positions if position is not None]
         self._present = [position is not None for position in positions]
@@ -115,7 +116,7 @@ def _genres(items: Entry) -> tuple[str, ...]:
             continue
         if not name or not position.isdecimal() or int(position) != len(genres):
             raise InputError(
-                f"{beside[0].name}:{number}: {shown(line)}: expected a genre and its number, "
+                f"{beside[0].name}:{number}: {quote_value(line)}: expected a genre and its number, "
                 f"such as Action|{len(genres)}; copy it from ml-100k.zip again"
             )
         genres[int(position)] = name

@@ -6,20 +6,22 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from recsys.data.dataset import NO_TIME
-from recsys.data.rows import ItemRow, RatingBatch, Rejected, UserRow, listed
-from recsys.errors import InputError
-from recsys.files.archives import Entry, Folder, locate
-from recsys.files.checks import (
+from recsys.data.checks import (
     Problems,
     check_ids,
     check_ratings,
     check_times,
-    refuse_ids,
-    refuse_ratings,
-    refuse_times,
+    refuse_id_type,
+    refuse_rating_type,
+    refuse_time_type,
 )
-from recsys.files.columns import ITEM_WORDS, RATING_WORDS, USER_WORDS, ColumnPositions, find_rating_columns, simplified
+from recsys.data.columns import ITEM_COLUMNS, RATING_COLUMNS, USER_COLUMNS, normalize_name
+from recsys.data.dataset import NO_TIME
+from recsys.data.messages import join_names
+from recsys.data.rows import ItemRow, RatingBatch, Rejected, UserRow
+from recsys.errors import InputError
+from recsys.files.archives import Entry, Folder, locate
+from recsys.files.columns import ColumnPositions, Header
 from recsys.files.dialect import DELIMITERS, sniff
 from recsys.files.items import ItemTable, MovieLens100KItems
 from recsys.files.parquet import MAGIC, ParquetTable
@@ -162,12 +164,12 @@ def open_source(
     """
     format = format or "auto"
     if format not in FORMATS:
-        raise InputError(f"format {format!r} is not known: expected one of {', '.join(FORMATS)}; mend --format")
+        raise InputError(f"format {format!r} is not known: expected one of {', '.join(FORMATS)}; correct --format")
     mapping = dict(columns or {})
     place = locate(path)
     ratings = _choose_ratings(place, format) if isinstance(place, Folder) else place
     table = _open_ratings(ratings, format, mapping)
-    found = find_rating_columns(table.where, table.header, table.n_columns, mapping)
+    found = Header(table.where, table.header, table.n_columns).find_ratings(mapping)
     if isinstance(table, ParquetTable):
         _refuse_types(table, found)
     beside = ratings.folder() if isinstance(place, Folder) else None
@@ -190,9 +192,9 @@ def _choose_ratings(folder: Folder, format: str) -> Entry:
     if candidates:
         raise InputError(
             f"{folder.name} holds {len(candidates)} files of ratings: expected one; "
-            f"name the one to read: {listed([entry.name for entry in candidates])}"
+            f"name the one to read: {join_names([entry.name for entry in candidates])}"
         )
-    others = f"; it holds {listed([entry.name for entry in folder.entries])}" if folder.entries else ""
+    others = f"; it holds {join_names([entry.name for entry in folder.entries])}" if folder.entries else ""
     raise InputError(
         f"{folder.name} holds no ratings: expected {' or '.join(_RATING_FILES[format])}; name the file to read{others}"
     )
@@ -213,7 +215,7 @@ def _find_described(what: str, typed: str | Path | None, beside: Folder | None) 
     if len(candidates) > 1:
         raise InputError(
             f"{there.name} holds {len(candidates)} files of {what}: expected one; "
-            f"name one with --{what}: {listed([entry.name for entry in candidates])}"
+            f"name one with --{what}: {join_names([entry.name for entry in candidates])}"
         )
     if not candidates and typed is not None:
         raise InputError(f"{typed} holds no {what}: expected {' or '.join(names)}; name the file with --{what}")
@@ -226,7 +228,7 @@ def _open_ratings(entry: Entry, format: str, mapping: Mapping[str, str]) -> Tabl
         return ParquetTable(entry)
     if is_parquet:
         raise InputError(f"{entry.name} is Parquet: expected {format}; leave --format out, or give parquet")
-    words = _words(RATING_WORDS) | {simplified(column) for column in mapping.values() if not column.isdecimal()}
+    words = _words(RATING_COLUMNS) | {normalize_name(column) for column in mapping.values() if not column.isdecimal()}
     return TextTable(entry, sniff(entry, _DELIMITERS[format], words, min_columns=3))
 
 
@@ -235,13 +237,13 @@ def _open_items(entry: Entry, mapping: Mapping[str, str]) -> ItemTable | MovieLe
         return ItemTable(ParquetTable(entry), mapping)
     if entry.basename.endswith(".item"):
         return MovieLens100KItems(TextTable(entry, sniff(entry, ("|",), frozenset(), min_columns=3)))
-    return ItemTable(TextTable(entry, sniff(entry, DELIMITERS, _words(ITEM_WORDS), min_columns=2)), mapping)
+    return ItemTable(TextTable(entry, sniff(entry, DELIMITERS, _words(ITEM_COLUMNS), min_columns=2)), mapping)
 
 
 def _open_users(entry: Entry, mapping: Mapping[str, str]) -> UserTable:
     if _is_parquet(entry):
         return UserTable(ParquetTable(entry), mapping)
-    words = _words(USER_WORDS)
+    words = _words(USER_COLUMNS)
     if entry.basename.endswith(".user"):
         return UserTable(TextTable(entry, sniff(entry, ("|",), words, min_columns=3)), mapping)
     # Only MovieLens' own files have no header.
@@ -256,15 +258,15 @@ def _is_parquet(entry: Entry) -> bool:
 
 
 def _words(columns: Mapping[str, Sequence[str]]) -> frozenset[str]:
-    return frozenset(simplified(word) for words in columns.values() for word in words)
+    return frozenset(normalize_name(word) for words in columns.values() for word in words)
 
 
 def _refuse_types(table: ParquetTable, columns: ColumnPositions) -> None:
     checks = [
-        (columns.user_id, refuse_ids),
-        (columns.item_id, refuse_ids),
-        (columns.rating, refuse_ratings),
-        (columns.rated_at, refuse_times),
+        (columns.user_id, refuse_id_type),
+        (columns.item_id, refuse_id_type),
+        (columns.rating, refuse_rating_type),
+        (columns.rated_at, refuse_time_type),
     ]
     for position, refuse in checks:
         if position is not None and (reason := refuse(table.type_of(position))):

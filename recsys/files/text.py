@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from recsys.data.rows import named, shown
+from recsys.data.messages import quote_names, quote_value
 from recsys.errors import InputError
 from recsys.files.archives import Entry, Stream
 from recsys.files.dialect import Dialect, split_line
@@ -193,7 +193,7 @@ def _split_quoted(lines: Sequence[str], dialect: Dialect, multiline: bool) -> It
         try:
             fields, n_lines = _split_record(lines, at, dialect, multiline)
         except csv.Error as error:
-            yield at, f"{shown(lines[at].strip())} cannot be split ({error}): {_MEND_QUOTES}"
+            yield at, f"{quote_value(lines[at].strip())} cannot be split ({error}): {_MEND_QUOTES}"
             at += 1
         else:
             yield at, fields
@@ -217,15 +217,15 @@ def _split_record(lines: Sequence[str], at: int, dialect: Dialect, multiline: bo
     raise csv.Error("a quote is not closed")
 
 
-_MEND_QUOTES = 'expected "…" around a value and "" for a quote inside it; mend or delete the line'
+_MEND_QUOTES = 'expected "…" around a value and "" for a quote inside it; correct or delete the line'
 
 
 def _wrong_count(line: bytes | str, n_fields: int, dialect: Dialect) -> str:
-    names = f" ({named(dialect.header)})" if dialect.header and dialect.n_columns <= 4 else ""
+    names = f" ({quote_names(dialect.header)})" if dialect.header and dialect.n_columns <= 4 else ""
     delimiter = "blanks" if dialect.delimiter == " " else repr(dialect.delimiter)
     return (
-        f"{n_fields} field{'s' * (n_fields != 1)} in {shown(line.strip())}: "
-        f"expected {dialect.n_columns}{names} between {delimiter}; mend or delete the line"
+        f"{n_fields} field{'s' * (n_fields != 1)} in {quote_value(line.strip())}: "
+        f"expected {dialect.n_columns}{names} between {delimiter}; correct or delete the line"
     )
 
 
@@ -235,7 +235,7 @@ def _not_utf8(values: Sequence[str]) -> str | None:
             value.encode()
         except UnicodeEncodeError:
             return (
-                f"{shown(value)} is not UTF-8: expected a file in UTF-8; "
+                f"{quote_value(value)} is not UTF-8: expected a file in UTF-8; "
                 "convert it (iconv -f LATIN1 -t UTF-8) or delete the line"
             )
     return None

@@ -7,10 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from recsys.data.limits import text_problem
-from recsys.data.rows import UserRow, shown
+from recsys.data.columns import normalize_name
+from recsys.data.limits import FIX_LINE, text_problem
+from recsys.data.messages import quote_value
+from recsys.data.rows import UserRow
 from recsys.errors import InputError
-from recsys.files.columns import find_user_columns, simplified
+from recsys.files.columns import Header
 from recsys.files.described import OnReject, Record, categories_of, checked_rows, id_text, inner_type, refuse_types
 from recsys.files.parquet import ParquetTable
 from recsys.files.table import Table
@@ -44,7 +46,7 @@ class UserTable:
     def __init__(self, table: Table, mapping: Mapping[str, str]) -> None:
         self._table = table
         self._is_text = not isinstance(table, ParquetTable)
-        found = find_user_columns(table.where, table.header or _layout(table), mapping)
+        found = Header(table.where, table.header or _layout(table), table.n_columns).find_users(mapping)
         attributes = dict(found.attributes)
         if isinstance(table, ParquetTable):
             refuse_types(table, found.user_id, found.categories)
@@ -75,7 +77,7 @@ class UserTable:
             categories = values[1] if self._has_categories else None
             attributes: dict[str, object] = {}
             for name, value in zip(self._attributes, values[1 + self._has_categories :], strict=True):
-                known = _attribute(value, name in numbers, simplified(name) in _CODES)
+                known = _attribute(value, name in numbers, normalize_name(name) in _CODES)
                 if known is not None:
                     attributes[name] = known
             return UserRow(id_text(values[0]), categories_of(categories), attributes)
@@ -91,7 +93,7 @@ class UserTable:
         return frozenset(
             name
             for place, name in places
-            if simplified(name) not in _CODES
+            if normalize_name(name) not in _CODES
             and all(_NUMBER.fullmatch(text) for row in rows if (text := row[place].strip()))
         )
 
@@ -100,15 +102,12 @@ class UserTable:
             for member in value if isinstance(value, list) else [value]:
                 if isinstance(member, str):
                     if name in self._numbers:
-                        return f"{name} {shown(member)} is not a number: expected one such as 24; {_MEND}"
+                        return f"{name} {quote_value(member)} is not a number: expected one such as 24; {FIX_LINE}"
                     if reason := text_problem(member, name):
                         return reason
                 elif isinstance(member, float) and math.isinf(member):
-                    return f"{name} {member} is not a finite number: expected one such as 24; {_MEND}"
+                    return f"{name} {member} is not a finite number: expected one such as 24; {FIX_LINE}"
         return None
-
-
-_MEND = "mend or delete the line"
 
 
 def _layout(table: Table) -> tuple[str, ...]:

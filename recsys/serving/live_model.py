@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.data.features import matching
+from recsys.data.features import match_features
 from recsys.data.keyed import positions
 from recsys.database.items import StoredItem
 from recsys.database.models import ItemSide, ModelVersion
@@ -131,7 +131,7 @@ class LiveModel:
 
 def described(known: FeatureRows, categories: Sequence[str], attributes: Mapping[str, object]) -> Row | None:
     """The row and bias of a user or item of whom only metadata is known; None where it says nothing."""
-    idx = matching(known.names, categories, attributes)
+    idx = match_features(known.names, categories, attributes)
     if not len(idx):
         return None
     return Row(known.base + known.rows[idx].sum(0), float(known.bias[idx].sum()))

@@ -17,7 +17,7 @@ from torch import Tensor
 from recsys.data.dataset import Ratings
 from recsys.data.features import Features
 from recsys.data.keyed import positions
-from recsys.data.scale import checked, rating_range
+from recsys.data.scale import rating_range, validate_ratings
 from recsys.errors import InputError, TrainingError
 from recsys.evaluation.baselines import bias_only
 from recsys.factors import Factors, FeatureRows, RankingConstants
@@ -120,7 +120,7 @@ def fit(
     """
     if accumulate < 1:
         raise InputError(f"accumulate is {accumulate}: a batch can be cut into 1 part or more")
-    train = checked(train, rating_scale)
+    train = validate_ratings(train, rating_scale)
     place = pick_device(device)
     job = _Job(train, config, rating_scale, seed, accumulate, checkpoint)
     hooks = _Hooks(validate, on_epoch, on_step)

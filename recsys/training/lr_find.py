@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from recsys.data.dataset import Ratings
-from recsys.data.scale import checked
+from recsys.data.scale import validate_ratings
 from recsys.errors import InputError, TrainingError
 from recsys.training.config import Config
 from recsys.training.fit import pick_device, stepped, untrained
@@ -98,7 +98,7 @@ def lr_find(
         )
     if n_steps < 20:
         raise InputError(f"{n_steps} steps are too few for a range test; use 20 or more (--steps {N_STEPS})")
-    train = checked(train, rating_scale)
+    train = validate_ratings(train, rating_scale)
     generator = torch.Generator(pick_device(device)).manual_seed(seed)
     model, loss, _, optimizer = untrained(train, config, rating_scale, generator)
     first_model = copy.deepcopy(model)

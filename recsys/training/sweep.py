@@ -8,7 +8,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Literal, get_args
 
 from recsys.data.dataset import Ratings
-from recsys.data.scale import checked
+from recsys.data.scale import validate_ratings
 from recsys.errors import InputError, TrainingError
 from recsys.factors import Factors
 from recsys.training.config import Config
@@ -68,7 +68,7 @@ def sweep(
         TrainingError: there is nothing to train on, or no such device.
     """
     configs = [_with(config, field, value) for value in values]
-    checked(train, rating_scale)
+    validate_ratings(train, rating_scale)
     pick_device(device)
     return _rows(train, configs, values, measure, rating_scale, device, seed, on_epoch)
 

@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.trial import TrialState, create_trial
 
 from recsys.data.dataset import Ratings
-from recsys.data.scale import checked
+from recsys.data.scale import validate_ratings
 from recsys.errors import TrainingError
 from recsys.factors import Factors
 from recsys.training.config import Config
@@ -118,7 +118,7 @@ def tune(
     Raises:
         TrainingError: there is nothing to train on, or no such device.
     """
-    checked(train, rating_scale)
+    validate_ratings(train, rating_scale)
     pick_device(device)
     space = search_space(config)
     first = [defaults(config), *also]

@@ -6,7 +6,7 @@ import pytest
 
 from recsys.data import encoding
 from recsys.data.dataset import NO_TIME
-from recsys.data.encoding import RatingColumns, collect, latest
+from recsys.data.encoding import RatingColumns, collect, latest_rows
 from recsys.data.rows import RatingBatch
 
 
@@ -31,7 +31,7 @@ def rows_of(columns: RatingColumns) -> list[tuple[str, str, float, int]]:
 def test_batches_become_columns_however_many_rows_room_was_made_for(
     monkeypatch: pytest.MonkeyPatch, reserved: int
 ) -> None:
-    monkeypatch.setattr(encoding, "_RESERVED_ROWS", reserved)
+    monkeypatch.setattr(encoding, "RESERVED_ROWS", reserved)
     rows = [(f"u{i % 3}", f"i{i % 7}", i / 2, i if i % 2 else NO_TIME) for i in range(40)]
     columns = collect(batch(*rows[start : start + 9]) for start in range(0, 40, 9))
     assert rows_of(columns) == rows
@@ -43,7 +43,7 @@ def test_nothing_becomes_no_rows() -> None:
     columns = collect([])
     assert (len(columns), columns.user_ids, rows_of(columns)) == (0, [], [])
     none = np.empty(0, np.int64)
-    assert latest(columns, none, none).tolist() == []
+    assert latest_rows(columns, none, none).tolist() == []
 
 
 def test_the_latest_is_kept_and_of_equals_the_last_line() -> None:
@@ -53,6 +53,26 @@ def test_the_latest_is_kept_and_of_equals_the_last_line() -> None:
             batch(("u", "a", 5, NO_TIME), ("v", "a", 6, 5), ("w", "b", 7, 1), ("w", "b", 8, NO_TIME)),
         ]
     )
-    user_key = columns.user_code.astype(np.int64)  # v, u, w in the order of appearance
-    item_key = columns.item_code.astype(np.int64)
-    assert columns.rating[latest(columns, user_key, item_key)].tolist() == [6, 5, 2, 7]
+    user_keys = np.array([0, 1, 2])  # v, u, w in the order of appearance
+    item_keys = np.array([0, 1])
+    assert columns.rating[latest_rows(columns, user_keys, item_keys)].tolist() == [6, 5, 2, 7]
+    # The order is that of the keys: u, v, w, and b before a.
+    assert columns.rating[latest_rows(columns, np.array([8, 3, 9]), np.array([4, 1]))].tolist() == [2, 5, 6, 7]
+
+
+@pytest.mark.parametrize("n_users", [1, 2, 50])
+def test_sorting_in_parts_keeps_the_same_rows_as_sorting_at_once(monkeypatch: pytest.MonkeyPatch, n_users: int) -> None:
+    rng = np.random.default_rng(n_users)
+    n = 1000
+    columns = RatingColumns(
+        user_ids=[f"u{i}" for i in range(n_users)],
+        item_ids=[f"i{i}" for i in range(30)],
+        user_code=rng.integers(0, n_users, n).astype(np.int32),
+        item_code=rng.integers(0, 30, n).astype(np.int32),
+        rating=np.arange(n, dtype=np.float64),
+        rated_at=rng.choice([NO_TIME, 1, 2, 3], n),
+    )
+    user_keys, item_keys = rng.permutation(n_users) + 5, rng.permutation(30) + 7
+    at_once = latest_rows(columns, user_keys, item_keys)
+    monkeypatch.setattr(encoding, "ROWS_PER_SORT", 64)
+    assert latest_rows(columns, user_keys, item_keys).tolist() == at_once.tolist()

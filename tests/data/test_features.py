@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, select
 
-from recsys.data.features import MAX_FEATURES_PER_KIND, Features, features, features_of_rows
+from recsys.data.features import MAX_FEATURES_PER_KIND, Features, build_features, build_features_of_rows
 from recsys.data.rows import ItemRow, UserRow
 from recsys.database import schema
 from recsys.database.engine import reading
@@ -20,7 +20,7 @@ from recsys.files.source import open_source
 
 def of_attributes(*rows: Mapping[str, object], min_rows: int = 1) -> Features:
     """Features of rows with these attributes, and of one without any: nothing is of every row."""
-    return features(range(len(rows) + 1), [()] * (len(rows) + 1), [*rows, {}], min_rows=min_rows)
+    return build_features(range(len(rows) + 1), [()] * (len(rows) + 1), [*rows, {}], min_rows=min_rows)
 
 
 def named(found: Features) -> list[set[str]]:
@@ -38,7 +38,7 @@ def named(found: Features) -> list[set[str]]:
 def test_categories_and_years_by_decade() -> None:
     categories = [("Comedy", "Drama"), ("Comedy",), (), ("War", "War")]
     attributes: list[dict[str, object]] = [{"year": 1990}, {"year": 1999}, {"year": 2000.0}, {}]
-    found = features([3, 5, 8, 9], categories, attributes, min_rows=1)
+    found = build_features([3, 5, 8, 9], categories, attributes, min_rows=1)
     assert found.names == ("category: Comedy", "category: Drama", "category: War", "year: 1990s", "year: 2000s")
     assert found.keys.tolist() == [3, 5, 8, 9]
     assert named(found) == [
@@ -97,15 +97,15 @@ def test_what_too_few_rows_have_or_all_is_left_out() -> None:
     rows: list[dict[str, object]] = [
         {"everybody": "x", "zip": str(i), "rare": "no" if i < 4 else "yes"} for i in range(10)
     ]
-    found = features(range(10), [()] * 10, rows)
+    found = build_features(range(10), [()] * 10, rows)
     assert found.names == ("rare: yes",)
-    assert features(range(10), [()] * 10, rows, min_rows=4).names == ("rare: no", "rare: yes")
+    assert build_features(range(10), [()] * 10, rows, min_rows=4).names == ("rare: no", "rare: yes")
 
 
 def test_the_most_frequent_of_a_kind_stay() -> None:
     n = MAX_FEATURES_PER_KIND
     tags = [[f"t{i:05}"] for i in range(n + 50)]
-    found = features(range(2 * n), [*tags, *tags[100 : n + 50]], [{}] * (2 * n), min_rows=1)
+    found = build_features(range(2 * n), [*tags, *tags[100 : n + 50]], [{}] * (2 * n), min_rows=1)
     assert found.n_features == n
     # Once in all are the first hundred: fifty of them stay, the first by name.
     assert found.names == (
@@ -122,9 +122,9 @@ def test_the_order_of_rows_does_not_matter() -> None:
         {"year": int(rng.integers(1920, 2020)), "age": int(rng.integers(90)), "job": f"j{rng.integers(9)}"}
         for _ in range(n)
     ]
-    straight = features(range(n), categories, attributes)
+    straight = build_features(range(n), categories, attributes)
     order = rng.permutation(n)
-    shuffled = features(
+    shuffled = build_features(
         order,
         [categories[i][::-1] for i in order],
         [dict(reversed(attributes[i].items())) for i in order],
@@ -140,7 +140,7 @@ def assert_equal(one: Features, other: Features) -> None:
 
 
 class TestOf:
-    found = features([2, 4, 6], [("a", "b"), ("b", "c"), ()], [{}, {}, {}], min_rows=1)
+    found = build_features([2, 4, 6], [("a", "b"), ("b", "c"), ()], [{}, {}, {}], min_rows=1)
 
     def test_rows_of_some_keys(self) -> None:
         some = self.found.of(np.array([4, 6]))
@@ -163,10 +163,10 @@ class TestOf:
 
 
 def test_an_empty_catalogue() -> None:
-    found = features([], [], [])
+    found = build_features([], [], [])
     assert (found.n_rows, found.n_features, found.names, named(found)) == (0, 0, (), [])
     assert named(found.of(np.array([1, 2]))) == [set(), set()]
-    assert named(features([1], [("a",)], [{}])) == [set()]
+    assert named(build_features([1], [("a",)], [{}])) == [set()]
 
 
 def test_hundred_thousands_of_rows_take_seconds() -> None:
@@ -177,7 +177,7 @@ def test_hundred_thousands_of_rows_take_seconds() -> None:
         {"age": age, "job": f"j{job}", "zip": f"{code:05}"} for age, job, code in zip(ages, jobs, zips, strict=True)
     ]
     started = time.perf_counter()
-    found = features(range(n), [()] * n, attributes)
+    found = build_features(range(n), [()] * n, attributes)
     assert time.perf_counter() - started < 10
     assert found.n_rows == n
     assert [name for name in found.names if name.startswith("job")] == sorted(f"job: j{job}" for job in range(21))
@@ -217,25 +217,25 @@ class TestDatabase:
         upsert_items(engine, ITEMS[::-1])
         with reading(engine) as connection:
             stored = read_item_features(connection, min_rows=1)
-        straight = features_of_rows(ITEMS, {"c": 0, "b": 1, "a": 2}, min_rows=1)
+        straight = build_features_of_rows(ITEMS, {"c": 0, "b": 1, "a": 2}, min_rows=1)
         assert stored.names == straight.names
         assert named(stored) == named(straight)
 
 
 def test_rows_of_a_file_by_positions_and_those_without_one_left_out() -> None:
-    found = features_of_rows(ITEMS, {"nobody": 0, "c": 2, "a": 5}, min_rows=1)
+    found = build_features_of_rows(ITEMS, {"nobody": 0, "c": 2, "a": 5}, min_rows=1)
     assert found.keys.tolist() == [2, 5]
     assert named(found) == [set(), {"category: Horror", "category: Sci-Fi", "year: 1970s"}]
-    assert named(features_of_rows(USERS, {"v": 0, "u": 1}, min_rows=1))[0] == {"age: 30", "member: true"}
-    assert features_of_rows([], {"a": 0}).n_rows == 0
+    assert named(build_features_of_rows(USERS, {"v": 0, "u": 1}, min_rows=1))[0] == {"age: 30", "member: true"}
+    assert build_features_of_rows([], {"a": 0}).n_rows == 0
 
 
 @pytest.mark.shared_data
 def test_movielens_100k(shared_data: Path) -> None:
     source = open_source(shared_data / "ml-100k.zip")
     users, items = source.users(lambda _: None), source.items(lambda _: None)
-    of_users = features_of_rows(users, {row.user_id: i for i, row in enumerate(users)})
-    of_items = features_of_rows(items, {row.item_id: i for i, row in enumerate(items)})
+    of_users = build_features_of_rows(users, {row.user_id: i for i, row in enumerate(users)})
+    of_items = build_features_of_rows(items, {row.item_id: i for i, row in enumerate(items)})
     kinds = [name.split(":")[0] for name in of_users.names]
     assert {kind: kinds.count(kind) for kind in kinds} == {"age": 10, "gender": 2, "occupation": 21, "zip_code": 5}
     assert {"age: 24 to 26", "gender: F", "occupation: writer"} <= set(of_users.names)

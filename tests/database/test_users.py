@@ -18,7 +18,7 @@ from recsys.files.source import open_source
 
 Write = Callable[[str, str | bytes], Path]
 
-MEND = "mend or delete the line"
+MEND = "correct or delete the line"
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ class TestMovieLens:
             (2, f"age 'old' is not a number: expected one such as 24; {MEND}"),
             (3, f"user_id is empty: expected an id such as 196; {MEND}"),
             (4, f"3 fields in '4|24|M': expected 5 between '|'; {MEND}"),
-            (5, rf"occupation '\x00' holds a NUL character: expected text without; {MEND}"),
+            (5, rf"occupation '\x00' holds a NUL character: expected text without one; {MEND}"),
         ]
 
 

@@ -62,11 +62,11 @@ def refusal(path: str | Path, **options: Any) -> str:
     return message
 
 
-MEND = "mend or delete the line"
-A_RATING = f"expected something like 4 or 3.5; {MEND}"
+MEND = "correct or delete the line"
+A_RATING = f"expected a number such as 4 or 3.5; {MEND}"
 A_TIME = (
     "expected Unix seconds such as 881250949, milliseconds, microseconds, or ISO 8601 such as "
-    "1997-12-04T15:55:49Z; mend it, or leave it empty"
+    "1997-12-04T15:55:49Z; correct it, or leave it empty"
 )
 ROWS = [
     ("u,i,five,0", f"rating 'five' is not a number: {A_RATING}"),
@@ -87,16 +87,16 @@ ROWS = [
     ("u,,4,0", f"item_id is empty: expected an id such as 196; {MEND}"),
     ("u,   ,4,0", f"item_id is blank: expected an id such as 196; {MEND}"),
     ("\u3000,i,4,0", f"user_id is blank: expected an id such as 196; {MEND}"),
-    ("a\0b,i,4,0", rf"user_id 'a\x00b' holds a NUL character: expected an id without; {MEND}"),
+    ("a\0b,i,4,0", rf"user_id 'a\x00b' holds a NUL character: expected an id without one; {MEND}"),
     (f"u,{'é' * 513},4,0", f"item_id '{'é' * 39}…' has 1,026 bytes: expected at most 1,024; {MEND}"),
     ("u,i,4,yesterday", f"timestamp 'yesterday' is not a time: {A_TIME}"),
     ("u,i,4,nan", f"timestamp 'nan' is not a time: {A_TIME}"),
     ("u,i,4,0x10", f"timestamp '0x10' is not a time: {A_TIME}"),
     ("u,i,4,2020-13-01", f"timestamp '2020-13-01' is not a time: {A_TIME}"),
-    ("u,i,4,881250949123456789", f"timestamp '881250949123456789' lies outside the years 1900 to 2200: {A_TIME}"),
-    ("u,i,4,1e300", f"timestamp '1e300' lies outside the years 1900 to 2200: {A_TIME}"),
-    ("u,i,4,1899-12-31T23:59:59Z", f"timestamp '1899-12-31T23:59:59Z' lies outside the years 1900 to 2200: {A_TIME}"),
-    ("u,i,4,2201-01-01", f"timestamp '2201-01-01' lies outside the years 1900 to 2200: {A_TIME}"),
+    ("u,i,4,881250949123456789", f"timestamp '881250949123456789' is outside the years 1900 to 2200: {A_TIME}"),
+    ("u,i,4,1e300", f"timestamp '1e300' is outside the years 1900 to 2200: {A_TIME}"),
+    ("u,i,4,1899-12-31T23:59:59Z", f"timestamp '1899-12-31T23:59:59Z' is outside the years 1900 to 2200: {A_TIME}"),
+    ("u,i,4,2201-01-01", f"timestamp '2201-01-01' is outside the years 1900 to 2200: {A_TIME}"),
     ("u,i,4", f"3 fields in 'u,i,4': expected 4 (user, item, rating, timestamp) between ','; {MEND}"),
     ("u,i,4,0,x", f"5 fields in 'u,i,4,0,x': expected 4 (user, item, rating, timestamp) between ','; {MEND}"),
     ("nonsense", f"1 field in 'nonsense': expected 4 (user, item, rating, timestamp) between ','; {MEND}"),
@@ -153,7 +153,7 @@ class TestRows:
         rating = "0.5" if rating_range[1] is None else "5"
         path = file("r.csv", f"{HEADER}u,i,{rating},0\n{GOOD}")
         assert rejects(path, rating_range=rating_range) == [
-            f"r.csv:2: rating '{rating}' is off the scale: expected {scale}; "
+            f"r.csv:2: rating '{rating}' is outside the scale: expected {scale}; "
             f"{MEND}, or set RECSYS_RATING_MIN and RECSYS_RATING_MAX"
         ]
         assert rejects(file("s.csv", HEADER + GOOD), rating_range=rating_range) == []
@@ -161,10 +161,10 @@ class TestRows:
     @pytest.mark.parametrize(
         ("rating", "rating_range", "reason"),
         [
-            ("1e300", (1.0, 5.0), "off the scale: expected 1 to 5"),
-            ("1e999", (1.0, 5.0), "off the scale: expected 1 to 5"),
+            ("1e300", (1.0, 5.0), "outside the scale: expected 1 to 5"),
+            ("1e999", (1.0, 5.0), "outside the scale: expected 1 to 5"),
             ("1e300", (1.0, None), "too large: expected -1,000,000 to 1,000,000"),
-            ("-1e300", (1.0, None), "off the scale: expected at least 1"),
+            ("-1e300", (1.0, None), "outside the scale: expected at least 1"),
             ("-1e300", (None, 5.0), "too large: expected -1,000,000 to 1,000,000"),
             ("2e6", (0.0, 1e7), "too large: expected -1,000,000 to 1,000,000"),
         ],
@@ -224,7 +224,7 @@ class TestRows:
             f"r.parquet:5: rating is empty: {A_RATING}",
         ]
         assert re.fullmatch(
-            r"r\.parquet:6: timestamp .* lies outside the years 1900 to 2200: " + re.escape(A_TIME), year_unknown
+            r"r\.parquet:6: timestamp .* is outside the years 1900 to 2200: " + re.escape(A_TIME), year_unknown
         )
 
 
@@ -359,7 +359,7 @@ class TestFiles:
     def test_an_unknown_format(self, file: Write) -> None:
         with pytest.raises(InputError) as caught:
             open_source(file("r.csv", HEADER + GOOD), format="xlsx")
-        assert str(caught.value) == f"format 'xlsx' is not known: expected one of {', '.join(FORMATS)}; mend --format"
+        assert str(caught.value) == f"format 'xlsx' is not known: expected one of {', '.join(FORMATS)}; correct --format"
 
     def test_a_format_that_the_file_has_not(self, file: Write, tmp_path: Path) -> None:
         path = file("r.csv", HEADER + GOOD)
@@ -401,8 +401,8 @@ class TestColumns:
     def test_a_map_to_a_column_that_is_not_there(self, file: Write) -> None:
         path = file("r.csv", HEADER + GOOD)
         assert (
-            "r.csv:1: --map rating=grade names a column that is not there: "
-            "expected one of user, item, rating, timestamp, or a number from 1 to 4; mend --map"
+            "r.csv:1: --map rating=grade names a column that does not exist: "
+            "expected one of user, item, rating, timestamp, or a number from 1 to 4; correct --map"
         ) in refusal(path, columns={"rating": "grade"})
         assert "a number from 1 to 4" in refusal(path, columns={"rating": "5"})
         bare = file("u.data", "1\t2\t3\t4\n")
@@ -420,7 +420,7 @@ class TestColumns:
 
     def test_without_header_a_map_must_name_all(self, file: Write) -> None:
         message = refusal(file("u.data", "1\t2\t3\t4\n"), columns={"rating": "3"})
-        assert "u.data:1: --map does not say which column is user_id, and there is no header" in message
+        assert "u.data:1: --map does not name the column of user_id, and there is no header" in message
 
     @pytest.mark.parametrize("row", ["1,2\n", "1,2,3,4,5\n"])
     def test_without_header_there_are_three_or_four_columns(self, file: Write, row: str) -> None:
@@ -567,8 +567,8 @@ class TestItemFiles:
         source = open_source(file("ratings.csv", HEADER + GOOD), items=file("items.csv", content))
         assert [row.item_id for row in source.items(rejected.append)] == ["1", "4"]
         assert [(row.line, row.reason) for row in rejected] == [
-            (3, rf"title 'R\x00an' holds a NUL character: expected text without; {MEND}"),
-            (4, rf"category 'Sci\x00Fi' holds a NUL character: expected text without; {MEND}"),
+            (3, rf"title 'R\x00an' holds a NUL character: expected text without one; {MEND}"),
+            (4, rf"category 'Sci\x00Fi' holds a NUL character: expected text without one; {MEND}"),
         ]
 
     def test_a_nul_in_u_item(self, file: Write) -> None:

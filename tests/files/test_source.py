@@ -436,7 +436,7 @@ class TestParquet:
             ItemRow("8", None, (), None),
         ]
         assert [str(row) for row in rejected] == [
-            f"{tmp_path}/items.parquet:3: item_id is empty: expected an id such as 196; mend or delete the line"
+            f"{tmp_path}/items.parquet:3: item_id is empty: expected an id such as 196; correct or delete the line"
         ]
 
     def test_rows_are_numbered_across_batches_and_bytes_add_up(self, tmp_path: Path) -> None:

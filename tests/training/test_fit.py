@@ -10,8 +10,8 @@ import torch
 
 import recsys.training.fit as fit_module
 from recsys.data.dataset import Ratings
-from recsys.data.features import features
-from recsys.data.scale import checked
+from recsys.data.features import build_features
+from recsys.data.scale import validate_ratings
 from recsys.errors import InputError, TrainingError
 from recsys.evaluation.baselines import bias_only, popular
 from recsys.evaluation.metrics import evaluate_ranking, evaluate_rating
@@ -117,7 +117,7 @@ def described(n_users: int = 60, n_items: int = 48, seed: int = 0) -> tuple[Rati
     kinds = [() if key == n_items - 1 else KINDS_OF_ITEMS[key % 6] for key in range(n_items)]
     loves = np.array([[kind in kinds[key] for key in range(n_items)] for kind in range(3)])
     everything = columns(user, item, np.where(loves[user % 3, item], 5.0, 1.0))
-    known = features(np.arange(n_items), [[f"k{kind}" for kind in of] for of in kinds], [{}] * n_items)
+    known = build_features(np.arange(n_items), [[f"k{kind}" for kind in of] for of in kinds], [{}] * n_items)
     everything = replace(everything, item_features=known)
     withheld = np.isin(item, WITHHELD)
     return everything.select(~withheld & (random.random(len(user)) < 0.5)), everything.select(withheld)
@@ -180,7 +180,7 @@ def test_users_without_ratings_get_the_row_and_bias_of_their_features(
 ) -> None:
     """The same with users for items: two users of one kind are the same, and not what a third kind is."""
     train, _ = checkerboard()
-    known = features(np.arange(64), [["odd" if key % 2 else "even"] for key in range(64)], [{}] * 64)
+    known = build_features(np.arange(64), [["odd" if key % 2 else "even"] for key in range(64)], [{}] * 64)
     train = replace(train.select(train.user_idx != 3), user_features=known)
     config = described_config(train, objective, architecture)
     factors = fit(train, config, device="cpu").factors
@@ -199,7 +199,7 @@ def test_users_without_ratings_get_the_row_and_bias_of_their_features(
 def test_rows_are_made_of_what_fold_in_is_told(objective: Objective, architecture: Architecture) -> None:
     """A user or item known by features only has the row of its features, and the implicit rows are left for rest."""
     train, _ = checkerboard()
-    of_all = features(np.arange(64), [["odd" if key % 2 else "even"] for key in range(64)], [{}] * 64)
+    of_all = build_features(np.arange(64), [["odd" if key % 2 else "even"] for key in range(64)], [{}] * 64)
     train = replace(train.select((train.user_idx != 3) & (train.item_idx != 5)), user_features=of_all)
     train = replace(train, item_features=of_all)
     config = described_config(train, objective, architecture)
@@ -237,7 +237,7 @@ def test_without_implicit_terms_and_features_there_are_none_to_fold_in_with() ->
 @KINDS
 def test_features_of_nobody_in_the_ratings_do_no_harm(objective: Objective, architecture: Architecture) -> None:
     train, _ = checkerboard(20, 12)
-    known = features(np.arange(1000, 1010), [["a"] if key < 5 else ["b"] for key in range(10)], [{}] * 10)
+    known = build_features(np.arange(1000, 1010), [["a"] if key < 5 else ["b"] for key in range(10)], [{}] * 10)
     config = described_config(train, objective, architecture, n_epochs=2)
     fitted = fit(replace(train, item_features=known, user_features=known), config, device="cpu").factors
     assert fitted.item_keys.tolist() == [*range(20), *range(1000, 1010)]
@@ -253,7 +253,7 @@ def test_no_features_and_features_left_out_are_as_none() -> None:
     train, _ = described()
     config = described_config(train, "rating", "dot", n_epochs=1)
     plain = fit(replace(train, item_features=None), config, device="cpu").factors
-    empty = features(np.arange(48), [[]] * 48, [{}] * 48)
+    empty = build_features(np.arange(48), [[]] * 48, [{}] * 48)
     assert empty.n_features == 0
     assert same_bits(plain, fit(replace(train, item_features=empty), config, device="cpu").factors)
     assert same_bits(plain, fit(train, replace(config, features=False), device="cpu").factors)
@@ -264,7 +264,7 @@ def test_no_features_and_features_left_out_are_as_none() -> None:
 def test_batches_cut_into_parts_have_the_same_gradient(objective: Objective, architecture: Architecture) -> None:
     """The parts are not of the same size; chance of layers and candidates is left out."""
     train, _ = described()
-    train = checked(train, None)
+    train = validate_ratings(train, None)
     config = described_config(train, objective, architecture)
     config = replace(config, dropout=0.0, implicit_dropout=0.0, n_sampled=0, damping=0.3)
 

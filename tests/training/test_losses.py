@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recsys.data.dataset import Ratings
-from recsys.data.scale import checked, logit, rating_range
+from recsys.data.scale import logit, rating_range, validate_ratings
 from recsys.errors import TrainingError
 from recsys.training.models import DotProduct, Side
 from recsys.training.objectives import RankingLoss, RatingLoss, ranking_loss, rating_loss, sampled_ranking_loss
@@ -387,10 +387,10 @@ def test_logit_is_the_inverse_of_the_prediction() -> None:
 
 def test_ratings_that_cannot_be_learned_from_are_named() -> None:
     with pytest.raises(TrainingError, match="there are no ratings to train on; load some"):
-        checked(ratings([]), None)
+        validate_ratings(ratings([]), None)
     with pytest.raises(TrainingError, match=r"2 of 6 ratings are outside the scale 2 to 4.*RECSYS_RATING_MIN"):
-        checked(ratings([(0, 0, 1), (0, 1, 5), (1, 0, 2), (1, 1, 3), (2, 2, 4), (2, 3, 4)]), (2, 4))
+        validate_ratings(ratings([(0, 0, 1), (0, 1, 5), (1, 0, 2), (1, 1, 3), (2, 2, 4), (2, 3, 4)]), (2, 4))
     with pytest.raises(TrainingError, match="1 of 1 ratings are not finite"):
-        checked(ratings([(0, 0, np.nan)]), None)
+        validate_ratings(ratings([(0, 0, np.nan)]), None)
     with pytest.raises(TrainingError, match="rating scale 5 to 1: the lower end must be below the upper"):
-        checked(ratings([(0, 0, 3)]), (5, 1))
+        validate_ratings(ratings([(0, 0, 3)]), (5, 1))

@@ -124,7 +124,7 @@ def test_a_file_of_items_that_is_mostly_bad_refuses_the_load_though_the_ratings_
     line = recsys("load", "ratings.csv", "--items", "films.csv", code=1)
     assert line.startswith(
         "recsys: films.csv: 3 of 4 rows of items were rejected, so nothing was loaded; "
-        "the first: films.csv:3: item_id is empty: expected an id such as 196; mend or delete the line"
+        "the first: films.csv:3: item_id is empty: expected an id such as 196; correct or delete the line"
     )
     assert "name another file with --items" in line
     assert line.count("\n") == 1
@@ -137,12 +137,12 @@ def reasons(recsys: Recsys, name: object) -> list[str]:
 
 
 BAD_ROWS = [
-    ("x,a,five,", "rating 'five' is not a number: expected something like 4 or 3.5; mend or delete the line"),
-    ("x,b,NaN,", "rating 'NaN' is not a finite number: expected something like 4 or 3.5; mend or delete the line"),
-    ("x,c,-inf,", "rating '-inf' is not a finite number: expected something like 4 or 3.5; mend or delete the line"),
-    ("x,d,1e300,", "rating '1e300' is too large: expected -1,000,000 to 1,000,000; mend or delete the line"),
-    (",e,4,", "user_id is empty: expected an id such as 196; mend or delete the line"),
-    ("x,,4,", "item_id is empty: expected an id such as 196; mend or delete the line"),
+    ("x,a,five,", "rating 'five' is not a number: expected a number such as 4 or 3.5; correct or delete the line"),
+    ("x,b,NaN,", "rating 'NaN' is not a finite number: expected a number such as 4 or 3.5; correct or delete the line"),
+    ("x,c,-inf,", "rating '-inf' is not a finite number: expected a number such as 4 or 3.5; correct or delete the line"),
+    ("x,d,1e300,", "rating '1e300' is too large: expected -1,000,000 to 1,000,000; correct or delete the line"),
+    (",e,4,", "user_id is empty: expected an id such as 196; correct or delete the line"),
+    ("x,,4,", "item_id is empty: expected an id such as 196; correct or delete the line"),
 ]
 
 
@@ -160,8 +160,8 @@ def test_promise_4_bad_rows_are_set_aside_and_the_good_ones_of_the_same_file_are
     assert said.endswith("rejected rows, with line and reason: aside.txt\n")
     assert reasons(recsys, "aside.txt") == [
         *(f"some.csv:{3 + 2 * i}: {reason}" for i, (_, reason) in enumerate(BAD_ROWS)),
-        r"films.csv:3: title 'B\x00d' holds a NUL character: expected text without; mend or delete the line",
-        r"films.csv:4: category 'Dr\x00ma' holds a NUL character: expected text without; mend or delete the line",
+        r"films.csv:3: title 'B\x00d' holds a NUL character: expected text without one; correct or delete the line",
+        r"films.csv:4: category 'Dr\x00ma' holds a NUL character: expected text without one; correct or delete the line",
     ]
     assert ratings_in(recsys) == good
     after = all_rows(recsys)
@@ -234,7 +234,7 @@ def test_users_are_loaded_and_a_second_load_changes_nothing(recsys: Recsys) -> N
             ("ann", '["a", "b"]', '{"age": 24}'),
             ("new", '["c"]', "{}"),
         ]
-    reason = "people.csv:4: user_id is empty: expected an id such as 196; mend or delete the line"
+    reason = "people.csv:4: user_id is empty: expected an id such as 196; correct or delete the line"
     assert reasons(recsys, loaded["rejects_file"]) == [reason]
     before = all_rows(recsys)
     assert "\n1 rows of users rejected\n" in recsys(*load)
