@@ -16,7 +16,7 @@ from recsys.database.items import put_item
 from recsys.database.ratings import delete_rating
 from recsys.database.users import erase_user, upsert_users
 from tests.conftest import add_known_model, add_known_rows
-from tests.files.made import write
+from tests.database.made import write
 
 
 def since(engine: Engine, seq: int) -> Changes:

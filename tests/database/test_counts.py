@@ -14,7 +14,7 @@ from recsys.database.counts import recount
 from recsys.database.engine import writing
 from recsys.database.ratings import delete_rating
 from recsys.database.users import erase_user
-from tests.files.made import Row, kept_counts, true_counts, write
+from tests.database.made import Row, kept_counts, true_counts, write
 
 
 def check(engine: Engine) -> None:

@@ -359,7 +359,8 @@ class TestFiles:
     def test_an_unknown_format(self, file: Write) -> None:
         with pytest.raises(InputError) as caught:
             open_source(file("r.csv", HEADER + GOOD), format="xlsx")
-        assert str(caught.value) == f"format 'xlsx' is not known: expected one of {', '.join(FORMATS)}; correct --format"
+        expected = f"format 'xlsx' is not known: expected one of {', '.join(FORMATS)}; correct --format"
+        assert str(caught.value) == expected
 
     def test_a_format_that_the_file_has_not(self, file: Write, tmp_path: Path) -> None:
         path = file("r.csv", HEADER + GOOD)

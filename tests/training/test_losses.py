@@ -386,7 +386,7 @@ def test_logit_is_the_inverse_of_the_prediction() -> None:
 
 
 def test_ratings_that_cannot_be_learned_from_are_named() -> None:
-    with pytest.raises(TrainingError, match="there are no ratings to train on; load some"):
+    with pytest.raises(TrainingError, match="there are no ratings to train on; load a file first"):
         validate_ratings(ratings([]), None)
     with pytest.raises(TrainingError, match=r"2 of 6 ratings are outside the scale 2 to 4.*RECSYS_RATING_MIN"):
         validate_ratings(ratings([(0, 0, 1), (0, 1, 5), (1, 0, 2), (1, 1, 3), (2, 2, 4), (2, 3, 4)]), (2, 4))

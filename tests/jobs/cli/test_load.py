@@ -136,13 +136,14 @@ def reasons(recsys: Recsys, name: object) -> list[str]:
     return (recsys.folder / str(name)).read_text(encoding="utf-8").splitlines()
 
 
+FIX_LINE = "correct or delete the line"
 BAD_ROWS = [
-    ("x,a,five,", "rating 'five' is not a number: expected a number such as 4 or 3.5; correct or delete the line"),
-    ("x,b,NaN,", "rating 'NaN' is not a finite number: expected a number such as 4 or 3.5; correct or delete the line"),
-    ("x,c,-inf,", "rating '-inf' is not a finite number: expected a number such as 4 or 3.5; correct or delete the line"),
-    ("x,d,1e300,", "rating '1e300' is too large: expected -1,000,000 to 1,000,000; correct or delete the line"),
-    (",e,4,", "user_id is empty: expected an id such as 196; correct or delete the line"),
-    ("x,,4,", "item_id is empty: expected an id such as 196; correct or delete the line"),
+    ("x,a,five,", f"rating 'five' is not a number: expected a number such as 4 or 3.5; {FIX_LINE}"),
+    ("x,b,NaN,", f"rating 'NaN' is not a finite number: expected a number such as 4 or 3.5; {FIX_LINE}"),
+    ("x,c,-inf,", f"rating '-inf' is not a finite number: expected a number such as 4 or 3.5; {FIX_LINE}"),
+    ("x,d,1e300,", f"rating '1e300' is too large: expected -1,000,000 to 1,000,000; {FIX_LINE}"),
+    (",e,4,", f"user_id is empty: expected an id such as 196; {FIX_LINE}"),
+    ("x,,4,", f"item_id is empty: expected an id such as 196; {FIX_LINE}"),
 ]
 
 
@@ -160,8 +161,8 @@ def test_promise_4_bad_rows_are_set_aside_and_the_good_ones_of_the_same_file_are
     assert said.endswith("rejected rows, with line and reason: aside.txt\n")
     assert reasons(recsys, "aside.txt") == [
         *(f"some.csv:{3 + 2 * i}: {reason}" for i, (_, reason) in enumerate(BAD_ROWS)),
-        r"films.csv:3: title 'B\x00d' holds a NUL character: expected text without one; correct or delete the line",
-        r"films.csv:4: category 'Dr\x00ma' holds a NUL character: expected text without one; correct or delete the line",
+        rf"films.csv:3: title 'B\x00d' holds a NUL character: expected text without one; {FIX_LINE}",
+        rf"films.csv:4: category 'Dr\x00ma' holds a NUL character: expected text without one; {FIX_LINE}",
     ]
     assert ratings_in(recsys) == good
     after = all_rows(recsys)
