@@ -200,7 +200,7 @@ def tune(
     return report
 
 
-def reset(engine: Engine, objective: Objective, architecture: Architecture = "dot") -> ResetReport:
+def reset_tuning(engine: Engine, objective: Objective, architecture: Architecture = "dot") -> ResetReport:
     """Forget the tuned settings, so that `train` uses the defaults again. The trials stay."""
     with writing(engine) as connection:
         forgotten = forget(connection, objective, architecture)

@@ -1,38 +1,61 @@
-"""`recsys models`: stored versions, looked at, published, rolled back and pruned by hand."""
+"""`recsys models`: list, show, publish, roll back and prune the stored model versions."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from sqlalchemy import Connection
 
-from jobs.cli.options import Json, ObjectiveName, actor, open_database
-from jobs.cli.show import show, show_models
-from recsys.database.audit import record
-from recsys.database.engine import reading
-from recsys.database.models import Guard
-from recsys.results import ModelSummaries
+from jobs.cli.options import JsonOption, ObjectiveOption, actor, open_database
+from jobs.cli.teaching import add_command, as_markdown
 
-models_app = typer.Typer(no_args_is_help=True, help="Look at the stored model versions, publish, roll back, prune.")
+if TYPE_CHECKING:
+    from recsys.database.models import Guard
+
+models_app = typer.Typer(
+    no_args_is_help=True,
+    help=as_markdown("""List the stored model versions, and publish, roll back or prune them by hand.
+
+Every training is stored as a numbered version. For each objective, one version is live: the one that answers.
+
+    recsys models list
+    recsys models rollback --objective ranking --reason "lists looked odd"
+"""),
+)
+
+NumberArgument = Annotated[
+    int, typer.Argument(metavar="NUMBER", help="Number of the version, as `recsys models list` shows it.")
+]
 
 
-@models_app.command("list")
-def models_list(json: Json = False) -> None:
-    """All stored versions, the newest first."""
+def list_command(json: JsonOption = False) -> None:
+    """List all stored versions, the newest first.
+
+    Shows which versions are live, when each was trained, on how many ratings, and its metrics.
+
+        recsys models list
+        recsys models list --json
+    """
+    from jobs.cli.show import show
+    from recsys.database.engine import reading
     from recsys.database.models import versions
+    from recsys.results import ModelSummaries
     from recsys.serving.versions import summarised
 
     engine, _ = open_database()
     with reading(engine) as connection:
         summaries = ModelSummaries(models=[summarised(stored) for stored in versions(connection)])
-    if json:
-        show(summaries, json)
-    else:
-        show_models(summaries.models)
+    show(summaries, json)
 
 
-@models_app.command("show")
-def models_show(number: int, json: Json = False) -> None:
-    """One version: configuration, metrics beside the baselines, training curve."""
+def show_command(number: NumberArgument, json: JsonOption = False) -> None:
+    """Show one version: its configuration, its metrics and its training curve.
+
+    The metrics stand beside those of two simple baselines, measured on the same held-out ratings.
+
+        recsys models show 7
+        recsys models show 7 --json
+    """
+    from jobs.cli.show import show
+    from recsys.database.engine import reading
     from recsys.database.models import version
     from recsys.serving.versions import detailed
 
@@ -41,45 +64,71 @@ def models_show(number: int, json: Json = False) -> None:
         show(detailed(version(connection, number)), json)
 
 
-@models_app.command("publish")
-def models_publish(
-    number: int,
-    reason: Annotated[str, typer.Option(help="Why; it is recorded.")] = "published by hand",
+def publish_command(
+    number: NumberArgument,
+    reason: Annotated[str, typer.Option(help="Why. It is recorded.")] = "published by hand",
 ) -> None:
-    """Make a version the live one of its objective, whatever the gate said."""
+    """Make a version the live one of its objective.
+
+    Running servers answer from it within a second. The one that was live stays stored: `recsys models rollback`.
+
+        recsys models publish 7 --reason "better for new users"
+    """
     from recsys.database.models import publish
 
     engine, _ = open_database()
-    chosen = publish(engine, number, reason, _audited("publish", {"number": number, "reason": reason}))
+    chosen = publish(engine, number, reason, audited("publish", {"number": number, "reason": reason}))
     typer.echo(f"version {number} is the live {chosen.objective} model")
 
 
-@models_app.command("rollback")
-def models_rollback(
-    objective: ObjectiveName, reason: Annotated[str, typer.Option(help="Why; it is recorded.")] = "rolled back by hand"
+def rollback_command(
+    objective: ObjectiveOption,
+    reason: Annotated[str, typer.Option(help="Why. It is recorded.")] = "rolled back by hand",
 ) -> None:
-    """Make the version live again that the live one replaced."""
+    """Make the previous live version live again.
+
+    Rolling back once more returns to the version before that one.
+
+        recsys models rollback --objective ranking --reason "lists looked odd"
+    """
     from recsys.database.models import roll_back
 
     engine, _ = open_database()
-    chosen = roll_back(engine, objective, reason, _audited("rollback", {"objective": objective, "reason": reason}))
+    chosen = roll_back(engine, objective, reason, audited("rollback", {"objective": objective, "reason": reason}))
     typer.echo(f"version {chosen.number} is the live {objective} model again")
 
 
-@models_app.command("prune")
-def models_prune(
-    keep: Annotated[int, typer.Option(min=1, help="How many of the newest versions of each objective to keep.")] = 3,
+def prune_command(
+    keep: Annotated[int, typer.Option(min=1, help="Number of the newest versions of each objective to keep.")] = 3,
 ) -> None:
-    """Delete old versions; the live ones stay."""
+    """Delete old versions. Live versions are never deleted.
+
+    A deleted version cannot be published or rolled back to any more.
+
+        recsys models prune
+        recsys models prune --keep 10
+    """
     from recsys.database.models import prune
 
     engine, _ = open_database()
-    gone = prune(engine, keep)
-    typer.echo(f"deleted: {', '.join(map(str, gone)) or 'none'}")
+    deleted = prune(engine, keep)
+    typer.echo(f"deleted: {', '.join(map(str, deleted)) or 'none'}")
 
 
-def _audited(action: str, detail: dict[str, object]) -> Guard:
+def audited(action: str, detail: dict[str, object]) -> "Guard":
+    """Return a function that records the change in the audit log, in the transaction of the change."""
+    from sqlalchemy import Connection
+
+    from recsys.database.audit import record
+
     def guard(connection: Connection) -> None:
         record(connection, actor(), action, detail)
 
     return guard
+
+
+add_command(models_app, "list", list_command)
+add_command(models_app, "show", show_command)
+add_command(models_app, "publish", publish_command)
+add_command(models_app, "rollback", rollback_command)
+add_command(models_app, "prune", prune_command)

@@ -1,36 +1,91 @@
-"""What several commands share: options, and the database that the settings name."""
+"""Options that several commands share, and the database that the settings name.
+
+Nothing here imports pydantic, SQLAlchemy or torch when it is loaded, so that `recsys --help` answers at once.
+"""
+
+from __future__ import annotations
 
 import getpass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from sqlalchemy import Engine
 
-from recsys.database.engine import connect
-from recsys.results import Architecture
-from recsys.settings import Settings, load_settings
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")]
-DeviceName = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to train.")]
-NFactors = Annotated[int | None, typer.Option(min=1, help="Width of the factors; by default chosen by the data.")]
-ArchitectureName = Annotated[
-    Architecture, typer.Option("--architecture", help="`dot`: a dot product; `neural`: layers above the embeddings.")
+    from recsys.settings import Settings
+
+# The choices of `recsys.results` and `recsys.evaluation.splits`, whose imports take longer than all of `--help`.
+ObjectiveName = Literal["rating", "ranking"]
+ArchitectureName = Literal["dot", "neural"]
+SplitName = Literal["last-tenth", "hash", "random", "time-cut", "leave-last-out"]
+PopularByName = Literal["bias", "count", "mean"]
+OrderName = Literal["desc", "asc"]
+
+ObjectiveOption = Annotated[
+    ObjectiveName,
+    typer.Option(
+        "--objective",
+        help="What the model learns. `ranking`: to put the items a user will like first; lists come from it. "
+        "`rating`: to predict ratings; predictions and item biases come from it.",
+    ),
 ]
-ObjectiveName = Annotated[
-    Literal["rating", "ranking"],
-    typer.Option(help="`ranking` learns to order lists; `rating` to predict ratings, and the item biases."),
+ArchitectureOption = Annotated[
+    ArchitectureName,
+    typer.Option(
+        "--architecture", help="Kind of model. `dot`: a dot product of factors; `neural`: layers above embeddings."
+    ),
 ]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Ratings per step; by default chosen by the data.")]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    typer.Option("--device", help="Where to train. `auto` takes the GPU if there is one."),
+]
+FactorsOption = Annotated[
+    int | None,
+    typer.Option("--n-factors", min=1, help="Number of factors. Default: chosen from the number of ratings."),
+]
+EpochsOption = Annotated[
+    int | None,
+    typer.Option("--n-epochs", min=1, help="Passes over the ratings. Default: chosen from the number of ratings."),
+]
+BatchSizeOption = Annotated[
+    int | None,
+    typer.Option("--batch-size", min=1, help="Ratings per step. Default: chosen from the number of ratings."),
+]
+SeedOption = Annotated[
+    int, typer.Option("--seed", help="Seed of all random numbers: the same seed on the same machine repeats a result.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")]
+CountOption = Annotated[int, typer.Option("--n", "-n", min=1, max=1000, help="Number of items to list.")]
+FormatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="File format: ml-100k, ml-latest, dat (columns separated by ::), csv, tsv or parquet. "
+        "Default: recognised from the content.",
+    ),
+]
+MapOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="FIELD=COLUMN",
+        help="Column of a field: user_id=NAME, item_id=NAME, rating=NAME or rated_at=NAME. For a file without a "
+        "header give numbers, the first column being 1. Repeat the option, or separate pairs by commas.",
+    ),
+]
 
 
 def open_database() -> tuple[Engine, Settings]:
-    """The database, with the tables that this version needs.
+    """Return the database that the settings name, with the tables of this version, and the settings.
 
     Raises:
-        InputError: a setting cannot be used.
-        DatabaseError: it cannot be reached, or needs `recsys init`.
+        InputError: a setting has a value that cannot be used.
+        DatabaseError: the database cannot be reached, or needs `recsys init`.
     """
-    from recsys.database import migration  # Alembic takes a while to import: not for `--help`, nor for a server
+    from recsys.database import migration
+    from recsys.database.engine import connect
+    from recsys.settings import load_settings
 
     settings = load_settings()
     engine = connect(settings.database_url)
@@ -38,12 +93,31 @@ def open_database() -> tuple[Engine, Settings]:
     return engine, settings
 
 
+def columns_of(pairs: list[str] | None) -> dict[str, str] | None:
+    """Return `user_id=customer,item_id=sku` as a mapping of field to column; `None` if nothing is given.
+
+    Raises:
+        InputError: a pair is not FIELD=COLUMN, or the field does not exist.
+    """
+    from recsys.errors import InputError
+
+    if not pairs:
+        return None
+    columns = {}
+    for pair in ",".join(pairs).split(","):
+        name, equals, column = pair.partition("=")
+        if not equals or not column or name not in ("user_id", "item_id", "rating", "rated_at"):
+            raise InputError(f"--map {pair}: expected user_id=COLUMN, item_id=COLUMN, rating=COLUMN or rated_at=COLUMN")
+        columns[name] = column
+    return columns
+
+
 def actor() -> str:
-    """Who is at the command line, for the audit log."""
+    """Return the name of the person at the command line, for the audit log."""
     try:
         login = getpass.getuser()
     except (KeyError, OSError, ImportError):  # a container's user often has no name
         login = ""
-    # From the environment, so it may be anything; the database takes only what can be printed.
+    # The name comes from the environment and may hold anything; the database takes printable characters only.
     login = "".join(character for character in login if character.isprintable())
     return f"command line ({login})" if login else "command line"

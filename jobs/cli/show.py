@@ -1,53 +1,94 @@
 """Results on stdout: tables for people, JSON for machines."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from recsys.results import Explanation, ItemList, LoadReport, ModelSummary, NightlyReport, Result, TrainReport
+from recsys.database.keys import ApiKey
+from recsys.results import (
+    Explanation,
+    ItemList,
+    KeySummaries,
+    KeySummary,
+    LoadReport,
+    ModelSummaries,
+    NightlyReport,
+    Result,
+    TrainReport,
+    as_time,
+)
 
 
 def show(result: Result, as_json: bool) -> None:
-    """Print a result: one line of JSON, or what a person wants to see."""
+    """Print a result: one line of JSON, or tables and lines for people."""
     if as_json:
         Console(soft_wrap=True).out(result.model_dump_json(), highlight=False)
         return
     console = stdout_console()
     match result:
         case ItemList():
-            _show_list(console, result)
+            show_list(console, result)
         case LoadReport():
-            _show_load(console, result)
+            show_load(console, result)
         case TrainReport():
-            _show_training(console, result)
+            show_training(console, result)
         case NightlyReport():
-            for load in result.loads:
-                _show_load(console, load)
-            for training in result.trainings:
-                _show_training(console, training)
-            console.out(f"{result.status.replace('_', ' ')} after {result.seconds:.1f} s", highlight=False)
+            show_night(console, result)
+        case ModelSummaries():
+            console.print(models_table(result))
+        case KeySummaries():
+            console.print(keys_table(result))
         case _:
             for name, value in result.model_dump(mode="json").items():
-                if name in ("metrics", "baselines"):
-                    continue
-                console.out(f"{name}: {value}", highlight=False)
+                if name not in ("metrics", "baselines"):
+                    show_line(console, f"{name}: {value}")
             if hasattr(result, "metrics") and hasattr(result, "baselines"):
-                console.print(_metrics_table(result.metrics, result.baselines))
+                console.print(metrics_table(result.metrics, result.baselines))
+
+
+def show_line(console: Console, line: str) -> None:
+    """Print one line as it is: no markup, no colours, no wrapping."""
+    console.out(line, highlight=False)
 
 
 def stdout_console() -> Console:
-    """Standard output: as wide as the terminal, and wide enough for every table where there is none."""
+    """Return standard output: as wide as the terminal, or wide enough for every table if there is none."""
     console = Console(soft_wrap=True)
     return console if console.is_terminal or "COLUMNS" in os.environ else Console(soft_wrap=True, width=200)
 
 
-def show_models(models: list[ModelSummary]) -> None:
+def key_summary(key: ApiKey) -> KeySummary:
+    """Return what is known of a key, without the key itself."""
+    return KeySummary(
+        number=key.number,
+        name=key.name,
+        scopes=list(key.scopes),
+        created_at=as_time(key.created_at),
+        revoked_at=None if key.revoked_at is None else as_time(key.revoked_at),
+    )
+
+
+def keys_table(summaries: KeySummaries) -> Table:
+    """Return the keys as a table."""
+    table = Table("key", "name", "scopes", "created", "revoked")
+    for key in summaries.keys:
+        table.add_row(
+            str(key.number),
+            Text(key.name),
+            ", ".join(key.scopes),
+            f"{key.created_at:%Y-%m-%d %H:%M}",
+            f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else "",
+        )
+    return table
+
+
+def models_table(summaries: ModelSummaries) -> Table:
+    """Return the model versions as a table."""
     table = Table("version", "objective", "architecture", "live", "trained", "ratings", "factors", "metrics")
-    for model in models:
-        metrics = ", ".join(f"{name} {value:.4f}" for name, value in model.metrics.items())
+    for model in summaries.models:
         table.add_row(
             str(model.number),
             model.objective,
@@ -56,59 +97,72 @@ def show_models(models: list[ModelSummary]) -> None:
             f"{model.created_at:%Y-%m-%d %H:%M}",
             f"{model.n_ratings:,}",
             str(model.n_factors),
-            metrics,
+            ", ".join(f"{name} {value:.4f}" for name, value in model.metrics.items()),
         )
-    stdout_console().print(table)
+    return table
 
 
-def _show_list(console: Console, result: ItemList) -> None:
-    why = [item.explanation for item in result.items]
-    table = Table("", "item_id", "title", "score", *(["parts of the score", "because of"] if any(why) else []))
-    table.columns[0].justify = table.columns[3].justify = "right"
-    for place, item in enumerate(result.items, start=1):
-        row: list[str | Text] = [str(place), Text(item.item_id), Text(item.title or ""), f"{item.score:.4g}"]
-        table.add_row(*row, *(_why(item.explanation) if item.explanation else []))
-    console.print(table)
-    version = "no model" if result.model_version is None else f"model version {result.model_version}"
-    console.out(f"{version}, source: {result.source}", highlight=False)
-    if result.fallback:
-        console.out(result.fallback, highlight=False)
-
-
-def _why(said: Explanation) -> list[Text]:
-    """An explanation as two cells."""
-    biases = said.global_bias + said.user_bias + said.item_bias
-    parts = f"biases {biases:+.3f}, taste {said.dot_product:+.3f}"
-    parts += f", layers {said.layers:+.3f}" if said.layers else ""
-    named = [f"{each.title or each.item_id} {each.contribution:+.3f}" for each in said.contributions]
-    return [Text(parts), Text("\n".join(named))]
-
-
-def _show_load(console: Console, report: LoadReport) -> None:
-    console.out(
-        f"{report.rows_read:,} rows read: {report.inserted:,} inserted, {report.updated:,} updated, "
-        f"{report.unchanged:,} unchanged, {report.rejected:,} rejected; "
-        f"{report.users:,} users, {report.items:,} items; {report.seconds:.1f} s",
-        highlight=False,
-    )
-    for what, n_rejected in (("items", report.items_rejected), ("users", report.users_rejected)):
-        if n_rejected:
-            console.out(f"{n_rejected:,} rows of {what} rejected", highlight=False)
-    if report.rejects_file:
-        console.out(f"rejected rows, with line and reason: {report.rejects_file}", highlight=False)
-
-
-def _show_training(console: Console, report: TrainReport) -> None:
-    state = "published" if report.published else "stored, not published"
-    console.out(f"{report.objective} model version {report.model_version}: {state}", highlight=False)
-    console.out(f"  {report.reason}", highlight=False)
-    console.print(_metrics_table(report.metrics, report.baselines))
-    console.out(f"  {report.seconds:.1f} s", highlight=False)
-
-
-def _metrics_table(metrics: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> Table:
+def metrics_table(metrics: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return the metrics of a model as a table, one column for each baseline beside it."""
     table = Table("", "model", *baselines)
     for name, value in metrics.items():
         others = [f"{values[name]:.4f}" if name in values else "" for values in baselines.values()]
         table.add_row(name, f"{value:.4f}", *others)
     return table
+
+
+def show_list(console: Console, result: ItemList) -> None:
+    """Print a list of items, with the explanations if there are any."""
+    explained = any(item.explanation for item in result.items)
+    table = Table("", "item_id", "title", "score", *(["parts of the score", "because of"] if explained else []))
+    table.columns[0].justify = table.columns[3].justify = "right"
+    for rank, item in enumerate(result.items, start=1):
+        cells: Sequence[Text] = explanation_cells(item.explanation) if item.explanation else []
+        table.add_row(str(rank), Text(item.item_id), Text(item.title or ""), f"{item.score:.4g}", *cells)
+    console.print(table)
+    version = "no model" if result.model_version is None else f"model version {result.model_version}"
+    show_line(console, f"{version}, source: {result.source}")
+    if result.fallback:
+        show_line(console, result.fallback)
+
+
+def explanation_cells(explanation: Explanation) -> list[Text]:
+    """Return an explanation as two cells: the parts of the score, and the ratings that raised it most."""
+    biases = explanation.global_bias + explanation.user_bias + explanation.item_bias
+    parts = f"biases {biases:+.3f}, taste {explanation.dot_product:+.3f}"
+    parts += f", layers {explanation.layers:+.3f}" if explanation.layers else ""
+    raised_by = [f"{each.title or each.item_id} {each.contribution:+.3f}" for each in explanation.contributions]
+    return [Text(parts), Text("\n".join(raised_by))]
+
+
+def show_load(console: Console, report: LoadReport) -> None:
+    """Print what a load changed, and where the rejected rows are."""
+    show_line(
+        console,
+        f"{report.rows_read:,} rows read: {report.inserted:,} inserted, {report.updated:,} updated, "
+        f"{report.unchanged:,} unchanged, {report.rejected:,} rejected; "
+        f"{report.users:,} users, {report.items:,} items; {report.seconds:.1f} s",
+    )
+    for name, n_rejected in (("items", report.items_rejected), ("users", report.users_rejected)):
+        if n_rejected:
+            show_line(console, f"{n_rejected:,} rows of {name} rejected")
+    if report.rejects_file:
+        show_line(console, f"rejected rows, with line and reason: {report.rejects_file}")
+
+
+def show_training(console: Console, report: TrainReport) -> None:
+    """Print the outcome of one training, with its metrics beside those of the baselines."""
+    state = "published" if report.published else "stored, not published"
+    show_line(console, f"{report.objective} model version {report.model_version}: {state}")
+    show_line(console, f"  {report.reason}")
+    console.print(metrics_table(report.metrics, report.baselines))
+    show_line(console, f"  {report.seconds:.1f} s")
+
+
+def show_night(console: Console, report: NightlyReport) -> None:
+    """Print the loads and trainings of a night, and how it ended."""
+    for load in report.loads:
+        show_load(console, load)
+    for training in report.trainings:
+        show_training(console, training)
+    show_line(console, f"{report.status.replace('_', ' ')} after {report.seconds:.1f} s")

@@ -1,51 +1,60 @@
-"""`recsys lr-find`, `recsys sweep` and `recsys tune`, which `jobs.cli.main` registers."""
+"""`recsys lr-find`, `recsys sweep` and `recsys tune`: the search for a training config that does better."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from jobs.cli.options import DeviceName, Json, NFactors, open_database
-from jobs.cli.show import show, stdout_console
+from jobs.cli.options import (
+    ArchitectureOption,
+    DeviceOption,
+    EpochsOption,
+    FactorsOption,
+    JsonOption,
+    ObjectiveOption,
+    SeedOption,
+    open_database,
+)
 from recsys.errors import InputError
-from recsys.results import Architecture
 
-if TYPE_CHECKING:  # torch takes seconds to import: only where it is needed
+if TYPE_CHECKING:
+    from rich.console import Console
+
     from jobs.find import LrFindReport, SweepReport
     from jobs.tune import TuneReport
 
-ObjectiveName = Annotated[Literal["rating", "ranking"], typer.Option(help="Which model to find settings for.")]
-Out = Annotated[Path | None, typer.Option(help="Write the plot to this file, a self-contained HTML page.")]
-Seed = Annotated[int, typer.Option(help="The same seed on the same machine finds the same.")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", help="Write the plot to this file, an HTML page that needs no network.")
+]
+RANGE = "LOW:HIGH, in powers of ten: 1e-3:1e1 is .001, .01, .1, 1 and 10."
 
-_RANGE = "LOW:HIGH, from one to the other by tens, as in 1e-3:1e1."
 
-
-def lr_find(
-    objective: ObjectiveName = "ranking",
+def lr_find_command(
+    objective: ObjectiveOption = "ranking",
     lowest: Annotated[float, typer.Option("--from", help="Learning rate of the first step.")] = 1e-5,
     highest: Annotated[float, typer.Option("--to", help="Learning rate of the last step.")] = 10.0,
-    steps: Annotated[int, typer.Option(min=20, help="How many steps; more of them see more of the training.")] = 200,
-    out: Out = None,
-    n_factors: NFactors = None,
-    device: DeviceName = "auto",
-    seed: Seed = 0,
-    json: Json = False,
+    steps: Annotated[int, typer.Option(min=20, help="Number of steps. More steps see more of the ratings.")] = 200,
+    out: OutOption = None,
+    n_factors: FactorsOption = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    json: JsonOption = False,
 ) -> None:
-    """Find a learning rate: train for a moment under an ever higher one, and look where the loss falls.
+    """Suggest a learning rate by one short training in which it grows step by step.
 
-    Suggests two: **valley**, two thirds along the longest descent, is the careful one; **slide**, the middle of the
-    steepest descent, the bold one. Both are peaks for the one-cycle schedule that `train` uses. The default was
-    measured on whole trainings; a suggestion within a factor of three of it is no reason to leave it. A rating model
-    starts with its biases fitted, so the test may see little of its training; it says so then. Nothing is stored.
+    Prints two suggestions. **valley** is the careful one: two thirds along the longest fall of the loss. **slide** is
+    the bold one: the middle of the steepest fall. Both are peaks for the one-cycle schedule of `recsys train`.
+
+    The default was measured on whole trainings. Keep it, unless a suggestion is more than a factor of three away. A
+    rating model starts with its biases already fitted, so the loss may fall too little for a suggestion; the command
+    then says so. Nothing is stored.
 
         recsys lr-find
         recsys lr-find --steps 400 --out lr.html
 
-    A check by whole trainings: `recsys sweep --learning-rate 1e-4:1e-1`.
+    To check a suggestion with whole trainings: `recsys sweep --learning-rate 1e-4:1e-1`.
     """
+    from jobs.cli.show import show
     from jobs.find import find_learning_rate
 
     engine, settings = open_database()
@@ -64,33 +73,31 @@ def lr_find(
     if json:
         show(report, json)
     else:
-        _show_learning_rates(report)
+        show_learning_rates(report)
 
 
-def sweep(
-    objective: ObjectiveName = "ranking",
+def sweep_command(
+    objective: ObjectiveOption = "ranking",
     weight_decay: Annotated[
-        str | None, typer.Option(help=f"AdamW's decay of the factors; what matters for ranking. {_RANGE}")
+        str | None, typer.Option(help=f"AdamW's weight decay of the factors. Matters most for ranking. {RANGE}")
     ] = None,
-    l2: Annotated[str | None, typer.Option(help=f"Penalty inside the loss; what matters for rating. {_RANGE}")] = None,
+    l2: Annotated[str | None, typer.Option(help=f"L2 penalty in the loss. Matters most for rating. {RANGE}")] = None,
     damping: Annotated[
-        str | None, typer.Option(help=f"Penalty on rows with few ratings; rating only. {_RANGE}")
+        str | None, typer.Option(help=f"Penalty on users and items with few ratings. For rating only. {RANGE}")
     ] = None,
-    learning_rate: Annotated[str | None, typer.Option(help=f"Peak of the schedule. {_RANGE}")] = None,
-    out: Out = None,
-    n_factors: NFactors = None,
-    n_epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the ratings; by default chosen by the data.")
-    ] = None,
-    device: DeviceName = "auto",
-    seed: Seed = 0,
-    json: Json = False,
+    learning_rate: Annotated[str | None, typer.Option(help=f"Peak of the learning-rate schedule. {RANGE}")] = None,
+    out: OutOption = None,
+    n_factors: FactorsOption = None,
+    n_epochs: EpochsOption = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    json: JsonOption = False,
 ) -> None:
-    """Train with one setting at several values, a multiple of ten apart, and measure each on held-out ratings.
+    """Train with one value of the config at several powers of ten, and compare the results.
 
-    Looks for the right power of ten; what lies between two of them seldom matters as much. The default is trained
-    too, to compare with. Measured on ratings held out of the training part, never on those that the gate uses;
-    nothing is stored. Without a setting it sweeps `--weight-decay 1e-3:1e1`.
+    Looks for the right power of ten; values between two powers seldom matter as much. The default is trained too.
+    Results are measured on ratings held out of the training part, never on those of the gate. Nothing is stored.
+    Without an option the command sweeps `--weight-decay 1e-3:1e1`.
 
         recsys sweep --weight-decay 1e-3:1e1
         recsys sweep --objective rating --l2 1e-3:1 --out l2.html
@@ -104,15 +111,16 @@ def sweep(
     chosen = [(field, text) for field, text in given.items() if text is not None]
     if len(chosen) > 1:
         names = " and ".join("--" + field.replace("_", "-") for field, _ in chosen)
-        raise InputError(f"{names}: one setting at a time can be swept; run the command once for each")
+        raise InputError(f"{names}: a sweep varies one of them; run the command once for each")
     field, text = chosen[0] if chosen else ("weight_decay", "1e-3:1e1")
 
-    from jobs.find import sweep as run
+    from jobs.cli.show import show
+    from jobs.find import sweep
     from recsys.training.sweep import multiples_of_ten
 
     values = multiples_of_ten(text)
     engine, settings = open_database()
-    report = run(
+    report = sweep(
         engine,
         settings,
         objective,
@@ -126,63 +134,71 @@ def sweep(
     if json:
         show(report, json)
     else:
-        _show_sweep(report)
+        show_sweep(report)
 
 
-def tune(
-    objective: ObjectiveName = "ranking",
-    architecture: Annotated[Architecture, typer.Option(help="Kind of model.")] = "dot",
+def tune_command(
+    objective: ObjectiveOption = "ranking",
+    architecture: ArchitectureOption = "dot",
     minutes: Annotated[
         float | None,
         typer.Option(
-            min=0, help="No trial begins that would take longer than this; by default 10, or no limit with --trials."
+            min=0, help="Time limit: no trial starts that would exceed it. Default: 10; no limit if --trials is given."
         ),
     ] = None,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="How many trials, those of earlier calls included; by default no limit.")
+        int | None,
+        typer.Option(min=1, help="Number of trials, including those of earlier calls. Default: no limit."),
     ] = None,
-    out: Out = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget the trials of earlier calls, and start anew.")] = False,
-    reset: Annotated[
-        bool, typer.Option("--reset", help="Only forget the tuned settings; train uses its defaults again.")
+    out: OutOption = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete the trials of earlier calls on the same ratings first.")
     ] = False,
-    device: DeviceName = "auto",
-    seed: Seed = 0,
-    json: Json = False,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="Only delete the tuned config, so that `train` uses its defaults again.")
+    ] = False,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    json: JsonOption = False,
 ) -> None:
-    """Search for better settings than the defaults; `train` and `nightly` use them from then on.
+    """Search for a config that trains better models than the defaults; `train` and `nightly` use it from then on.
 
-    The first trial is the defaults. What does better on the ratings that trials are measured on must do so once more
-    on others, further back in time, before it is used: the best of many trials is often best by chance. Both are held
-    out of the training part; the ratings that the gate uses have no say. Searched are the learning rate, the decay or
-    penalties that matter for the objective, the batch size, and the numbers of factors and epochs, all around their
-    defaults.
+    Each trial is one training. The first one uses the defaults; the later ones vary the learning rate, the decay or
+    the penalties, the batch size, and the numbers of factors and epochs.
 
-    Each trial is recorded as it ends. Stop it whenever you like: the next call on the same ratings goes on from
-    there. With other ratings a new search begins, with the settings in use as its second trial. Tuned settings are
-    set aside once there are more than four times as many ratings, or fewer than a quarter.
+    The best of many trials is often best by chance. So it must win once more, on other ratings from further back in
+    time and with another seed, before it is used. Both sets of ratings are held out of the training part; the ratings
+    of the gate are never used.
+
+    Each trial is recorded when it ends. Stop the command whenever you like: the next call on the same ratings
+    continues. On other ratings a new search starts, with the config in use as its second trial. A tuned config is
+    no longer used once there are more than four times as many ratings, or fewer than a quarter.
 
         recsys tune
         recsys tune --objective rating --minutes 60 --out tuning.html
-        recsys tune --trials 30                  # the same trials on every run with the same seed
+        recsys tune --trials 30                  # the same seed always makes the same trials
         recsys tune --reset                      # back to the defaults
     """
     if reset and fresh:
-        raise InputError("--reset and --fresh: one at a time; --reset forgets settings, --fresh trials")
+        raise InputError("--reset and --fresh: give one of them; --reset deletes the tuned config, --fresh the trials")
 
-    from jobs.tune import reset as run_reset
-    from jobs.tune import tune as run
+    from jobs.cli.show import show
+    from jobs.tune import reset_tuning, tune
 
     engine, settings = open_database()
     if reset:
-        forgotten = run_reset(engine, objective, architecture)
+        outcome = reset_tuning(engine, objective, architecture)
         if json:
-            show(forgotten, json)
+            show(outcome, json)
         else:
-            state = "forgotten" if forgotten.forgotten else "there were none"
-            typer.echo(f"tuned settings of the {objective} model: {state}; recsys train uses the defaults")
+            state = "deleted" if outcome.forgotten else "there was none"
+            typer.echo(f"tuned config of the {objective} model: {state}; recsys train uses the defaults")
         return
-    report = run(
+
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # trials are reported by this command, in its own words
+    report = tune(
         engine,
         settings,
         objective,
@@ -197,22 +213,31 @@ def tune(
     if json:
         show(report, json)
     else:
-        _show_tuning(report)
+        show_tuning(report)
 
 
-def _show_learning_rates(report: "LrFindReport") -> None:
+def show_learning_rates(report: "LrFindReport") -> None:
+    """Print the suggestions of a learning-rate range test."""
+    from rich.table import Table
+
+    from jobs.cli.show import show_line, stdout_console
+
     console = stdout_console()
     table = Table("", "learning rate", "")
-    table.add_row("valley", f"{report.valley:.2g}", "two thirds along the longest descent of the loss")
-    table.add_row("slide", f"{report.slide:.2g}", "the middle of its steepest descent")
-    table.add_row("default", f"{report.default:.2g}", "what train uses")
+    table.add_row("valley", f"{report.valley:.2g}", "two thirds along the longest fall of the loss")
+    table.add_row("slide", f"{report.slide:.2g}", "the middle of its steepest fall")
+    table.add_row("default", f"{report.default:.2g}", "what recsys train uses")
     console.print(table)
     if report.notice:
-        console.out(f"mind: {report.notice}", highlight=False)
-    _show_end(console, report)
+        show_line(console, f"note: {report.notice}")
+    show_end(console, report)
 
 
-def _show_sweep(report: "SweepReport") -> None:
+def show_sweep(report: "SweepReport") -> None:
+    """Print the values of a sweep, the best one marked."""
+    from rich.table import Table
+
+    from jobs.cli.show import stdout_console
     from jobs.find import sweep_header, sweep_table
 
     console = stdout_console()
@@ -220,10 +245,14 @@ def _show_sweep(report: "SweepReport") -> None:
     for row in sweep_table(report):
         table.add_row(*row)
     console.print(table)
-    _show_end(console, report)
+    show_end(console, report)
 
 
-def _show_tuning(report: "TuneReport") -> None:
+def show_tuning(report: "TuneReport") -> None:
+    """Print the best config of a search beside the defaults, and which of them is used from now on."""
+    from rich.table import Table
+
+    from jobs.cli.show import show_line, stdout_console
     from jobs.tune import tuning_table
 
     console = stdout_console()
@@ -233,19 +262,22 @@ def _show_tuning(report: "TuneReport") -> None:
     console.print(table)
     earlier = f", {report.n_earlier} of them by earlier calls" if report.n_earlier else ""
     diverged = f", {report.n_diverged} diverged" if report.n_diverged else ""
-    console.out(f"{len(report.trials)} trials{earlier}{diverged}", highlight=False)
+    show_line(console, f"{len(report.trials)} trials{earlier}{diverged}")
     if report.confirmation is not None:
-        said = "better there too" if report.confirmation.confirmed else "no better there"
-        console.out(f"once more on ratings further back, with another seed: {said}", highlight=False)
+        outcome = "better than the defaults again" if report.confirmation.confirmed else "not better than the defaults"
+        show_line(console, f"second test, on ratings further back and with another seed: {outcome}")
     in_use = {
-        "best": "recsys train will use these from now on",
+        "best": "recsys train uses the best config from now on",
         "default": "recsys train uses the defaults",
-        "earlier": "recsys train goes on with the settings that an earlier call found",
+        "earlier": "recsys train keeps the config that an earlier call found",
     }
-    console.out(in_use[report.in_use], highlight=False)
-    _show_end(console, report)
+    show_line(console, in_use[report.in_use])
+    show_end(console, report)
 
 
-def _show_end(console: Console, report: "LrFindReport | SweepReport | TuneReport") -> None:
+def show_end(console: "Console", report: "LrFindReport | SweepReport | TuneReport") -> None:
+    """Print the time a command took, and the file of its plot."""
+    from jobs.cli.show import show_line
+
     plot = f"; plot: {report.plot}" if report.plot else ""
-    console.out(f"{report.seconds:.1f} s{plot}", highlight=False)
+    show_line(console, f"{report.seconds:.1f} s{plot}")

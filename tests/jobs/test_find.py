@@ -9,8 +9,7 @@ import typer
 from sqlalchemy import Engine, func, select
 from typer.testing import CliRunner
 
-from jobs.cli.tuning import lr_find as lr_find_command
-from jobs.cli.tuning import sweep as sweep_command
+from jobs.cli.tuning import lr_find_command, sweep_command
 from jobs.find import find_learning_rate, sweep
 from recsys.data import sample
 from recsys.data.encoding import collect
@@ -155,7 +154,7 @@ def test_the_commands_print_tables_and_json(runner: CliRunner, app: typer.Typer)
 def test_two_settings_at_once_are_refused(runner: CliRunner, app: typer.Typer) -> None:
     refused = runner.invoke(app, ["sweep", "--l2", "1:10", "--weight-decay", "1:10"])
     assert isinstance(refused.exception, InputError)
-    assert "--weight-decay and --l2: one setting at a time" in str(refused.exception)
+    assert "--weight-decay and --l2: a sweep varies one of them" in str(refused.exception)
 
 
 @pytest.mark.parametrize("command", ["lr-find", "sweep"])

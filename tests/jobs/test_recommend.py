@@ -102,4 +102,4 @@ def test_the_command(known_engine: Engine, tmp_path: Path) -> None:
     assert total == pytest.approx(explained["items"][0]["score"], abs=1e-6)
     assert "because of" in recsys("recommend", "u3", "--explain")
     assert "nobody knows this user" in recsys("recommend", "nobody", "--explain")
-    assert "name a user, or say --all" in recsys("recommend", "u1", "--all", code=2)
+    assert "give the id of one user, or --all" in recsys("recommend", "u1", "--all", code=2)

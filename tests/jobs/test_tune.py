@@ -17,7 +17,7 @@ from jobs.cli.main import app
 from jobs.configuration import chosen_config
 from jobs.find import sweep
 from jobs.train import already_trained, train
-from jobs.tune import Confirmation, reset, tune
+from jobs.tune import Confirmation, reset_tuning, tune
 from recsys.data import sample
 from recsys.data.encoding import collect
 from recsys.database import migration, schema
@@ -220,7 +220,7 @@ def test_training_uses_what_was_tuned_and_given_settings_override_it(loaded: Eng
     assert first == expected
     assert second == expected | {"n_factors": 4}
     assert sweep(loaded, Settings(), "ranking", "learning_rate", [0.03], device="cpu").default.value == 0.02
-    reset(loaded, "ranking")
+    reset_tuning(loaded, "ranking")
     with reading(loaded) as connection:
         assert already_trained(connection, "ranking", {}, 0) is None
 
@@ -275,7 +275,7 @@ def test_the_command(loaded: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert f"plot: {out}" in said
     assert out.exists()
     keep_tuned(loaded, {"learning_rate": 0.02})
-    assert "forgotten; recsys train uses the defaults" in run("--reset")
+    assert "deleted; recsys train uses the defaults" in run("--reset")
     assert json.loads(run("--reset", "--json")) == {
         "objective": "ranking",
         "architecture": "dot",

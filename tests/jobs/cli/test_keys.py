@@ -34,7 +34,7 @@ def ring_and_actors(recsys: Recsys) -> tuple[KeyRing, set[str]]:
 
 
 def test_a_key_is_made_listed_and_revoked(recsys: Recsys) -> None:
-    assert "there are no keys: make one with `recsys keys create" in recsys("keys", "list")
+    assert "there are no keys: create one with `recsys keys create" in recsys("keys", "list")
     key = recsys("keys", "create", "[b]web shop", "--scope", "write", "--scope", "read").removesuffix("\n")
     assert re.fullmatch(r"recsys_[\w-]{43}", key)
     ring, actors = ring_and_actors(recsys)
@@ -77,14 +77,14 @@ def test_create_prints_the_key_once_and_says_so_beside_it(on_sqlite: Recsys) -> 
     done = subprocess.run(command, cwd=on_sqlite.folder, env=on_sqlite.environment, capture_output=True, text=True)
     assert done.returncode == 0
     assert len(done.stdout.split()) == 1
-    assert done.stderr == "This is key 1 (admin); it is not shown again, so keep it now.\n"
+    assert done.stderr == "This is key 1 (admin). Keep it: it is not shown again.\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (("create", "web shop"), 2, "--scope"),
-        (("create", "--scope", "read"), 2, "name"),
+        (("create", "--scope", "read"), 2, "NAME"),
         (
             ("create", "web shop", "--scope", "root"),
             1,

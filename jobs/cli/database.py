@@ -1,0 +1,73 @@
+"""`recsys init` and `recsys load`: the tables of the database, and the ratings in them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.cli.options import FormatOption, JsonOption, MapOption, columns_of, open_database
+
+
+def init_command() -> None:
+    """Create the tables, or upgrade them to this version.
+
+    Running it again changes nothing. `recsys load` does it by itself for a new SQLite file.
+
+        recsys init
+        RECSYS_DATABASE_URL=postgresql://recsys@db.example/recsys recsys init
+    """
+    from recsys.database import migration
+    from recsys.database.engine import connect, server_version
+    from recsys.settings import load_settings
+
+    engine = connect(load_settings().database_url)
+    migration.upgrade(engine)
+    where = engine.url.render_as_string(hide_password=True)
+    typer.echo(f"{where} is ready: {server_version(engine)}, schema {migration.head_revision()}")
+
+
+def load_command(
+    path: Annotated[
+        Path, typer.Argument(help="File, folder or zip of ratings. The path may go on inside a zip: ml.zip/u1.base.")
+    ],
+    items: Annotated[Path | None, typer.Option(help="File of items: ids, titles, years, genres.")] = None,
+    users: Annotated[Path | None, typer.Option(help="File of users: ids and any other columns.")] = None,
+    format: FormatOption = None,
+    map: MapOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would change, and change nothing.")] = False,
+    rejects: Annotated[
+        Path | None,
+        typer.Option(help="File for the rejected rows and their reasons. Default: NAME.rejects.txt in this folder."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Load ratings, items and users from files into the database.
+
+    Loading the same file twice changes nothing. Bad rows are set aside with file, line and reason. A file with more
+    bad rows than good ones is refused as a whole.
+
+        recsys load ml-100k.zip
+        recsys load ratings.csv --items films.csv --users people.csv
+        recsys load export.parquet --map user_id=customer,item_id=sku,rating=stars
+        recsys load ratings.csv --dry-run
+    """
+    from contextlib import nullcontext
+
+    from jobs.cli.show import show
+    from jobs.load import load
+    from recsys.database.leases import LOADING, lease
+
+    engine, settings = open_database()
+    with nullcontext() if dry_run else lease(engine, LOADING):
+        report = load(
+            engine,
+            path,
+            settings,
+            items=items,
+            users=users,
+            format=format,
+            columns=columns_of(map),
+            dry_run=dry_run,
+            rejects_file=rejects,
+        )
+    show(report, json)

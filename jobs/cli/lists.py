@@ -1,0 +1,102 @@
+"""`recsys recommend`, `recsys similar` and `recsys popular`: the lists that the service answers with."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.cli.options import CountOption, JsonOption, OrderName, PopularByName, open_database
+
+
+def recommend_command(
+    user_id: Annotated[str | None, typer.Argument(metavar="USER_ID", help="Id of a user, as in your files.")] = None,
+    n: CountOption = 10,
+    include_seen: Annotated[
+        bool, typer.Option("--include-seen", help="List items that the user has rated, too.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the parts of each score, and the ratings that raised it.")
+    ] = False,
+    all: Annotated[bool, typer.Option("--all", help="Write the lists of all users to a Parquet file.")] = False,
+    out: Annotated[Path, typer.Option(help="The file that --all writes.")] = Path("lists.parquet"),
+    json: JsonOption = False,
+) -> None:
+    """Print the best items for a user, or write the lists of all users to a file.
+
+    An unknown user gets the items with the most ratings. The file of --all has the columns user_id, rank, item_id,
+    score and source.
+
+        recsys recommend 196
+        recsys recommend 196 --explain
+        recsys recommend --all --out lists.parquet
+    """
+    from jobs.cli.show import show
+    from jobs.recommend import recommend, recommend_all
+    from recsys.serving.recommender import Wish
+
+    if all == (user_id is not None):
+        raise typer.BadParameter("give the id of one user, or --all for the lists of all users")
+    engine, _ = open_database()
+    wish = Wish(n=n, exclude_seen=not include_seen)
+    if user_id is None:
+        show(recommend_all(engine, out, wish), json)
+    else:
+        show(recommend(engine, user_id, wish, explain=explain), json)
+
+
+def similar_command(
+    item_id: Annotated[str, typer.Argument(metavar="ITEM_ID", help="Id of an item, as in your files.")],
+    n: CountOption = 10,
+    json: JsonOption = False,
+) -> None:
+    """Print the items that the same people like.
+
+    Items with few ratings come last: their place is mostly chance.
+
+        recsys similar 50
+        recsys similar 50 --n 20 --json
+    """
+    from jobs.cli.show import show
+    from recsys.database.engine import reading
+    from recsys.serving.recommender import find, load_recommender
+
+    engine, _ = open_database()
+    with reading(engine) as connection:
+        recommender = load_recommender(connection)
+    model, search = recommender.search_similar(item_id, n)
+    show(recommender.as_list(recommender.similar(model, find([search])[0])), json)
+
+
+def popular_command(
+    by: Annotated[
+        PopularByName,
+        typer.Option(
+            help="`bias`: how much more an item is liked than its kind; `count`: number of ratings; "
+            "`mean`: mean rating."
+        ),
+    ] = "bias",
+    order: Annotated[OrderName, typer.Option(help="`desc`: highest first; `asc`: lowest first.")] = "desc",
+    min_ratings: Annotated[
+        int | None,
+        typer.Option(min=0, help="Fewest ratings of a listed item. Default: 10; 0 with --by count."),
+    ] = None,
+    n: CountOption = 10,
+    json: JsonOption = False,
+) -> None:
+    """Print items by popularity: by bias, number of ratings, or mean rating.
+
+    The bias is what is left of an item's popularity when the tastes of its raters are taken out. It needs a live
+    rating model.
+
+        recsys popular
+        recsys popular --by count
+        recsys popular --by mean --order asc --min-ratings 50
+    """
+    from jobs.cli.show import show
+    from recsys.database.engine import reading
+    from recsys.serving.recommender import load_recommender
+
+    engine, _ = open_database()
+    with reading(engine) as connection:
+        recommender = load_recommender(connection)
+    show(recommender.as_list(recommender.popular(by, n, order=order, min_ratings=min_ratings)), json)

@@ -1,0 +1,69 @@
+"""`recsys serve`, `recsys demo` and `recsys report`: what a person looks at in a browser."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.cli.options import open_database
+
+PortOption = Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to listen on.")]
+
+
+def serve_command(
+    host: Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0 is every address of this machine.")] = (
+        "127.0.0.1"
+    ),
+    port: PortOption = 8000,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Number of processes, about one for each core.")] = 1,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Allow an address that other machines can reach although no key exists.")
+    ] = False,
+) -> None:
+    """Answer over HTTP. Open http://127.0.0.1:8000/docs for the description of all requests.
+
+    Until the first key exists, no request needs one, and the service listens on this machine only. To listen on
+    another address, create a key first: `recsys keys create NAME --scope read`.
+
+        recsys serve
+        recsys serve --host 0.0.0.0 --workers 4
+    """
+    from jobs.serve import serve
+    from recsys.settings import load_settings
+
+    serve(load_settings(), host, port, workers=workers, insecure=insecure)
+
+
+def demo_command(
+    data: Annotated[
+        Path | None, typer.Option(help="Ratings to use, for example ml-100k.zip. Default: generated ratings.")
+    ] = None,
+    port: PortOption = 8000,
+) -> None:
+    """Load ratings, train, serve, and print three requests to try.
+
+    The database is a file in the folder .demo/. Running the demo again with the same ratings starts at once.
+
+        recsys demo
+        recsys demo --data ml-100k.zip --port 8080
+    """
+    from jobs.demo import demo
+    from recsys.settings import load_settings
+
+    demo(data, load_settings(), port)
+
+
+def report_command(
+    out: Annotated[Path, typer.Option(help="Folder to write report.html to.")] = Path("report"),
+) -> None:
+    """Write the live models as one HTML page: a map of the items, what each factor means, biases, training curves.
+
+    The page needs no network: send it to a colleague as it is.
+
+        recsys report
+        recsys report --out /var/www/recsys
+    """
+    from jobs.report import report
+
+    engine, _ = open_database()
+    typer.echo(str(report(engine, out)))

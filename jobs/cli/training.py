@@ -1,0 +1,165 @@
+"""`recsys train`, `recsys evaluate` and `recsys nightly`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.cli.options import (
+    ArchitectureOption,
+    BatchSizeOption,
+    DeviceOption,
+    EpochsOption,
+    FactorsOption,
+    FormatOption,
+    JsonOption,
+    MapOption,
+    ObjectiveOption,
+    SeedOption,
+    SplitName,
+    columns_of,
+    open_database,
+)
+
+
+def train_command(
+    objective: ObjectiveOption = "ranking",
+    architecture: ArchitectureOption = "dot",
+    n_factors: FactorsOption = None,
+    n_epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = None,
+    device: DeviceOption = "auto",
+    accumulate: Annotated[
+        int,
+        typer.Option(min=1, help="Number of parts to split each batch into, if the GPU has too little memory for one."),
+    ] = 1,
+    seed: SeedOption = 0,
+    publish: Annotated[
+        bool | None,
+        typer.Option("--publish/--no-publish", help="Publish, or do not, whatever the gate decides. Default: ask it."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Train one model on the ratings in the database, store it as a new version, and publish it if it is good enough.
+
+    The gate decides: it compares the new version with a simple baseline and with the live version, on ratings that
+    training does not see. A training that was stopped continues from its last checkpoint when you give the same
+    command again.
+
+        recsys train
+        recsys train --objective rating --n-epochs 20
+        recsys train --architecture neural --no-publish
+    """
+    from jobs.cli.show import show
+    from jobs.train import train
+    from recsys.database.leases import TRAINING, lease
+
+    engine, settings = open_database()
+    with lease(engine, TRAINING) as held:
+        report = train(
+            engine,
+            settings,
+            held,
+            objective,
+            architecture=architecture,
+            overrides={"n_factors": n_factors, "n_epochs": n_epochs, "batch_size": batch_size},
+            device=device,
+            seed=seed,
+            accumulate=accumulate,
+            publish_it=publish,
+        )
+    show(report, json)
+
+
+def evaluate_command(
+    train: Annotated[Path, typer.Option(help="File, folder or zip of the ratings to train on.")],
+    test: Annotated[
+        Path | None,
+        typer.Option(help="Ratings to measure on. Default: a part of the training ratings, chosen by --split."),
+    ] = None,
+    split: Annotated[
+        SplitName,
+        typer.Option(
+            help="Ratings to hold out if --test is not given. `last-tenth`: the last tenth of each user by time; "
+            "`hash`: a tenth by a stable hash; `random`: a tenth at random; `time-cut`: the last tenth of all by time; "
+            "`leave-last-out`: the last rating of each user."
+        ),
+    ] = "last-tenth",
+    items: Annotated[Path | None, typer.Option(help="File of items (titles, years, genres) to train with.")] = None,
+    users: Annotated[Path | None, typer.Option(help="File of users to train with.")] = None,
+    objective: ObjectiveOption = "ranking",
+    architecture: ArchitectureOption = "dot",
+    k: Annotated[int, typer.Option(min=1, help="Length of the lists that are measured.")] = 10,
+    relevant_from: Annotated[float, typer.Option(help="Lowest rating that makes an item worth listing.")] = 4.0,
+    n_factors: FactorsOption = None,
+    n_epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    format: FormatOption = None,
+    map: MapOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Train on some ratings and measure on others, beside two simple baselines. No database is used.
+
+    The baselines are the most popular items, and biases of users and items alone. Metadata of items and users is
+    trained with, if the folder of ratings holds it or --items and --users name it.
+
+        recsys evaluate --train u1.base --test u1.test --objective rating
+        recsys evaluate --train ml-100k.zip/ml-100k/u1.base --test ml-100k.zip/ml-100k/u1.test
+        recsys evaluate --train ratings.csv --split time-cut --items films.csv
+    """
+    from jobs.cli.show import show
+    from jobs.evaluate import evaluate
+    from recsys.settings import load_settings
+
+    report = evaluate(
+        train,
+        test,
+        load_settings(),
+        objective,
+        architecture=architecture,
+        split=split,
+        items_path=items,
+        users_path=users,
+        format=format,
+        columns=columns_of(map),
+        overrides={"n_factors": n_factors, "n_epochs": n_epochs, "batch_size": batch_size},
+        k=k,
+        relevant_from=relevant_from,
+        device=device,
+        seed=seed,
+    )
+    show(report, json)
+
+
+def nightly_command(
+    source: Annotated[
+        list[Path] | None, typer.Option(help="Ratings to load first: a file, folder or zip. Repeat it for several.")
+    ] = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    detailed_exit_code: Annotated[
+        bool,
+        typer.Option(
+            "--detailed-exit-code", help="Exit with 10 if no version was good enough to publish, 11 if nothing is new."
+        ),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Load new ratings, train both objectives, and publish the versions that are good enough. Run it every night.
+
+    An objective whose ratings did not change is not trained again. The exit code is 3 if another run is at work.
+
+        recsys nightly
+        recsys nightly --source /data/ratings.csv --json
+        recsys nightly --detailed-exit-code
+    """
+    from jobs.cli.show import show
+    from jobs.nightly import nightly
+
+    engine, settings = open_database()
+    report = nightly(engine, settings, source or (), device=device, seed=seed)
+    show(report, json)
+    if detailed_exit_code:
+        raise typer.Exit({"published": 0, "not_better": 10, "nothing_new": 11}[report.status])
