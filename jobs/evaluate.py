@@ -1,4 +1,4 @@
-"""Train on some ratings of files, measure on others: no database."""
+"""Train on ratings from files, and measure on others. No database is used."""
 
 import time
 from collections.abc import Mapping
@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.load import read_items_file, read_ratings_file, read_users_file, rejects_to
-from jobs.train import fit_with_progress, rating_scale
+from jobs.train import fit_with_progress
+from jobs.training_data import rating_scale
 from recsys.data.dataset import Ratings
 from recsys.data.encoding import IdEncoder, as_ratings
 from recsys.data.features import build_features_of_rows
@@ -38,16 +39,17 @@ def evaluate(
     device: str = "auto",
     seed: int = 0,
 ) -> EvaluateReport:
-    """Train on one file and read the other once, beside the most-popular and the bias-only baselines.
+    """Train on one file and measure on another, beside the most-popular and the bias-only baselines.
 
-    What a folder or zip of ratings says of items and users, or files that are named, is trained with.
+    Metadata of items and users is trained with, if the source of the ratings holds it or `items_path` and `users_path`
+    name it.
 
     Args:
-        test_path: None: held out of the ratings to train on by `split`.
+        test_path: ratings to measure on; `None` holds them out of the others by `split`.
 
     Raises:
         InputError: a file cannot be read, has no ratings, or nothing relevant to rank; or there is no such split.
-        TrainingError: training is not possible with what the first file holds.
+        TrainingError: the ratings cannot be trained on.
     """
     started = time.perf_counter()
     users, items = IdEncoder(), IdEncoder()
@@ -70,7 +72,7 @@ def evaluate(
             if not sets:
                 item_rows, user_rows = read_items_file(source, rejects), read_users_file(source, rejects)
         sets.append(as_ratings(ratings))
-    training_set, test = (sets[0], sets[1]) if test_path is not None else _held_out(sets[0], split, seed)
+    training_set, test = (sets[0], sets[1]) if test_path is not None else split_by(sets[0], split, seed)
     training_set = training_set.with_features(
         build_features_of_rows(user_rows, {user_id: key for key, user_id in enumerate(users.ids)}),
         build_features_of_rows(item_rows, {item_id: key for key, item_id in enumerate(items.ids)}),
@@ -88,11 +90,16 @@ def evaluate(
     )
 
 
-def _held_out(ratings: Ratings, split: Split, seed: int) -> tuple[Ratings, Ratings]:
-    """Ratings to train on, and to measure on."""
+def split_by(ratings: Ratings, split: Split, seed: int) -> tuple[Ratings, Ratings]:
+    """Return the ratings to train on, and those to measure on.
+
+    Raises:
+        TrainingError: the split leaves one of the two empty.
+    """
     held_out = hold_out(ratings, split, seed=seed)
     if not held_out.any() or held_out.all():
         raise TrainingError(
-            f"there are too few ratings to hold any out by {split}: give more, of users with two and more, or a --test"
+            f"there are too few ratings to hold any out by {split}: add ratings of users with two or more, or give a "
+            "file to measure on with --test"
         )
     return ratings.select(~held_out).compact(), ratings.select(held_out).compact()

@@ -1,63 +1,64 @@
-"""Ratings in the database → settings worth training with. Only reads: no version is stored, no lease is needed."""
+"""Ratings in the database → a learning rate, or a value of the config, worth training with.
+
+Both only read: no version is stored, and no lease is needed.
+"""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 from sqlalchemy import Engine
 
-from jobs.configuration import chosen_config
 from jobs.progress import progress, say
-from jobs.train import rating_scale, ratings_to_train_on
-from recsys.data.dataset import Ratings
-from recsys.database.engine import reading
-from recsys.errors import TrainingError
-from recsys.evaluation.gate import Judge, stated
-from recsys.evaluation.splits import hold_out
+from jobs.training_data import hold_out_validation, read_training_part
+from recsys.evaluation.gate import usable_scale
 from recsys.extras import require_extra
-from recsys.factors import Factors
 from recsys.results import Objective, Result
 from recsys.settings import Settings
-from recsys.training import sweep as sweeps
-from recsys.training.config import Config
-from recsys.training.lr_find import HIGHEST, LOWEST, N_STEPS, lr_find
+from recsys.training.lr_find import HIGHEST, LOWEST, N_STEPS, LrFind, lr_find
+from recsys.training.sweep import SweptField, best_row, sweep_values
 
 LITTLE_FALL = 0.01
-"""A range test whose loss falls by less than this share has seen too little of the training to be believed."""
+"""A range test whose loss falls by less than this share saw too little of the training to suggest anything."""
 
 
 class LrFindReport(Result):
+    """Suggestions of a learning-rate range test."""
+
     objective: Objective
-    valley: float = Field(description="Two thirds along the longest descent of the loss.")
-    slide: float = Field(description="The middle of the steepest descent over half a decade.")
-    default: float = Field(description="What `recsys train` uses untold.")
-    fall: float = Field(description="How far the smoothed loss fell, as a share of the first.")
-    notice: str | None = Field(description="Why the suggestions should not be believed; null where they may be.")
+    valley: float = Field(description="Two thirds along the longest fall of the loss.")
+    slide: float = Field(description="The middle of the steepest fall over half a power of ten.")
+    default: float = Field(description="What `recsys train` uses by default.")
+    fall: float = Field(description="How far the smoothed loss fell, as a share of its first value.")
+    notice: str | None = Field(description="Why the suggestions mean nothing; null if they do.")
     learning_rates: list[float]
     smoothed: list[float] = Field(description="Smoothed loss at each of `learning_rates`.")
-    plot: str | None = Field(description="The page that was written.")
+    plot: str | None = Field(description="File of the plot; null if none was written.")
     seconds: float
 
 
 class SweptValue(Result):
+    """One training of a sweep."""
+
     value: float
-    metric: float | None = Field(description="On held-out ratings; null where training diverged.")
+    metric: float | None = Field(description="On held-out ratings; null if training diverged.")
     train_loss: float | None
     seconds: float
 
 
 class SweepReport(Result):
+    """Outcome of a sweep."""
+
     objective: Objective
-    field: sweeps.Field
+    field: SweptField
     metric: str = Field(examples=["rmse"])
     higher_is_better: bool
-    best: float = Field(description="Of the values swept, and the default.")
-    default: SweptValue = Field(description="Training with what `recsys train` uses untold.")
+    best: float = Field(description="The best of the values and the default.")
+    default: SweptValue = Field(description="The value that `recsys train` uses by default.")
     rows: list[SweptValue]
-    plot: str | None = Field(description="The page that was written.")
+    plot: str | None = Field(description="File of the plot; null if none was written.")
     seconds: float
 
 
@@ -74,11 +75,11 @@ def find_learning_rate(
     device: str = "auto",
     seed: int = 0,
 ) -> LrFindReport:
-    """Range test on the ratings that `train` would train on.
+    """Find a learning rate by a range test on the ratings that `train` trains on.
 
     Args:
-        out: file to write the plot to, as a page.
-        overrides: fields of `Config` that are not to be the default.
+        out: file to write the plot to, as an HTML page.
+        overrides: fields of `Config` to set in place of the defaults.
 
     Raises:
         InputError: a setting is out of range, or `out` cannot be written.
@@ -87,13 +88,13 @@ def find_learning_rate(
     started = time.perf_counter()
     if out is not None:
         require_extra("report")
-    training_set, scale, config = _training_part(engine, settings, objective, overrides)
-    say(f"{objective}: range test of {n_steps} steps on {training_set.n_ratings:,} ratings")
+    training_set, scale, config = read_training_part(engine, settings, objective, overrides)
+    say(f"{objective}: learning-rate range test of {n_steps} steps on {training_set.n_ratings:,} ratings")
     with progress("range test", n_steps) as advance:
         found = lr_find(
             training_set,
             config,
-            rating_scale=stated(scale),
+            rating_scale=usable_scale(scale),
             lowest=lowest,
             highest=highest,
             n_steps=n_steps,
@@ -104,24 +105,13 @@ def find_learning_rate(
     notice = None
     if found.fall < LITTLE_FALL:
         notice = (
-            f"the loss fell by less than {LITTLE_FALL:.0%}: training begins with the biases fitted, and so short a "
-            "test learns little beyond them. Believe a sweep of --learning-rate instead"
+            f"the loss fell by less than {LITTLE_FALL:.0%}. Training starts with the biases fitted, and so short a "
+            "test learns little more. Use a sweep instead: `recsys sweep --learning-rate 1e-4:1e-1`"
         )
     if out is not None:
         from recsys.analysis import page
-        from recsys.analysis.findings import finding_page, learning_rate_figure
 
-        marks = {"valley": found.valley, "slide": found.slide, "default": config.learning_rate}
-        figure = learning_rate_figure(found.learning_rates, found.losses, found.smoothed, marks)
-        how = (
-            "One short training under an ever higher learning rate. A good peak for the schedule lies where the loss "
-            "falls fast, well before it turns; valley is two thirds along the longest descent, slide the middle of "
-            "the steepest."
-        )
-        how += f" Mind: {notice}." if notice else ""
-        table = [[name, f"{learning_rate:.3g}"] for name, learning_rate in marks.items()]
-        title = f"Learning rate of the {objective} model"
-        page.write(out, finding_page(title, how, figure, ["", "learning rate"], table, best=None))
+        page.write(out, learning_rate_document(objective, found, config.learning_rate, notice))
     return LrFindReport(
         objective=objective,
         valley=found.valley,
@@ -136,11 +126,32 @@ def find_learning_rate(
     )
 
 
+def learning_rate_document(objective: Objective, found: LrFind, default: float, notice: str | None) -> str:
+    """Return a range test as an HTML page."""
+    from recsys.analysis.findings import finding_page, learning_rate_figure
+
+    marks = {"valley": found.valley, "slide": found.slide, "default": default}
+    how = (
+        "One short training in which the learning rate grows step by step. A good peak for the schedule lies where the "
+        "loss falls fast, well before it rises again. Valley is two thirds along the longest fall, slide the middle of "
+        "the steepest."
+    )
+    how += f" Note: {notice}." if notice else ""
+    return finding_page(
+        f"Learning rate of the {objective} model",
+        how,
+        learning_rate_figure(found.learning_rates, found.losses, found.smoothed, marks),
+        ["", "learning rate"],
+        [[name, f"{learning_rate:.3g}"] for name, learning_rate in marks.items()],
+        best=None,
+    )
+
+
 def sweep(
     engine: Engine,
     settings: Settings,
     objective: Objective,
-    field: sweeps.Field,
+    field: SweptField,
     values: Sequence[float],
     out: Path | None = None,
     *,
@@ -148,14 +159,14 @@ def sweep(
     device: str = "auto",
     seed: int = 0,
 ) -> SweepReport:
-    """Train with one setting at each value, and at its default, and measure on a validation part.
+    """Train with each value of one field of the config, and with its default, and measure on a validation part.
 
-    The validation part is held out of what `train` would train on, by the same split, so that the ratings which the
-    gate measures on have no say in the settings.
+    The validation part is held out of the training set of `train`, by the same split, so that the ratings of the gate
+    do not influence the config.
 
     Args:
-        out: file to write the plot to, as a page.
-        overrides: fields of `Config` that are not to be the default.
+        out: file to write the plot to, as an HTML page.
+        overrides: fields of `Config` to set in place of the defaults.
 
     Raises:
         InputError: a value is out of range, or `out` cannot be written.
@@ -164,30 +175,35 @@ def sweep(
     started = time.perf_counter()
     if out is not None:
         require_extra("report")
-    ratings, scale, config = _training_part(engine, settings, objective, overrides)
-    validation = held_out_of(ratings, objective, scale)
+    ratings, scale, config = read_training_part(engine, settings, objective, overrides)
+    validation = hold_out_validation(ratings, objective, scale)
     default_value = float(getattr(config, field))
     trained = list(dict.fromkeys([*values, default_value]))
     say(
-        f"{objective}: {len(trained)} trainings on {validation.training_set.n_ratings:,} ratings, "
-        f"measuring on {validation.n_held_out:,} held out of them"
+        f"{objective}: {len(trained)} trainings on {validation.training_set.n_ratings:,} ratings, each measured on "
+        f"{validation.n_held_out:,} held-out ratings"
     )
     with progress(f"sweep of {field}", len(trained) * config.n_epochs) as advance:
         rows = list(
-            sweeps.sweep(
+            sweep_values(
                 validation.training_set,
                 config,
                 trained,
                 validation.measure,
                 field=field,
-                rating_scale=stated(scale),
+                rating_scale=usable_scale(scale),
                 device=device,
                 seed=seed,
                 on_epoch=lambda: advance(1),
             )
         )
-    best = sweeps.best(rows, validation.higher_is_better)
-    by_value = {row.value: _swept(row) for row in rows}
+    best = best_row(rows, validation.higher_is_better)
+    by_value = {
+        row.value: SweptValue(
+            value=row.value, metric=row.metric, train_loss=row.train_loss, seconds=round(row.seconds, 3)
+        )
+        for row in rows
+    }
     report = SweepReport(
         objective=objective,
         field=field,
@@ -207,7 +223,7 @@ def sweep(
 
 
 def sweep_document(report: SweepReport) -> str:
-    """A sweep as a page."""
+    """Return a sweep as an HTML page."""
     from recsys.analysis.findings import finding_page, sweep_figure
 
     values = [row.value for row in report.rows]
@@ -215,22 +231,23 @@ def sweep_document(report: SweepReport) -> str:
         report.field, values, [row.metric for row in report.rows], report.metric, report.default.metric
     )
     rows = sweep_table(report)
-    best = next((place for place, row in enumerate(rows) if row[-1]), None)
+    best = next((number for number, row in enumerate(rows) if row[-1]), None)
     better = "higher" if report.higher_is_better else "lower"
     how = (
-        f"One training for each value with everything else as recsys train has it; {report.metric} on ratings held "
-        f"out of the training part, {better} is better."
+        f"One training for each value, all other fields as in recsys train; {report.metric} on ratings held out of the "
+        f"training part, {better} is better."
     )
     title = f"{report.field} of the {report.objective} model"
     return finding_page(title, how, figure, sweep_header(report), [row[:-1] for row in rows], best)
 
 
 def sweep_header(report: SweepReport) -> list[str]:
+    """Return the names of the columns of `sweep_table`."""
     return [report.field, report.metric, "train loss", "seconds"]
 
 
 def sweep_table(report: SweepReport) -> list[list[str]]:
-    """The rows under `sweep_header`, ascending, the default among them; a last cell says "best" in the best one."""
+    """Return the rows of a sweep, ascending by value, the default included; the last cell of the best row is "best"."""
     rows = {row.value: row for row in (*report.rows, report.default)}
     return [
         [
@@ -242,57 +259,3 @@ def sweep_table(report: SweepReport) -> list[list[str]]:
         ]
         for row in sorted(rows.values(), key=lambda row: row.value)
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class Validation:
-    """A part held out of the training part, and what is measured on it.
-
-    Attributes:
-        training_set: what is left to train on.
-        n_held_out: ratings that are measured on.
-        metric: its name.
-        measure: the metric of factors.
-    """
-
-    training_set: Ratings
-    n_held_out: int
-    metric: str
-    higher_is_better: bool
-    measure: Callable[[Factors], float]
-
-
-def held_out_of(ratings: Ratings, objective: Objective, scale: tuple[float, float]) -> Validation:
-    """A validation part held out of what `train` would train on, by the same split.
-
-    Raises:
-        TrainingError: there are too few ratings.
-    """
-    is_held_out = hold_out(ratings)
-    if not is_held_out.any():
-        raise TrainingError(
-            "there are too few ratings to hold a validation part out of the training part: load more, "
-            "of users with three and more"
-        )
-    training_set, held_out = ratings.select(~is_held_out).compact(), ratings.select(is_held_out).compact()
-    judge = Judge(objective, training_set, held_out, scale)
-
-    def measure(factors: Factors) -> float:
-        return next(iter(judge.measure(factors)[1].values()))
-
-    measured, metrics = judge.measure(next(iter(judge.baselines().values())))
-    return Validation(training_set, held_out.n_ratings, next(iter(metrics)), measured.higher_is_better, measure)
-
-
-def _training_part(
-    engine: Engine, settings: Settings, objective: Objective, overrides: Mapping[str, Any] | None
-) -> tuple[Ratings, tuple[float, float], Config]:
-    """What `train` would train on, its rating scale, and the configuration it would use."""
-    with reading(engine) as connection:
-        ratings = ratings_to_train_on(connection)
-        config = chosen_config(connection, objective, "dot", ratings.n_ratings, ratings.n_users, overrides)
-    return ratings.select(~hold_out(ratings)).compact(), rating_scale(ratings, settings), config
-
-
-def _swept(row: sweeps.SweepRow) -> SweptValue:
-    return SweptValue(value=row.value, metric=row.metric, train_loss=row.train_loss, seconds=round(row.seconds, 3))

@@ -1,75 +1,105 @@
-"""Ratings in the database → settings that beat the defaults, kept for `train` and `nightly` to use."""
+"""Ratings in the database → a config that trains better models than the default one, for `train` and `nightly`."""
 
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
-from sqlalchemy import Connection, Engine, delete, insert, select
+from sqlalchemy import Engine
 
-from jobs.configuration import configured
-from jobs.find import Validation, held_out_of
 from jobs.progress import progress, say
-from jobs.train import rating_scale, ratings_to_train_on
+from jobs.training_data import Validation, hold_out_validation, rating_scale, ratings_to_train_on
+from jobs.tune_report import Confirmation, ResetReport, TuneReport, format_metric, trial_report, tuning_document
 from recsys.data.dataset import Ratings
-from recsys.database import schema
-from recsys.database.clock import now_ms
 from recsys.database.engine import reading, writing
-from recsys.database.leases import TUNING, lease
-from recsys.database.tuned import Tuned, forget, keep, tuned_settings
-from recsys.evaluation.gate import stated
+from recsys.database.leases import TUNING, Lease, lease
+from recsys.database.trials import StoredTrial, Study, delete_trials, read_trials, record_trial
+from recsys.database.tuned import Tuned, delete_tuned, keep_tuned, read_tuned
+from recsys.evaluation.gate import usable_scale
 from recsys.evaluation.splits import hold_out
 from recsys.extras import require_extra
-from recsys.results import Architecture, Objective, Result
+from recsys.results import Architecture, Objective
 from recsys.settings import Settings
-from recsys.training import tune as tunes
-from recsys.training.config import Config
+from recsys.training.config import Config, config_for
+from recsys.training.tune import (
+    Parameters,
+    Trial,
+    best_trial,
+    defaults,
+    run_trial,
+    run_trials,
+    search_space,
+    with_parameters,
+)
 
 MINUTES = 10.0
-"""For how long to go on where nothing else is asked for."""
+"""Time limit of a search if neither a time nor a number of trials is given."""
 
 
-class TunedTrial(Result):
-    parameters: dict[str, int | float]
-    value: float | None = Field(description="On held-out ratings; null where training diverged.")
-    seconds: float
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Everything that the trials of one search share.
 
+    Attributes:
+        study: identifies the search in the database.
+        config: the defaults.
+        validation: the ratings of the trials.
+        further_back: the ratings of the confirmation, held out of the training set of the trials.
+        scale: rating scale for training.
+        stored: the tuned config before this search, if any.
+    """
 
-class Confirmation(Result):
-    """The defaults and the best settings once more, on ratings further back and with another seed."""
+    study: Study
+    config: Config
+    validation: Validation
+    further_back: Validation
+    scale: tuple[float, float] | None
+    stored: Tuned | None
+    device: str
+    seed: int
 
-    default: float | None = Field(description="The metric; null where training diverged.")
-    best: float | None
-    confirmed: bool = Field(description="Whether the best settings are better there too.")
+    def parameters_in_use(self) -> list[Parameters]:
+        """Return the tuned config to try again, if it was found on other ratings: its successor must be better."""
+        if self.stored is None or self.stored.study == self.study.digest:
+            return []
+        if not self.stored.applies_to(self.study.n_ratings):
+            return []
+        parameters = defaults(self.config)
+        return [{field: self.stored.parameters.get(field, default) for field, default in parameters.items()}]
 
+    def confirm(self, parameters: Parameters) -> Confirmation:
+        """Train with the defaults and with `parameters` on other ratings and with another seed, and compare."""
+        say(f"{self.study.objective}: testing the best trial on {self.further_back.n_held_out:,} ratings further back")
+        default, best = (
+            run_trial(
+                self.further_back.training_set,
+                with_parameters(self.config, chosen),
+                chosen,
+                self.further_back.measure,
+                self.scale,
+                self.device,
+                self.seed + 1,
+            )
+            for chosen in (defaults(self.config), parameters)
+        )
+        is_better = best.value is not None and self.best([default, best]) is best
+        return Confirmation(default=default.value, best=best.value, confirmed=is_better)
 
-class TuneReport(Result):
-    objective: Objective
-    architecture: Architecture
-    metric: str = Field(examples=["ndcg"])
-    higher_is_better: bool
-    default: TunedTrial
-    best: TunedTrial = Field(description="The default itself where nothing beat it.")
-    confirmation: Confirmation | None = Field(description="Null where nothing beat the default, or it was made before.")
-    in_use: Literal["best", "default", "earlier"] = Field(
-        description="What `recsys train` uses from now on; `earlier`: what an earlier call found."
-    )
-    trials: list[TunedTrial] = Field(description="In their order.")
-    n_earlier: int = Field(description="How many of `trials` an earlier call had made.")
-    n_diverged: int
-    n_ratings: int
-    plot: str | None = Field(description="The page that was written.")
-    seconds: float
+    def best(self, trials: Sequence[Trial]) -> Trial:
+        """Return the trial with the best value."""
+        return best_trial(trials, self.validation.higher_is_better)
 
-
-class ResetReport(Result):
-    objective: Objective
-    architecture: Architecture
-    forgotten: bool = Field(description="Whether there were tuned settings.")
+    def keeps_stored(self, trials: Sequence[Trial]) -> bool:
+        """Return whether the tuned config stays in use if no trial replaces it: unless the defaults do better now."""
+        if self.stored is None or not self.stored.applies_to(self.study.n_ratings):
+            return False
+        again = next((trial for trial in trials if trial.parameters in self.parameters_in_use()), None)
+        if self.stored.study == self.study.digest or again is None:
+            return True
+        return again.value is not None and self.best([trials[0], again]) is again
 
 
 def tune(
@@ -85,21 +115,21 @@ def tune(
     device: str = "auto",
     seed: int = 0,
 ) -> TuneReport:
-    """Try settings around the defaults on a validation part, and keep the best for `train` if they beat the defaults.
+    """Train with configs around the default one, and keep the best for `train` if it is better.
 
-    The best of many trials on the same ratings may owe it to those ratings. So they must be better once more: trained
-    without the validation part, on a part held out of the rest, further back in time, and with another seed.
+    The best of many trials on the same ratings is often best by chance. So it must be better once more: trained
+    without the validation part, measured on a part held out of the rest, further back in time, and with another seed.
 
-    Goes on where an earlier call on the same ratings with the same defaults and seed ended; each trial is recorded
-    as soon as it is done. The validation part is held out of what `train` would train on, by the same split, so
-    that the ratings which the gate measures on have no say in the settings.
+    A call on the same ratings, with the same defaults and seed as an earlier one, continues it; each trial is recorded
+    when it is done. The validation part is held out of the training set of `train`, by the same split, so that the
+    ratings of the gate do not influence the config.
 
     Args:
-        out: file to write the plot to, as a page.
-        minutes: a trial begins only while the median one still fits. None: no limit where `n_trials` is given, else
+        out: file to write the plot to, as an HTML page.
+        minutes: a trial starts only while the median one still fits. `None`: no limit if `n_trials` is given, else
             `MINUTES`.
-        n_trials: how many, those of earlier calls included.
-        fresh: forget the trials of earlier calls first.
+        n_trials: number of trials, those of earlier calls included.
+        fresh: delete the trials of earlier calls first.
 
     Raises:
         InputError: `out` cannot be written.
@@ -112,84 +142,38 @@ def tune(
     if minutes is None and n_trials is None:
         minutes = MINUTES
     with lease(engine, TUNING) as held:
-        with reading(engine) as connection:
-            ratings = ratings_to_train_on(connection)
-            stored = tuned_settings(connection, objective, architecture)
-        scale = rating_scale(ratings, settings)
-        config = configured(objective, architecture, ratings.n_ratings, ratings.n_users, None)
-        validation = held_out_of(ratings.select(~hold_out(ratings)).compact(), objective, scale)
-        further_back = held_out_of(validation.training_set, objective, scale)
-        study = study_name(ratings, config, scale, seed)
+        search = prepare_search(engine, settings, objective, architecture, device, seed)
         if fresh:
             with writing(engine) as connection:
-                connection.execute(delete(schema.tuning_trials).where(schema.tuning_trials.c.study == study))
+                delete_trials(connection, search.study.digest)
         with reading(engine) as connection:
-            earlier = recorded_trials(connection, study)
-        also = _to_try_again(stored, study, config, ratings.n_ratings)
-        trials = list(earlier)
+            stored_trials = read_trials(connection, search.study.digest)
+        earlier = [Trial(trial.parameters, trial.value, trial.seconds) for trial in stored_trials]
         say(
-            f"{objective}: trainings on {validation.training_set.n_ratings:,} ratings, measuring on "
-            f"{validation.n_held_out:,} held out of them; {len(earlier)} trials are there already"
+            f"{objective}: trainings on {search.validation.training_set.n_ratings:,} ratings, each measured on "
+            f"{search.validation.n_held_out:,} held-out ratings; {len(earlier)} trials are done already"
         )
-        total = n_trials - len(earlier) if n_trials is not None and minutes is None else (minutes or 0) * 60
-        with progress(f"tuning {objective}", max(total, 0)) as advance:
-            last = time.perf_counter()
-
-            def on_epoch(n_epochs: int) -> None:
-                nonlocal last
-                now = time.perf_counter()
-                advance(1 / n_epochs if minutes is None else now - last)
-                last = now
-
-            for trial in tunes.tune(
-                validation.training_set,
-                config,
-                validation.measure,
-                earlier,
-                higher_is_better=validation.higher_is_better,
-                also=also,
-                n_trials=n_trials,
-                seconds=None if minutes is None else minutes * 60,
-                rating_scale=stated(scale),
-                device=device,
-                seed=seed,
-                on_epoch=on_epoch,
-            ):
-                with writing(engine) as connection:
-                    held.guard(connection)
-                    _record(connection, study, ratings, config, validation.metric, trial)
-                trials.append(trial)
-                _say_trial(trials, validation)
-        best = tunes.best(trials, validation.higher_is_better)
-        confirmation = None
-        if best is not trials[0] and not (stored and stored.study == study and stored.parameters == best.parameters):
-            say(f"{objective}: the best once more on {further_back.n_held_out:,} ratings further back")
-            confirmation = _confirmation(further_back, config, best.parameters, stated(scale), device, seed + 1)
-        with writing(engine) as connection:
-            held.guard(connection)
-            if best is not trials[0] and (confirmation is None or confirmation.confirmed):
-                assert best.value is not None
-                tuned = Tuned(study, best.parameters, validation.metric, best.value, trials[0].value, ratings.n_ratings)
-                keep(connection, objective, architecture, tuned)
-                in_use: Literal["best", "default", "earlier"] = "best"
-            elif stored and stored.holds(ratings.n_ratings) and _stays(stored, study, also, trials, validation):
-                in_use = "earlier"
-            else:
-                forget(connection, objective, architecture)
-                in_use = "default"
+        trials = record_trials(engine, held, search, earlier, minutes, n_trials)
+        best = search.best(trials)
+        is_known = search.stored is not None and (search.stored.study, search.stored.parameters) == (
+            search.study.digest,
+            best.parameters,
+        )
+        confirmation = None if best is trials[0] or is_known else search.confirm(best.parameters)
+        in_use = store_outcome(engine, held, search, trials, confirmation)
     report = TuneReport(
         objective=objective,
         architecture=architecture,
-        metric=validation.metric,
-        higher_is_better=validation.higher_is_better,
-        default=_reported(trials[0]),
-        best=_reported(best),
+        metric=search.study.metric,
+        higher_is_better=search.validation.higher_is_better,
+        default=trial_report(trials[0]),
+        best=trial_report(best),
         confirmation=confirmation,
         in_use=in_use,
-        trials=[_reported(trial) for trial in trials],
+        trials=[trial_report(trial) for trial in trials],
         n_earlier=len(earlier),
         n_diverged=sum(trial.value is None for trial in trials),
-        n_ratings=ratings.n_ratings,
+        n_ratings=search.study.n_ratings,
         plot=None if out is None else str(out),
         seconds=round(time.perf_counter() - started, 3),
     )
@@ -200,144 +184,133 @@ def tune(
     return report
 
 
-def reset_tuning(engine: Engine, objective: Objective, architecture: Architecture = "dot") -> ResetReport:
-    """Forget the tuned settings, so that `train` uses the defaults again. The trials stay."""
-    with writing(engine) as connection:
-        forgotten = forget(connection, objective, architecture)
-    return ResetReport(objective=objective, architecture=architecture, forgotten=forgotten)
+def prepare_search(
+    engine: Engine, settings: Settings, objective: Objective, architecture: Architecture, device: str, seed: int
+) -> Search:
+    """Read the ratings, and hold out what the trials and the confirmation are measured on.
 
-
-def study_name(ratings: Ratings, config: Config, scale: tuple[float, float], seed: int) -> str:
-    """A digest of all that makes two trials with the same settings the same."""
-    space = {field: asdict(values) for field, values in tunes.search_space(config).items()}
-    told = json.dumps([ratings.fingerprint(), config.as_record(), space, scale, seed], sort_keys=True)
-    return blake2b(told.encode(), digest_size=16).hexdigest()
-
-
-def recorded_trials(connection: Connection, study: str) -> list[tunes.Trial]:
-    """The trials of a study in their order."""
-    table = schema.tuning_trials.c
-    rows = connection.execute(
-        select(table.parameters, table.value, table.seconds).where(table.study == study).order_by(table.trial_key)
+    Raises:
+        TrainingError: there are too few ratings.
+    """
+    with reading(engine) as connection:
+        ratings = ratings_to_train_on(connection)
+        stored = read_tuned(connection, objective, architecture)
+    scale = rating_scale(ratings, settings)
+    config = config_for(objective, architecture, ratings.n_ratings, ratings.n_users, tuned={})
+    validation = hold_out_validation(ratings.select(~hold_out(ratings)).compact(), objective, scale)
+    further_back = hold_out_validation(validation.training_set, objective, scale)
+    study = Study(
+        digest=study_digest(ratings, config, scale, seed),
+        objective=objective,
+        architecture=architecture,
+        data_fingerprint=ratings.fingerprint(),
+        n_ratings=ratings.n_ratings,
+        metric=validation.metric,
     )
-    return [tunes.Trial(row.parameters, row.value, row.seconds) for row in rows]
+    return Search(study, config, validation, further_back, usable_scale(scale), stored, device, seed)
 
 
-def tuning_document(report: TuneReport) -> str:
-    """A search as a page."""
-    from recsys.analysis.findings import finding_page, tuning_figure
-
-    figure = tuning_figure([trial.value for trial in report.trials], report.metric, report.higher_is_better)
-    fields = list(report.default.parameters)
-    rows = [
-        [
-            str(number) + (" (default)" if number == 1 else ""),
-            *(f"{trial.parameters[field]:g}" for field in fields),
-            _shown(trial.value),
-            f"{trial.seconds:.1f}",
-        ]
-        for number, trial in enumerate(report.trials, start=1)
-    ]
-    better = "higher" if report.higher_is_better else "lower"
-    how = (
-        f"One training for each trial, the first with the defaults, the later ones where the earlier ones did well; "
-        f"{report.metric} on ratings held out of the training part, {better} is better."
-    )
-    title = f"Settings of the {report.objective} model"
-    header = ["trial", *fields, report.metric, "seconds"]
-    return finding_page(title, how, figure, header, rows, report.trials.index(report.best))
+def study_digest(ratings: Ratings, config: Config, scale: tuple[float, float], seed: int) -> str:
+    """Return a digest of everything that two equal trials have in common."""
+    space = {field: asdict(values) for field, values in search_space(config).items()}
+    identity = json.dumps([ratings.fingerprint(), config.as_record(), space, scale, seed], sort_keys=True)
+    return blake2b(identity.encode(), digest_size=16).hexdigest()
 
 
-def tuning_table(report: TuneReport) -> list[list[str]]:
-    """Each setting, then the metric: name, with the defaults, with the best settings."""
-    settings = [
-        [field, f"{value:g}", f"{report.best.parameters[field]:g}"]
-        for field, value in report.default.parameters.items()
-    ]
-    return [*settings, [report.metric, _shown(report.default.value), _shown(report.best.value)]]
+def record_trials(
+    engine: Engine,
+    held: Lease,
+    search: Search,
+    earlier: Sequence[Trial],
+    minutes: float | None,
+    n_trials: int | None,
+) -> list[Trial]:
+    """Run trials until the time or their number is used up, and store each when it is done. Returns all of them.
+
+    Raises:
+        LockedError: the lease was lost to another process.
+    """
+    trials = list(earlier)
+    n_left = n_trials - len(earlier) if n_trials is not None else 0
+    with progress(f"tuning {search.study.objective}", max(n_left if minutes is None else minutes * 60, 0)) as advance:
+        for trial in run_trials(
+            search.validation.training_set,
+            search.config,
+            search.validation.measure,
+            earlier,
+            higher_is_better=search.validation.higher_is_better,
+            also=search.parameters_in_use(),
+            n_trials=n_trials,
+            seconds=None if minutes is None else minutes * 60,
+            rating_scale=search.scale,
+            device=search.device,
+            seed=search.seed,
+            on_epoch=clocked(advance) if minutes is not None else lambda n_epochs: advance(1 / n_epochs),
+        ):
+            with writing(engine) as connection:
+                held.guard(connection)
+                record_trial(connection, search.study, StoredTrial(trial.parameters, trial.value, trial.seconds))
+            trials.append(trial)
+            say_trial(trials, search)
+    return trials
 
 
-def _to_try_again(stored: Tuned | None, study: str, config: Config, n_ratings: int) -> list[tunes.Parameters]:
-    """The settings in use, where they were tuned on other ratings: what replaces them must be better."""
-    if stored is None or stored.study == study or not stored.holds(n_ratings):
-        return []
-    parameters = tunes.defaults(config)
-    return [{field: stored.parameters.get(field, default) for field, default in parameters.items()}]
+def clocked(advance: Callable[[float], None]) -> Callable[[int], None]:
+    """Return a function that advances a bar by the seconds since its last call."""
+    last = time.perf_counter()
+
+    def on_epoch(_n_epochs: int) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        advance(now - last)
+        last = now
+
+    return on_epoch
 
 
-def _confirmation(
-    further_back: Validation,
-    config: Config,
-    parameters: tunes.Parameters,
-    scale: tuple[float, float] | None,
-    device: str,
-    seed: int,
-) -> Confirmation:
-    pair = [
-        tunes.run_trial(
-            further_back.training_set,
-            tunes.with_parameters(config, settings),
-            settings,
-            further_back.measure,
-            scale,
-            device,
-            seed,
-        )
-        for settings in (tunes.defaults(config), parameters)
-    ]
-    default, best = pair
-    confirmed = best.value is not None and tunes.best(pair, further_back.higher_is_better) is best
-    return Confirmation(default=default.value, best=best.value, confirmed=confirmed)
-
-
-def _stays(
-    stored: Tuned,
-    study: str,
-    also: Sequence[tunes.Parameters],
-    trials: Sequence[tunes.Trial],
-    validation: Validation,
-) -> bool:
-    """Whether settings in use stay, as nothing replaces them: unless they were tried and did not beat the defaults."""
-    if stored.study == study:
-        return True
-    again = next((trial for trial in trials if trial.parameters in also), None)
-    if again is None:
-        return True
-    return again.value is not None and tunes.best([trials[0], again], validation.higher_is_better) is again
-
-
-def _record(
-    connection: Connection, study: str, ratings: Ratings, config: Config, metric: str, trial: tunes.Trial
-) -> None:
-    connection.execute(
-        insert(schema.tuning_trials).values(
-            study=study,
-            objective=config.objective,
-            architecture=config.architecture,
-            data_fingerprint=ratings.fingerprint(),
-            n_ratings=ratings.n_ratings,
-            parameters=dict(trial.parameters),
-            metric=metric,
-            value=trial.value,
-            seconds=trial.seconds,
-            created_at=now_ms(),
-        )
-    )
-
-
-def _say_trial(trials: Sequence[tunes.Trial], validation: Validation) -> None:
+def say_trial(trials: Sequence[Trial], search: Search) -> None:
+    """Print one line about the last trial."""
     trial = trials[-1]
-    measured = [known for known in trials if known.value is not None]
-    is_best = trial.value is not None and tunes.best(measured, validation.higher_is_better) is trial
+    measured = [other for other in trials if other.value is not None]
+    is_best = trial.value is not None and len(trials) > 1 and search.best(measured) is trial
     say(
-        f"trial {len(trials)}: {validation.metric} {_shown(trial.value)} after {trial.seconds:.1f} s"
-        + (", the best so far" if is_best and len(trials) > 1 else "")
+        f"trial {len(trials)}: {search.study.metric} {format_metric(trial.value)} after {trial.seconds:.1f} s"
+        + (", the best so far" if is_best else "")
     )
 
 
-def _reported(trial: tunes.Trial) -> TunedTrial:
-    return TunedTrial(parameters=dict(trial.parameters), value=trial.value, seconds=round(trial.seconds, 3))
+def store_outcome(
+    engine: Engine, held: Lease, search: Search, trials: Sequence[Trial], confirmation: Confirmation | None
+) -> Literal["best", "default", "earlier"]:
+    """Store the best parameters as the tuned config, keep the one before, or delete it; return what is in use now.
+
+    Raises:
+        LockedError: the lease was lost to another process.
+    """
+    objective, architecture = search.study.objective, search.study.architecture
+    best = search.best(trials)
+    with writing(engine) as connection:
+        held.guard(connection)
+        if best is not trials[0] and (confirmation is None or confirmation.confirmed):
+            assert best.value is not None
+            tuned = Tuned(
+                study=search.study.digest,
+                parameters=best.parameters,
+                metric=search.study.metric,
+                value=best.value,
+                default_value=trials[0].value,
+                n_ratings=search.study.n_ratings,
+            )
+            keep_tuned(connection, objective, architecture, tuned)
+            return "best"
+        if search.keeps_stored(trials):
+            return "earlier"
+        delete_tuned(connection, objective, architecture)
+        return "default"
 
 
-def _shown(value: float | None) -> str:
-    return "diverged" if value is None else f"{value:.4f}"
+def reset_tuning(engine: Engine, objective: Objective, architecture: Architecture = "dot") -> ResetReport:
+    """Delete the tuned config, so that `train` uses the defaults again. The trials stay."""
+    with writing(engine) as connection:
+        forgotten = delete_tuned(connection, objective, architecture)
+    return ResetReport(objective=objective, architecture=architecture, forgotten=forgotten)

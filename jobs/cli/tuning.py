@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from jobs.find import LrFindReport, SweepReport
-    from jobs.tune import TuneReport
+    from jobs.tune_report import TuneReport
 
 OutOption = Annotated[
     Path | None, typer.Option("--out", help="Write the plot to this file, an HTML page that needs no network.")
@@ -253,7 +253,7 @@ def show_tuning(report: "TuneReport") -> None:
     from rich.table import Table
 
     from jobs.cli.show import show_line, stdout_console
-    from jobs.tune import tuning_table
+    from jobs.tune_report import tuning_table
 
     console = stdout_console()
     table = Table("", "default", "best")

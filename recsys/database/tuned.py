@@ -1,4 +1,4 @@
-"""Settings that a search found to beat the defaults, as the database keeps them."""
+"""Tuned configs: values of `Config` fields that a search found to train better models than the defaults."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from recsys.database.clock import now_ms
 from recsys.database.engine import insert_or_update
 from recsys.results import Architecture, Objective
 
-HOLDS_WITHIN = 4
-"""Tuned settings are used for up to this many times the ratings that they were tuned on, and down to this part."""
+APPLIES_WITHIN = 4
+"""A tuned config is used for up to this many times the ratings that it was found on, and down to this part."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """Settings that beat the defaults.
+    """The tuned config of one objective and architecture.
 
     Attributes:
-        study: which search found them, as `jobs.tune` names it.
+        study: digest of the search that found it.
         parameters: fields of `Config` → values.
         metric: name of the metric.
-        value: of the metric with them.
-        default_value: of the metric with the defaults; None where training with those diverged.
-        n_ratings: how many ratings there were.
+        value: the metric with these values.
+        default_value: the metric with the defaults; `None` if training with them diverged.
+        n_ratings: number of ratings that the search used.
     """
 
     study: str
@@ -34,13 +34,13 @@ class Tuned:
     default_value: float | None
     n_ratings: int
 
-    def holds(self, n_ratings: int) -> bool:
-        """Whether there are about as many ratings as they were tuned on."""
-        return self.n_ratings <= HOLDS_WITHIN * n_ratings and n_ratings <= HOLDS_WITHIN * self.n_ratings
+    def applies_to(self, n_ratings: int) -> bool:
+        """Return whether the config is to be used for so many ratings: about as many as it was found on."""
+        return self.n_ratings <= APPLIES_WITHIN * n_ratings and n_ratings <= APPLIES_WITHIN * self.n_ratings
 
 
-def tuned_settings(connection: Connection, objective: Objective, architecture: Architecture) -> Tuned | None:
-    """The tuned settings of a model, if it has any."""
+def read_tuned(connection: Connection, objective: Objective, architecture: Architecture) -> Tuned | None:
+    """Return the tuned config, if there is one."""
     table = schema.tuned_configurations
     row = connection.execute(
         select(table).where(table.c.objective == objective, table.c.architecture == architecture)
@@ -50,8 +50,8 @@ def tuned_settings(connection: Connection, objective: Objective, architecture: A
     return Tuned(row.study, row.parameters, row.metric, row.value, row.default_value, row.n_ratings)
 
 
-def keep(connection: Connection, objective: Objective, architecture: Architecture, tuned: Tuned) -> None:
-    """Make these the tuned settings of a model."""
+def keep_tuned(connection: Connection, objective: Objective, architecture: Architecture, tuned: Tuned) -> None:
+    """Store a tuned config in place of the one before."""
     values = {
         "study": tuned.study,
         "parameters": dict(tuned.parameters),
@@ -67,8 +67,10 @@ def keep(connection: Connection, objective: Objective, architecture: Architectur
     connection.execute(statement.on_conflict_do_update(index_elements=["objective", "architecture"], set_=values))
 
 
-def forget(connection: Connection, objective: Objective, architecture: Architecture) -> bool:
-    """Remove the tuned settings of a model; whether there were any."""
+def delete_tuned(connection: Connection, objective: Objective, architecture: Architecture) -> bool:
+    """Delete the tuned config; return whether there was one."""
     table = schema.tuned_configurations
-    gone = connection.execute(delete(table).where(table.c.objective == objective, table.c.architecture == architecture))
-    return gone.rowcount > 0
+    deleted = connection.execute(
+        delete(table).where(table.c.objective == objective, table.c.architecture == architecture)
+    )
+    return deleted.rowcount > 0

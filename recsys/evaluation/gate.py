@@ -112,9 +112,23 @@ class Judge:
 
     def baselines(self) -> dict[str, Factors]:
         """The most-popular and the bias-only model of the same training set."""
-        scale = stated(self._scale)
+        scale = usable_scale(self._scale)
         bias = bias_only(self._training_set, scale)
         return {"popular": popular(self._training_set, self.objective, scale), "bias": bias}
+
+    @property
+    def metric(self) -> str:
+        """Name of the main metric, the first one of `measure`."""
+        return "rmse" if self.objective == "rating" else "ndcg"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a higher main metric is a better one."""
+        return self.objective == "ranking"
+
+    def main_metric(self, factors: Factors) -> float:
+        """Return the main metric alone."""
+        return self.measure(factors)[1][self.metric]
 
     def measure(self, factors: Factors) -> tuple[Measured, dict[str, float]]:
         """What the gate compares, and the metrics for people."""
@@ -133,6 +147,6 @@ class Judge:
         }
 
 
-def stated(scale: tuple[float, float]) -> tuple[float, float] | None:
-    """The scale for training; None where all ratings are equal, and so say nothing of it."""
+def usable_scale(scale: tuple[float, float]) -> tuple[float, float] | None:
+    """Return the scale for training; `None` if all ratings are equal."""
     return scale if scale[0] < scale[1] else None

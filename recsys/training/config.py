@@ -1,7 +1,8 @@
 """How to train: the settings, and defaults that follow the data."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from recsys.errors import InputError
@@ -177,6 +178,29 @@ def default_config(
     if "hidden" in given:
         given["hidden"] = tuple(given["hidden"])
     return _checked(replace(chosen, **given))
+
+
+def config_for(
+    objective: Objective,
+    architecture: Architecture,
+    n_ratings: int,
+    n_users: int,
+    tuned: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+) -> Config:
+    """Return the default config, with the tuned values in place of the defaults, and `overrides` in place of both.
+
+    Args:
+        tuned: fields of `Config` → values. Names that are not fields, as of another version, are left out.
+        overrides: fields of `Config` → values; `None` values leave the field as it is.
+
+    Raises:
+        InputError: an override is out of range.
+    """
+    names = {field.name for field in fields(Config)}
+    chosen = {name: value for name, value in tuned.items() if name in names}
+    chosen |= {name: value for name, value in (overrides or {}).items() if value is not None}
+    return default_config(objective, n_ratings, n_users, architecture=architecture, **chosen)
 
 
 def _between(wanted: float, low: float, high: float) -> float:

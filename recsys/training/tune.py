@@ -1,11 +1,11 @@
-"""Tuning: trainings with settings around the defaults, each chosen by how the earlier ones fared."""
+"""Tuning: trainings with configs around the default one, each chosen by the results of the earlier ones."""
 
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
@@ -16,29 +16,60 @@ from recsys.data.scale import validate_ratings
 from recsys.errors import TrainingError
 from recsys.factors import Factors
 from recsys.training.config import Config
-from recsys.training.fit import fit, pick_device
+from recsys.training.fit import pick_device
+from recsys.training.trial import train_and_measure
 
 Parameters = Mapping[str, float]
-"""Fields of `Config` → their values."""
+"""Fields of `Config` → values."""
 
-_N_RANDOM = 10
-"""So many trials, the first ones among them, before the earlier ones have a say."""
-_FEWEST_FACTORS, _MOST_FACTORS = 16, 256
+N_RANDOM_TRIALS = 10
+"""Number of trials, the first ones included, that are drawn at random before the sampler looks at results."""
+FEWEST_FACTORS, MOST_FACTORS = 16, 256
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
-    """The values that one setting may take.
+class SearchRange:
+    """The values that one field of a config may take.
 
     Attributes:
-        kind: `real` and `whole` numbers are drawn uniformly in their logarithm; `doubling` is `low` and what
-            comes of it by doubling.
-        low, high: both included.
+        kind: `real` and `whole` numbers are drawn uniformly in their logarithm; `doubling` is `low` times a power of
+            two.
+        low, high: the ends, both included.
     """
 
     kind: Literal["real", "whole", "doubling"]
     low: float
     high: float
+
+    @classmethod
+    def doublings(cls, default: int, low: float, high: float) -> Self:
+        """Return the values that come from `default` by doubling and halving, between `low` and `high`."""
+        lowest = highest = default
+        while lowest % 2 == 0 and lowest // 2 >= low:
+            lowest //= 2
+        while highest * 2 <= high:
+            highest *= 2
+        return cls("doubling", lowest, highest)
+
+    def distribution(self) -> BaseDistribution:
+        """Return the distribution that the sampler draws from: of doublings, their number."""
+        if self.kind == "real":
+            return FloatDistribution(self.low, self.high, log=True)
+        if self.kind == "whole":
+            return IntDistribution(int(self.low), int(self.high), log=True)
+        return IntDistribution(0, round(math.log2(self.high / self.low)))
+
+    def to_sample(self, value: float) -> float:
+        """Return a value as the sampler draws it."""
+        return round(math.log2(value / self.low)) if self.kind == "doubling" else value
+
+    def from_sample(self, sample: float) -> float:
+        """Return the value of what the sampler drew; real numbers are rounded to three significant digits."""
+        if self.kind == "doubling":
+            return int(self.low) << int(sample)
+        if self.kind == "whole":
+            return int(sample)
+        return min(max(float(f"{sample:.3g}"), self.low), self.high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +77,9 @@ class Trial:
     """One training.
 
     Attributes:
-        parameters: the settings that are being tuned.
-        value: of the metric; None where training diverged, or did not fit into the memory of the device.
-        seconds: training and measuring.
+        parameters: the values that are searched.
+        value: the metric; `None` if training diverged, or did not fit into the memory of the device.
+        seconds: duration of training and measuring.
     """
 
     parameters: Parameters
@@ -56,31 +87,31 @@ class Trial:
     seconds: float
 
 
-def search_space(config: Config) -> dict[str, Range]:
-    """What to search: the settings that matter for the objective, each around its default.
+def search_space(config: Config) -> dict[str, SearchRange]:
+    """Return the fields to search, those that matter for the objective, each with a range around its default.
 
-    A setting whose default is 0, or left to the data, is left alone.
+    A field whose default is 0, or depends on the data, is not searched.
     """
-    reals = {"learning_rate": 4.0}
+    factor_of = {"learning_rate": 4.0}
     if config.objective == "ranking":
-        reals |= {"weight_decay": 10.0, "rating_weight": 4.0}
+        factor_of |= {"weight_decay": 10.0, "rating_weight": 4.0}
     else:
-        reals |= {"l2": 10.0, "damping": 10.0}
+        factor_of |= {"l2": 10.0, "damping": 10.0}
         if config.implicit:
-            reals |= {"user_implicit_l2": 10.0, "item_implicit_l2": 10.0}
+            factor_of |= {"user_implicit_l2": 10.0, "item_implicit_l2": 10.0}
     space = {
-        field: Range("real", getattr(config, field) / factor, getattr(config, field) * factor)
-        for field, factor in reals.items()
+        field: SearchRange("real", getattr(config, field) / factor, getattr(config, field) * factor)
+        for field, factor in factor_of.items()
         if getattr(config, field) > 0
     }
-    space["batch_size"] = _doublings(config.batch_size, config.batch_size / 4, config.batch_size * 4)
+    space["batch_size"] = SearchRange.doublings(config.batch_size, config.batch_size / 4, config.batch_size * 4)
     if config.n_factors is not None:
-        space["n_factors"] = _doublings(config.n_factors, _FEWEST_FACTORS, _MOST_FACTORS)
-    space["n_epochs"] = Range("whole", max(1, config.n_epochs // 2), config.n_epochs * 2)
+        space["n_factors"] = SearchRange.doublings(config.n_factors, FEWEST_FACTORS, MOST_FACTORS)
+    space["n_epochs"] = SearchRange("whole", max(1, config.n_epochs // 2), config.n_epochs * 2)
     return space
 
 
-def tune(
+def run_trials(
     train: Ratings,
     config: Config,
     measure: Callable[[Factors], float],
@@ -95,24 +126,24 @@ def tune(
     seed: int = 0,
     on_epoch: Callable[[int], None] | None = None,
 ) -> Iterator[Trial]:
-    """Train with `config`, then with one set of settings after another; yields each trial as soon as it is there.
+    """Train with `config`, then with one set of parameters after another; yields each trial when it is done.
 
-    Which settings come next is settled by the earlier trials, the seed and how many there were: going on after
-    a break gives what would have come without it. All trainings have the same seed, and nothing is broken off
-    early: under a one-cycle schedule a training is at its best only at its end.
+    The next parameters depend on the earlier trials, the seed and the number of trials alone: continuing after a
+    break gives the same trials as no break. All trainings have the same seed. None is stopped early: under a one-cycle
+    schedule a training is at its best only at its end.
 
     Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011 (the tree-structured Parzen
-    estimator), as Optuna has it.
+    estimator), in Optuna's implementation.
 
     Args:
         train: without the ratings that `measure` looks at.
-        config: the defaults; the first trial is they.
-        measure: the metric of factors on held-out ratings. Held out of the training part, not the test: the best
-            of many trials on the same ratings is a little better there than anywhere else.
-        earlier: the trials of this search that are there already.
-        also: settings to try right after the defaults.
-        n_trials: how many, the earlier ones included.
-        seconds: a trial begins only while the median trial so far still fits into them; the defaults always do.
+        config: the defaults, which the first trial uses.
+        measure: returns the metric of factors on held-out ratings. They are held out of the training part, not of the
+            test: the best of many trials on the same ratings is a little better there than anywhere else.
+        earlier: the trials of this search that are done already.
+        also: parameters to try right after the defaults.
+        n_trials: number of trials, the earlier ones included.
+        seconds: a trial starts only while the median trial so far still fits; the first one always starts.
         on_epoch: called after every epoch with the number of epochs of its training.
 
     Raises:
@@ -124,118 +155,23 @@ def tune(
     first = [defaults(config), *also]
 
     def trials() -> Iterator[Trial]:
-        began = time.perf_counter()
-        known = list(earlier)
-        while _goes_on(known, n_trials, seconds, time.perf_counter() - began):
-            parameters = next_parameters(space, first, known, higher_is_better=higher_is_better, seed=seed)
+        started = time.perf_counter()
+        done = list(earlier)
+        while starts_another(done, n_trials, seconds, time.perf_counter() - started):
+            parameters = next_parameters(space, first, done, higher_is_better=higher_is_better, seed=seed)
             chosen = with_parameters(config, parameters)
-            known.append(run_trial(train, chosen, parameters, measure, rating_scale, device, seed, on_epoch))
-            yield known[-1]
+            done.append(run_trial(train, chosen, parameters, measure, rating_scale, device, seed, on_epoch))
+            yield done[-1]
 
     return trials()
 
 
-def defaults(config: Config) -> Parameters:
-    """The settings of a configuration that are searched."""
-    return {field: getattr(config, field) for field in search_space(config)}
+def starts_another(trials: Sequence[Trial], n_trials: int | None, seconds: float | None, spent: float) -> bool:
+    """Return whether another trial starts: there are none yet, or neither their number nor the time is used up.
 
-
-def with_parameters(config: Config, parameters: Parameters) -> Config:
-    """A configuration with some settings in place of its own."""
-    given: dict[str, Any] = dict(parameters)
-    return replace(config, **given)
-
-
-def next_parameters(
-    space: Mapping[str, Range],
-    first: Sequence[Parameters],
-    trials: Sequence[Trial],
-    *,
-    higher_is_better: bool,
-    seed: int,
-) -> Parameters:
-    """What to try after these trials: those of `first` that were not tried yet, then what the sampler draws.
-
-    A trial without a value counts as worse than all others. Trials outside the space are not looked at.
+    Args:
+        spent: seconds since the search started.
     """
-    tried = [trial.parameters for trial in trials]
-    for parameters in first:
-        if parameters not in tried:
-            return parameters
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sampler = optuna.samplers.TPESampler(seed=_mixed(seed, len(trials)), n_startup_trials=_N_RANDOM)
-    study = optuna.create_study(direction="maximize" if higher_is_better else "minimize", sampler=sampler)
-    distributions = {field: _distribution(values) for field, values in space.items()}
-    for trial in trials:
-        if trial.parameters.keys() == space.keys() and all(
-            values.low <= trial.parameters[field] <= values.high for field, values in space.items()
-        ):
-            study.add_trial(
-                create_trial(
-                    state=TrialState.PRUNED if trial.value is None else TrialState.COMPLETE,
-                    value=trial.value,
-                    params={field: _drawn(values, trial.parameters[field]) for field, values in space.items()},
-                    distributions=distributions,
-                )
-            )
-    drawn = study.ask(distributions).params
-    return {field: _setting(values, drawn[field]) for field, values in space.items()}
-
-
-def best(trials: Sequence[Trial], higher_is_better: bool) -> Trial:
-    """The trial with the best value, the first of equals.
-
-    Raises:
-        TrainingError: every training diverged.
-    """
-    measured = [trial for trial in trials if trial.value is not None]
-    if not measured:
-        raise TrainingError(
-            f"training diverged in {'the only trial' if len(trials) == 1 else f'all {len(trials)} trials'}: "
-            "let `recsys lr-find` look for a learning rate, and give tuning more time"
-        )
-    sign = -1.0 if higher_is_better else 1.0
-    return min(measured, key=lambda trial: sign * (trial.value or 0.0))
-
-
-def _doublings(default: int, low: float, high: float) -> Range:
-    """From `low` to `high` as far as doubling and halving the default goes; the default is always among them."""
-    lowest = highest = default
-    while lowest % 2 == 0 and lowest // 2 >= low:
-        lowest //= 2
-    while highest * 2 <= high:
-        highest *= 2
-    return Range("doubling", lowest, highest)
-
-
-def _distribution(values: Range) -> BaseDistribution:
-    if values.kind == "real":
-        return FloatDistribution(values.low, values.high, log=True)
-    if values.kind == "whole":
-        return IntDistribution(int(values.low), int(values.high), log=True)
-    return IntDistribution(0, round(math.log2(values.high / values.low)))
-
-
-def _drawn(values: Range, setting: float) -> float:
-    """A setting as the sampler knows it: of doublings their number."""
-    return round(math.log2(setting / values.low)) if values.kind == "doubling" else setting
-
-
-def _setting(values: Range, drawn: float) -> float:
-    """The setting that was drawn, real numbers to three significant digits."""
-    if values.kind == "doubling":
-        return int(values.low) << int(drawn)
-    if values.kind == "whole":
-        return int(drawn)
-    return min(max(float(f"{drawn:.3g}"), values.low), values.high)
-
-
-def _mixed(seed: int, n_trials: int) -> int:
-    """A seed of its own for each draw, so that one is repeated only where everything before it is the same."""
-    return (seed * 1_000_003 + n_trials) % 2**32
-
-
-def _goes_on(trials: Sequence[Trial], n_trials: int | None, seconds: float | None, spent: float) -> bool:
     if not trials:
         return True
     if n_trials is not None and len(trials) >= n_trials:
@@ -253,21 +189,79 @@ def run_trial(
     seed: int,
     on_epoch: Callable[[int], None] | None = None,
 ) -> Trial:
-    """Train with a configuration, of which `parameters` are the settings searched, and measure."""
-    started = time.perf_counter()
-    value: float | None = None
-    try:
-        fitted = fit(
-            train,
-            config,
-            rating_scale=rating_scale,
-            device=device,
-            seed=seed,
-            on_epoch=(lambda _: on_epoch(config.n_epochs)) if on_epoch else None,
-        )
-        value = measure(fitted.factors)
-    except TrainingError:  # it diverged, or memory is short: data and device were looked at before
-        pass
-    return Trial(
-        parameters, value if value is not None and math.isfinite(value) else None, time.perf_counter() - started
+    """Train with a config, of which `parameters` are the values searched, and measure."""
+    outcome = train_and_measure(
+        train,
+        config,
+        measure,
+        rating_scale=rating_scale,
+        device=device,
+        seed=seed,
+        on_epoch=(lambda: on_epoch(config.n_epochs)) if on_epoch else None,
     )
+    return Trial(parameters, outcome.metric, outcome.seconds)
+
+
+def defaults(config: Config) -> Parameters:
+    """Return the values of a config that are searched."""
+    return {field: getattr(config, field) for field in search_space(config)}
+
+
+def with_parameters(config: Config, parameters: Parameters) -> Config:
+    """Return a config with some values in place of its own."""
+    values: dict[str, Any] = dict(parameters)
+    return replace(config, **values)
+
+
+def next_parameters(
+    space: Mapping[str, SearchRange],
+    first: Sequence[Parameters],
+    trials: Sequence[Trial],
+    *,
+    higher_is_better: bool,
+    seed: int,
+) -> Parameters:
+    """Return what to try after these trials: those of `first` that were not tried yet, then what the sampler draws.
+
+    A trial without a value counts as worse than all others. Trials outside the space are ignored.
+    """
+    tried = [trial.parameters for trial in trials]
+    for parameters in first:
+        if parameters not in tried:
+            return parameters
+    # Each draw has its own seed, so that a draw is repeated only if everything before it is the same.
+    sampler = optuna.samplers.TPESampler(
+        seed=(seed * 1_000_003 + len(trials)) % 2**32, n_startup_trials=N_RANDOM_TRIALS
+    )
+    study = optuna.create_study(direction="maximize" if higher_is_better else "minimize", sampler=sampler)
+    distributions = {field: values.distribution() for field, values in space.items()}
+    for trial in trials:
+        if trial.parameters.keys() == space.keys() and all(
+            values.low <= trial.parameters[field] <= values.high for field, values in space.items()
+        ):
+            study.add_trial(
+                create_trial(
+                    state=TrialState.PRUNED if trial.value is None else TrialState.COMPLETE,
+                    value=trial.value,
+                    params={field: values.to_sample(trial.parameters[field]) for field, values in space.items()},
+                    distributions=distributions,
+                )
+            )
+    samples = study.ask(distributions).params
+    return {field: values.from_sample(samples[field]) for field, values in space.items()}
+
+
+def best_trial(trials: Sequence[Trial], higher_is_better: bool) -> Trial:
+    """Return the trial with the best value, the first of equals.
+
+    Raises:
+        TrainingError: every training diverged.
+    """
+    measured = [trial for trial in trials if trial.value is not None]
+    if not measured:
+        raise TrainingError(
+            f"training diverged in {'the only trial' if len(trials) == 1 else f'all {len(trials)} trials'}: "
+            "find a learning rate with `recsys lr-find`, and give tuning more time"
+        )
+    sign = -1.0 if higher_is_better else 1.0
+    return min(measured, key=lambda trial: sign * (trial.value or 0.0))

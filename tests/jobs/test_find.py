@@ -84,8 +84,8 @@ def test_a_loss_that_hardly_falls_is_said_to_prove_nothing(loaded: Engine, tmp_p
     )
     assert report.fall < 0.01
     assert "fell by less than 1%" in (report.notice or "")
-    assert "Believe a sweep of --learning-rate instead" in (report.notice or "")
-    assert "Believe a sweep" in out.read_text()
+    assert "Use a sweep instead" in (report.notice or "")
+    assert "Use a sweep" in out.read_text()
 
 
 @pytest.mark.parametrize("objective", ["rating", "ranking"])

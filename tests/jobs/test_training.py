@@ -7,7 +7,8 @@ import pytest
 from sqlalchemy import Engine
 
 from jobs import train as training
-from jobs.train import ratings_to_train_on, train
+from jobs.train import train
+from jobs.training_data import ratings_to_train_on
 from recsys.data import sample
 from recsys.data.encoding import collect
 from recsys.data.rows import ItemRow
@@ -94,7 +95,7 @@ def test_a_training_goes_on_from_its_checkpoint_which_is_gone_when_it_is_stored(
         stale.write_bytes(b"of other ratings")
         said.clear()
         again = train(loaded, settings, held, "rating", overrides=overrides, device="cpu")
-    assert f"rating: going on from {kept}" in said
+    assert f"rating: continuing from the checkpoint {kept}" in said
     assert list(settings.checkpoints.iterdir()) == []
     with reading(loaded) as connection:
         first, second = (load_factors(connection, report.model_version) for report in (whole, again))

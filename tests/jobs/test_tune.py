@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 from jobs import tune as tuning
 from jobs.cli.main import app
-from jobs.configuration import chosen_config
 from jobs.find import sweep
 from jobs.train import already_trained, train
-from jobs.tune import Confirmation, reset_tuning, tune
+from jobs.training_data import choose_config
+from jobs.tune import reset_tuning, tune
+from jobs.tune_report import Confirmation
 from recsys.data import sample
 from recsys.data.encoding import collect
 from recsys.database import migration, schema
@@ -25,7 +26,7 @@ from recsys.database.engine import connect, reading, writing
 from recsys.database.leases import TRAINING, TUNING, lease
 from recsys.database.models import version
 from recsys.database.ratings import upsert_ratings
-from recsys.database.tuned import Tuned, keep, tuned_settings
+from recsys.database.tuned import Tuned, keep_tuned, read_tuned
 from recsys.errors import LockedError, TrainingError
 from recsys.settings import Settings
 from recsys.training import tune as tunes
@@ -60,7 +61,8 @@ def better(monkeypatch: pytest.MonkeyPatch) -> None:
     def tried(_train: object, _config: Config, parameters: tunes.Parameters, *_: object) -> tunes.Trial:
         return tunes.Trial(parameters, next(values) / 100, 0.5)
 
-    monkeypatch.setattr(tunes, "run_trial", tried)
+    for module in (tunes, tuning):
+        monkeypatch.setattr(module, "run_trial", tried)
 
 
 @pytest.fixture
@@ -70,19 +72,20 @@ def worse(monkeypatch: pytest.MonkeyPatch) -> None:
     def tried(_train: object, _config: Config, parameters: tunes.Parameters, *_: object) -> tunes.Trial:
         return tunes.Trial(parameters, 0.5 if parameters == tunes.defaults(DEFAULT) else None, 0.5)
 
-    monkeypatch.setattr(tunes, "run_trial", tried)
+    for module in (tunes, tuning):
+        monkeypatch.setattr(module, "run_trial", tried)
 
 
 def chosen(engine: Engine, n_ratings: int = N_RATINGS) -> Config:
     with reading(engine) as connection:
-        return chosen_config(connection, "ranking", "dot", n_ratings, N_USERS)
+        return choose_config(connection, "ranking", "dot", n_ratings, N_USERS)
 
 
-def keep_tuned(
+def keep_parameters(
     engine: Engine, parameters: dict[str, float], n_ratings: int = N_RATINGS, study: str = "another"
 ) -> None:
     with writing(engine) as connection:
-        keep(connection, "ranking", "dot", Tuned(study, parameters, "ndcg", 0.4, 0.3, n_ratings))
+        keep_tuned(connection, "ranking", "dot", Tuned(study, parameters, "ndcg", 0.4, 0.3, n_ratings))
 
 
 def tuning_study(engine: Engine) -> str:
@@ -103,7 +106,7 @@ def test_the_first_trial_is_the_defaults_and_the_best_is_kept(engine: Engine, tm
     assert len(values) == 3
     assert report.best.value == max(values)
     with reading(engine) as connection:
-        tuned = tuned_settings(connection, "ranking", "dot")
+        tuned = read_tuned(connection, "ranking", "dot")
         rows = connection.execute(select(schema.tuning_trials).order_by(schema.tuning_trials.c.trial_key)).all()
     assert [row.value for row in rows] == [trial.value for trial in report.trials]
     assert {row.metric for row in rows} == {"ndcg"}
@@ -116,7 +119,7 @@ def test_the_first_trial_is_the_defaults_and_the_best_is_kept(engine: Engine, tm
     else:
         assert tuned is None
     page = out.read_text()
-    assert "Settings of the ranking model" in page
+    assert "Config of the ranking model" in page
     assert "1 (default)" in page
     assert "<script src" not in page
 
@@ -161,7 +164,7 @@ def test_broken_off_and_taken_up_again_it_is_the_same(loaded: Engine, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(tuning, "_say_trial", stopped)
+        patched.setattr(tuning, "say_trial", stopped)
         with pytest.raises(KeyboardInterrupt):
             tune(loaded, Settings(), "ranking", n_trials=3)
     report = tune(loaded, Settings(), "ranking", n_trials=3)
@@ -175,12 +178,13 @@ def test_what_is_best_by_chance_is_not_used(loaded: Engine, monkeypatch: pytest.
     def tried(_train: object, _config: Config, parameters: tunes.Parameters, *_: object) -> tunes.Trial:
         return tunes.Trial(parameters, next(values), 0.5)
 
-    monkeypatch.setattr(tunes, "run_trial", tried)
+    for module in (tunes, tuning):
+        monkeypatch.setattr(module, "run_trial", tried)
     report = tune(loaded, Settings(), "ranking", n_trials=2)
     assert report.best.value == 0.3
     assert report.confirmation == Confirmation(default=0.2, best=0.2, confirmed=False)
     assert report.in_use == "default"
-    keep_tuned(loaded, {"learning_rate": 0.02}, study=tuning_study(loaded))
+    keep_parameters(loaded, {"learning_rate": 0.02}, study=tuning_study(loaded))
     assert tune(loaded, Settings(), "ranking", n_trials=3).in_use == "earlier"
     assert chosen(loaded).learning_rate == 0.02
 
@@ -196,7 +200,7 @@ def test_a_trial_that_diverged_is_kept_as_such_and_nothing_is_applied(loaded: En
 
 @pytest.mark.usefixtures("worse")
 def test_settings_tuned_on_other_ratings_are_tried_before_they_are_given_up(loaded: Engine) -> None:
-    keep_tuned(loaded, {"learning_rate": 0.02})
+    keep_parameters(loaded, {"learning_rate": 0.02})
     report = tune(loaded, Settings(), "ranking", n_trials=1)
     assert report.in_use == "earlier"
     assert chosen(loaded).learning_rate == 0.02
@@ -207,7 +211,7 @@ def test_settings_tuned_on_other_ratings_are_tried_before_they_are_given_up(load
 
 
 def test_training_uses_what_was_tuned_and_given_settings_override_it(loaded: Engine) -> None:
-    keep_tuned(loaded, {"learning_rate": 0.02, "n_factors": 16, "n_epochs": 2, "of_another_version": 1})
+    keep_parameters(loaded, {"learning_rate": 0.02, "n_factors": 16, "n_epochs": 2, "of_another_version": 1})
     with lease(loaded, TRAINING) as held:
         tuned = train(loaded, Settings(), held, "ranking", device="cpu", publish_it=True)
         given = train(loaded, Settings(), held, "ranking", overrides={"n_factors": 4}, device="cpu", publish_it=True)
@@ -229,16 +233,16 @@ def test_tuned_settings_hold_for_four_times_the_ratings_and_a_quarter(
     loaded: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr("jobs.configuration.say", said.append)
-    keep_tuned(loaded, {"learning_rate": 0.02}, n_ratings=1000)
+    monkeypatch.setattr("jobs.training_data.say", said.append)
+    keep_parameters(loaded, {"learning_rate": 0.02}, n_ratings=1000)
     for n_ratings in (250, 1000, 4000):
         assert chosen(loaded, n_ratings).learning_rate == 0.02
     assert said == []
     for n_ratings in (249, 4001):
         assert chosen(loaded, n_ratings) == default_config("ranking", n_ratings, N_USERS)
     assert said[1] == (
-        "ranking: settings tuned on 1,000 ratings are not used for 4,001, the defaults are; "
-        "tune again: `recsys tune --objective ranking`"
+        "ranking: the tuned config is not used: it was found on 1,000 ratings, and there are 4,001 now. "
+        "Using the defaults; to tune again: `recsys tune --objective ranking`"
     )
 
 
@@ -274,7 +278,7 @@ def test_the_command(loaded: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "recsys train" in said
     assert f"plot: {out}" in said
     assert out.exists()
-    keep_tuned(loaded, {"learning_rate": 0.02})
+    keep_parameters(loaded, {"learning_rate": 0.02})
     assert "deleted; recsys train uses the defaults" in run("--reset")
     assert json.loads(run("--reset", "--json")) == {
         "objective": "ranking",
@@ -284,7 +288,7 @@ def test_the_command(loaded: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert chosen(loaded) == DEFAULT
     assert "recsys tune --trials 30" in run("--help")
     refused = CliRunner().invoke(app, ["tune", "--reset", "--fresh"])
-    assert "--reset and --fresh: one at a time" in str(refused.exception)
+    assert "--reset and --fresh: give one of them" in str(refused.exception)
 
 
 def test_a_search_that_is_killed_loses_only_its_last_trial(loaded: Engine, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from recsys.evaluation.metrics import evaluate_rating
 from recsys.factors import Factors
 from recsys.training.config import default_config
 from recsys.training.fit import fit
-from recsys.training.sweep import SweepRow, best, multiples_of_ten, sweep
+from recsys.training.sweep import SweepRow, best_row, multiples_of_ten, sweep_values
 from tests.training.made import checkerboard, ratings
 
 
@@ -53,7 +53,7 @@ def test_a_row_is_what_fit_and_the_metric_say() -> None:
     def rmse(factors: Factors) -> float:
         return evaluate_rating(factors, test).rmse
 
-    rows = list(sweep(train, config, [config.l2, 100.0], rmse, field="l2", device="cpu", seed=2))
+    rows = list(sweep_values(train, config, [config.l2, 100.0], rmse, field="l2", device="cpu", seed=2))
     alone = fit(train, config, device="cpu", seed=2)
     assert [row.value for row in rows] == [config.l2, 100.0]
     assert rows[0].metric == rmse(alone.factors)
@@ -68,7 +68,7 @@ def test_every_field_changes_the_training(field: str) -> None:
     train, test = checkerboard()
     config = default_config("rating", train.n_ratings, n_factors=4, n_epochs=1, batch_size=64)
     rows = list(
-        sweep(train, config, [0.001, 0.5], lambda f: evaluate_rating(f, test).rmse, field=field, device="cpu")  # type: ignore[arg-type]
+        sweep_values(train, config, [0.001, 0.5], lambda f: evaluate_rating(f, test).rmse, field=field, device="cpu")  # type: ignore[arg-type]
     )
     assert rows[0].metric != rows[1].metric
 
@@ -76,38 +76,38 @@ def test_every_field_changes_the_training(field: str) -> None:
 def test_a_training_that_diverges_is_a_row_without_a_metric() -> None:
     train, _ = checkerboard()
     config = default_config("ranking", train.n_ratings, n_factors=4, n_epochs=2, batch_size=64)
-    rows = list(sweep(train, config, [0.01, 1e30], lambda _: 0.5, field="learning_rate", device="cpu"))
+    rows = list(sweep_values(train, config, [0.01, 1e30], lambda _: 0.5, field="learning_rate", device="cpu"))
     assert rows[0].metric == 0.5
     assert (rows[1].metric, rows[1].train_loss) == (None, None)
-    assert best(rows, higher_is_better=True) == rows[0]
+    assert best_row(rows, higher_is_better=True) == rows[0]
 
 
 def test_epochs_are_counted() -> None:
     train, _ = checkerboard()
     config = default_config("rating", train.n_ratings, n_factors=4, n_epochs=2)
     epochs: list[None] = []
-    list(sweep(train, config, [0.0, 1.0], lambda _: 0.0, device="cpu", on_epoch=lambda: epochs.append(None)))
+    list(sweep_values(train, config, [0.0, 1.0], lambda _: 0.0, device="cpu", on_epoch=lambda: epochs.append(None)))
     assert len(epochs) == 4
 
 
 def test_best_is_the_lowest_or_the_highest_of_what_was_measured() -> None:
     rows = [SweepRow(value, metric, 1.0, 1.0) for value, metric in ((0.1, 0.9), (1, 0.8), (10, None), (100, math.nan))]
-    assert best(rows, higher_is_better=False).value == 1
-    assert best(rows, higher_is_better=True).value == 0.1
+    assert best_row(rows, higher_is_better=False).value == 1
+    assert best_row(rows, higher_is_better=True).value == 0.1
     with pytest.raises(TrainingError, match="diverged at every value"):
-        best(rows[2:], higher_is_better=True)
+        best_row(rows[2:], higher_is_better=True)
 
 
 def test_bad_input_is_refused_before_anything_is_trained() -> None:
     train, _ = checkerboard()
     config = default_config("rating", train.n_ratings)
     with pytest.raises(InputError, match="n_epochs cannot be swept; use one of weight_decay, l2"):
-        sweep(train, config, [1.0], lambda _: 0.0, field="n_epochs")  # type: ignore[arg-type]
+        sweep_values(train, config, [1.0], lambda _: 0.0, field="n_epochs")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="learning_rate 0: values must be above 0"):
-        sweep(train, config, [0.1, 0.0], lambda _: 0.0, field="learning_rate")
+        sweep_values(train, config, [0.1, 0.0], lambda _: 0.0, field="learning_rate")
     with pytest.raises(InputError, match="weight_decay -1: values must be 0 or above"):
-        sweep(train, config, [-1.0], lambda _: 0.0)
+        sweep_values(train, config, [-1.0], lambda _: 0.0)
     with pytest.raises(TrainingError, match="no ratings to train on"):
-        sweep(ratings([]), config, [1.0], lambda _: 0.0)
+        sweep_values(ratings([]), config, [1.0], lambda _: 0.0)
     with pytest.raises(TrainingError, match="device 'tpu' is unknown"):
-        sweep(train, config, [1.0], lambda _: 0.0, device="tpu")
+        sweep_values(train, config, [1.0], lambda _: 0.0, device="tpu")

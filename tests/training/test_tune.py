@@ -12,7 +12,16 @@ from recsys.factors import Factors
 from recsys.training import tune as tunes
 from recsys.training.config import Config, default_config
 from recsys.training.fit import fit
-from recsys.training.tune import Parameters, Range, Trial, best, defaults, next_parameters, search_space, tune
+from recsys.training.tune import (
+    Parameters,
+    SearchRange,
+    Trial,
+    best_trial,
+    defaults,
+    next_parameters,
+    run_trials,
+    search_space,
+)
 from tests.training.made import checkerboard, ratings
 
 SMALL: dict[str, float | None] = {"n_factors": 16, "n_epochs": 2, "batch_size": 256}
@@ -46,25 +55,25 @@ def test_the_space_lies_around_the_defaults() -> None:
         n_epochs=30,
     )
     assert search_space(ranking) == {
-        "learning_rate": Range("real", 0.03 / 4, 0.03 * 4),
-        "weight_decay": Range("real", 0.2, 20),
-        "rating_weight": Range("real", 0.5, 8.0),
-        "batch_size": Range("doubling", 2048, 32768),
-        "n_factors": Range("doubling", 16, 256),
-        "n_epochs": Range("whole", 15, 60),
+        "learning_rate": SearchRange("real", 0.03 / 4, 0.03 * 4),
+        "weight_decay": SearchRange("real", 0.2, 20),
+        "rating_weight": SearchRange("real", 0.5, 8.0),
+        "batch_size": SearchRange("doubling", 2048, 32768),
+        "n_factors": SearchRange("doubling", 16, 256),
+        "n_epochs": SearchRange("whole", 15, 60),
     }
     rating = search_space(default_config("rating", 100_000, l2=0.05, damping=2.5, implicit=False))
     assert rating.keys() == {"learning_rate", "l2", "damping", "batch_size", "n_factors", "n_epochs"}
-    assert (rating["l2"], rating["damping"]) == (Range("real", 0.005, 0.5), Range("real", 0.25, 25))
+    assert (rating["l2"], rating["damping"]) == (SearchRange("real", 0.005, 0.5), SearchRange("real", 0.25, 25))
     assert {"user_implicit_l2", "item_implicit_l2"} < search_space(default_config("rating", 100_000)).keys()
 
 
 def test_a_setting_of_nought_is_left_alone_and_an_odd_default_stays_in_the_space() -> None:
     space = search_space(config(damping=0.0, n_factors=300, batch_size=7, n_epochs=1))
     assert "damping" not in space
-    assert space["n_factors"] == Range("doubling", 75, 300)
-    assert space["batch_size"] == Range("doubling", 7, 28)
-    assert space["n_epochs"] == Range("whole", 1, 2)
+    assert space["n_factors"] == SearchRange("doubling", 75, 300)
+    assert space["batch_size"] == SearchRange("doubling", 7, 28)
+    assert space["n_epochs"] == SearchRange("whole", 1, 2)
 
 
 @pytest.mark.parametrize("objective", ["rating", "ranking"])
@@ -96,7 +105,7 @@ def test_later_trials_are_where_the_earlier_ones_did_well() -> None:
 
 
 def test_a_trial_that_diverged_is_avoided_and_one_outside_the_space_not_looked_at() -> None:
-    space = {"learning_rate": Range("real", 0.01, 1.0)}
+    space = {"learning_rate": SearchRange("real", 0.01, 1.0)}
     trials = [Trial({"learning_rate": 0.01 + 0.005 * n}, 1.0, 1.0) for n in range(5)]
     trials += [Trial({"learning_rate": 0.9 - 0.01 * n}, None, 1.0) for n in range(10)]
     outside = [Trial({"learning_rate": 7.0}, 9.0, 1.0), Trial({"l2": 0.1}, 9.0, 1.0)]
@@ -114,7 +123,7 @@ def test_a_trial_is_what_fit_and_the_metric_say() -> None:
     epochs: list[int] = []
     also = {**defaults(config()), "learning_rate": 0.02}
     trials = list(
-        tune(
+        run_trials(
             train,
             config(),
             rmse,
@@ -134,7 +143,7 @@ def test_a_trial_is_what_fit_and_the_metric_say() -> None:
         trial.parameters["n_epochs"] for trial in trials for _ in range(int(trial.parameters["n_epochs"]))
     ]
     # Broken off after the first and taken up again, it is the same.
-    later = tune(
+    later = run_trials(
         train, config(), rmse, trials[:1], higher_is_better=False, also=[also], n_trials=3, device="cpu", seed=2
     )
     assert [(trial.parameters, trial.value) for trial in later] == [
@@ -147,38 +156,42 @@ def test_a_trial_begins_only_while_the_median_one_still_fits() -> None:
     earlier = [Trial(defaults(config()), 0.5, seconds) for seconds in (1.0, 40.0, 1000.0)]
 
     def more(seconds: float) -> int:
-        found = tune(train, config(), lambda _: 0.5, earlier, higher_is_better=True, seconds=seconds, device="cpu")
+        found = run_trials(
+            train, config(), lambda _: 0.5, earlier, higher_is_better=True, seconds=seconds, device="cpu"
+        )
         return len(list(islice(found, 2)))
 
     assert more(39.9) == 0
     assert more(50.0) > 0
-    none_yet = tune(train, config(), lambda _: 0.5, higher_is_better=True, seconds=0, device="cpu")
+    none_yet = run_trials(train, config(), lambda _: 0.5, higher_is_better=True, seconds=0, device="cpu")
     assert [trial.parameters for trial in none_yet] == [defaults(config())]
 
 
 def test_a_training_that_diverges_is_a_trial_without_a_value() -> None:
     train, _ = checkerboard()
     ruinous = {**defaults(config()), "learning_rate": 1e30}
-    trials = list(tune(train, config(), lambda _: 0.5, higher_is_better=True, also=[ruinous], n_trials=3, device="cpu"))
+    trials = list(
+        run_trials(train, config(), lambda _: 0.5, higher_is_better=True, also=[ruinous], n_trials=3, device="cpu")
+    )
     assert [trial.value for trial in trials] == [0.5, None, 0.5]
-    assert best(trials, higher_is_better=True) is trials[0]
-    not_a_number = tune(train, config(), lambda _: math.nan, higher_is_better=True, n_trials=1, device="cpu")
+    assert best_trial(trials, higher_is_better=True) is trials[0]
+    not_a_number = run_trials(train, config(), lambda _: math.nan, higher_is_better=True, n_trials=1, device="cpu")
     assert next(not_a_number).value is None
 
 
 def test_best_is_the_lowest_or_the_highest_the_first_of_equals() -> None:
     trials = [Trial({"l2": float(n)}, value, 1.0) for n, value in enumerate((0.5, None, 0.7, 0.7, 0.5))]
-    assert best(trials, higher_is_better=True) is trials[2]
-    assert best(trials, higher_is_better=False) is trials[0]
+    assert best_trial(trials, higher_is_better=True) is trials[2]
+    assert best_trial(trials, higher_is_better=False) is trials[0]
     with pytest.raises(TrainingError, match="diverged in the only trial"):
-        best(trials[1:2], higher_is_better=True)
+        best_trial(trials[1:2], higher_is_better=True)
     with pytest.raises(TrainingError, match="diverged in all 2 trials"):
-        best([replace(trial, value=None) for trial in trials[:2]], higher_is_better=True)
+        best_trial([replace(trial, value=None) for trial in trials[:2]], higher_is_better=True)
 
 
 def test_bad_input_is_refused_before_anything_is_trained() -> None:
     train, _ = checkerboard()
     with pytest.raises(TrainingError, match="no ratings to train on"):
-        tune(ratings([]), config(), lambda _: 0.0, higher_is_better=True)
+        run_trials(ratings([]), config(), lambda _: 0.0, higher_is_better=True)
     with pytest.raises(TrainingError, match="device 'tpu' is unknown"):
-        tune(train, config(), lambda _: 0.0, higher_is_better=True, device="tpu")
+        run_trials(train, config(), lambda _: 0.0, higher_is_better=True, device="tpu")
