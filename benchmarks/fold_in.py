@@ -11,7 +11,7 @@ have one thread, which is what the times are to be read for.
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,9 +26,9 @@ from benchmarks.ours import ratings
 from recsys.data.dataset import NO_TIME, Ratings
 from recsys.data.keyed import positions
 from recsys.evaluation.metrics import evaluate_ranking, evaluate_rating
-from recsys.factors import Factors, RankingConstants
+from recsys.factors import Factors, RankingConstants, RatingConstants, Side
 from recsys.results import Architecture, Objective
-from recsys.scoring.fold_in import Folded, FoldIn
+from recsys.scoring.fold_in import FoldedUser, FoldIn
 from recsys.training.config import default_config
 from recsys.training.fit import fit
 
@@ -61,26 +61,25 @@ def quality(case: Case, objective: Objective, architecture: Architecture, seed: 
     known = train.select(~is_hidden[train.user_idx])
     test = test.select(is_hidden[test.user_idx])
 
-    def trained(on: Ratings) -> tuple[Factors, Mapping[str, object]]:
+    def trained(on: Ratings) -> Factors:
         n_users = len(np.unique(on.user_idx))
         config = default_config(objective, on.n_ratings, n_users, architecture=architecture)
-        return fit(on, config, device="cpu", seed=seed).factors, config.as_record()
+        return fit(on, config, device="cpu", seed=seed).factors
 
     def measured(factors: Factors) -> float:
         if objective == "rating":
             return evaluate_rating(factors, test).rmse
         return evaluate_ranking(factors, train, test).ndcg
 
-    every, _ = trained(train)
-    some, configuration = trained(known)
-    folded = fold(FoldIn.of(some, configuration), some.item_keys, train, hidden)
-    unsolved = [Folded(_implicit(some, train, user), 0.0, None) for user in np.sort(hidden)]
+    every, some = trained(train), trained(known)
+    folded = fold(FoldIn(some), some.item_keys, train, hidden)
+    unsolved = [FoldedUser(_implicit(some, train, user), 0.0, None) for user in np.sort(hidden)]
     return Quality(
         measured(every), measured(_with_users(some, hidden, folded)), measured(_with_users(some, hidden, unsolved))
     )
 
 
-def fold(fold_in: FoldIn, item_keys: NDArray[np.int64], train: Ratings, users: NDArray[np.int64]) -> list[Folded]:
+def fold(fold_in: FoldIn, item_keys: NDArray[np.int64], train: Ratings, users: NDArray[np.int64]) -> list[FoldedUser]:
     """The rows of some users, ascending, from their ratings in `train`; items by `item_keys`."""
     starts, order = train.by_user()
     place = positions(item_keys, train.item_keys)
@@ -98,16 +97,22 @@ def seconds_of_one(n_items: int, n_factors: int, objective: Objective, n: int = 
     popularity = 1 / (np.arange(n_items) + 5.0) ** 1.1
     rows = rng.normal(size=(n_items, n_factors)).astype(np.float32) * np.float32(2 / n_factors**0.5)
     is_rating = objective == "rating"
+    config = default_config(objective, 25_000_000)
+    items = Side(
+        keys=np.arange(n_items),
+        factors=rows,
+        bias=np.log(popularity).astype(np.float32) + 8 if not is_rating else rows[:, 0],
+        implicit=rng.normal(size=rows.shape).astype(np.float32) * np.float32(0.3),
+    )
+    constants = (
+        RatingConstants(config.l2, config.damping)
+        if is_rating
+        else RankingConstants(3.5, 4.0, 100.0, 20.0, config.rating_weight, config.user_power)
+    )
     fold_in = FoldIn(
-        objective=objective,
-        item_factors=rows,
-        item_bias=np.log(popularity).astype(np.float32) + 8 if not is_rating else rows[:, 0],
-        item_implicit=rng.normal(size=rows.shape).astype(np.float32) * np.float32(0.3),
-        head=None,
-        global_bias=0.0,
-        rating_range=(0.5, 5.5) if is_rating else None,
-        configuration=default_config(objective, 25_000_000).as_record(),
-        ranking=None if is_rating else RankingConstants(mean=3.5, span=4.0, n_items=100.0, ridge=20.0),
+        Factors(
+            objective, items, Side.empty(n_factors), rating_range=(0.5, 5.5) if is_rating else None, constants=constants
+        )
     )
     seconds = []
     for _ in range(n):
@@ -133,20 +138,22 @@ def _test(case: Case) -> Ratings:
 def _implicit(factors: Factors, train: Ratings, user: int) -> NDArray[np.float32]:
     """Σ_j y_j / √|N| of a user: (width,)."""
     idx = positions(factors.item_keys, train.item_keys[train.item_idx[train.user_idx == user]])
-    if factors.item_implicit is None or not (idx >= 0).any():
+    if factors.items.implicit is None or not (idx >= 0).any():
         return np.zeros(factors.n_factors, np.float32)
-    rows = factors.item_implicit[idx[idx >= 0]]
+    rows = factors.items.implicit[idx[idx >= 0]]
     result: NDArray[np.float32] = rows.sum(0) / np.float32(len(rows) ** 0.5)
     return result
 
 
-def _with_users(factors: Factors, users: NDArray[np.int64], folded: Sequence[Folded]) -> Factors:
+def _with_users(factors: Factors, users: NDArray[np.int64], folded: Sequence[FoldedUser]) -> Factors:
     """The same items with these users, in the order of `folded`, ascending."""
     return replace(
         factors,
-        user_keys=np.sort(users),
-        user_factors=np.stack([each.vector for each in folded]),
-        user_bias=np.array([each.bias for each in folded], np.float32),
+        users=Side(
+            np.sort(users),
+            np.stack([each.vector for each in folded]),
+            np.array([each.bias for each in folded], np.float32),
+        ),
     )
 
 

@@ -14,7 +14,8 @@ from benchmarks.case import Answer, Case, K, Run, Trained, arguments, read_case,
 from recsys.data.dataset import NO_TIME, Ratings
 from recsys.data.keyed import positions
 from recsys.factors import Factors
-from recsys.scoring.search import Scored, as_rows, best_items
+from recsys.scoring.score import predict_ratings
+from recsys.scoring.search import Index, as_matrix
 from recsys.training.config import Config, default_config
 from recsys.training.fit import Fitted, fit
 
@@ -77,7 +78,7 @@ def answer(case: Case, factors: Factors) -> Answer:
 def predictions(case: Case, factors: Factors) -> NDArray[np.float32]:
     user_idx = positions(factors.user_keys, case.test_user.astype(np.int64))
     item_idx = positions(factors.item_keys, case.test_item.astype(np.int64))
-    return factors.predict(user_idx, item_idx)
+    return predict_ratings(factors, user_idx, item_idx)
 
 
 def lists(case: Case, factors: Factors) -> NDArray[np.int64]:
@@ -88,13 +89,13 @@ def lists(case: Case, factors: Factors) -> NDArray[np.int64]:
     asked = case.asked.astype(np.int64)
     excluded = [item_idx[starts[user] : starts[user + 1]] for user in asked]
     user_idx = positions(factors.user_keys, asked)
-    among = Scored(factors.item_factors, factors.item_bias, factors.head)
-    found = best_items(factors.user_factors[user_idx], among, [K] * len(asked), excluded)
+    index = Index(factors.item_factors, factors.item_bias, factors.head)
+    found = index.best(factors.user_factors[user_idx], [K] * len(asked), excluded)
     rated = np.bincount(item_idx, minlength=factors.n_items).astype(np.float32)
-    popularity = Scored(np.zeros((factors.n_items, 0), np.float32), rated)
+    popularity = Index(np.zeros((factors.n_items, 0), np.float32), rated)
     for at in np.flatnonzero(user_idx < 0):
-        found[at] = best_items(np.zeros((1, 0), np.float32), popularity, [K], [excluded[at]])[0]
-    best = as_rows(found, K)
+        found[at] = popularity.best(np.zeros((1, 0), np.float32), [K], [excluded[at]])[0]
+    best = as_matrix(found, K)
     return np.where(best >= 0, factors.item_keys[best], -1)
 
 

@@ -30,7 +30,7 @@ from recsys.database.engine import connect, fetch_columns, reading
 from recsys.database.items import upsert_items
 from recsys.database.models import Training, publish, store
 from recsys.database.ratings import upsert_ratings
-from recsys.factors import Factors
+from recsys.factors import Factors, Side
 from recsys.results import Objective
 from recsys.settings import Settings
 from recsys.training.config import default_config
@@ -198,17 +198,17 @@ def store_version(engine: Engine, objective: Objective, seed: int) -> int:
     ranking = objective == "ranking"
     factors = Factors(
         objective=objective,
-        user_keys=user_keys,
-        item_keys=item_keys,
-        user_factors=drawn(len(user_keys)),
-        item_factors=drawn(len(item_keys)),
-        user_bias=np.zeros(len(user_keys), np.float32),
-        item_bias=(0.5 * (popularity - popularity.mean()) if ranking else 0.3 * drawn(len(item_keys))[:, 0]).astype(
-            "f4"
+        users=Side(user_keys, drawn(len(user_keys)), np.zeros(len(user_keys), np.float32)),
+        items=Side(
+            keys=item_keys,
+            factors=drawn(len(item_keys)),
+            bias=(0.5 * (popularity - popularity.mean()) if ranking else 0.3 * drawn(len(item_keys))[:, 0]).astype(
+                np.float32
+            ),
+            implicit=drawn(len(item_keys), 0.05),
         ),
         global_bias=0.0 if ranking else 0.5,
         rating_range=None if ranking else (0.5, 5.5),
-        item_implicit=drawn(len(item_keys), 0.05),
     )
     n_ratings = int(counts.sum())
     training = Training(

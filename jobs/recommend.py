@@ -18,7 +18,7 @@ from recsys.database.engine import fetch_columns, reading
 from recsys.errors import InputError
 from recsys.results import AllListsReport, ItemList
 from recsys.serving.explain import explained
-from recsys.serving.live_model import LiveModel, Row
+from recsys.serving.live_model import Embedding, LiveModel
 from recsys.serving.recommender import Listed, Recommender, Wish, load_recommender
 from recsys.serving.users import UserState, read_rated_by, read_states
 
@@ -110,7 +110,7 @@ def _lists(connection: Connection, recommender: Recommender, model: LiveModel, c
     seen = _seen(connection, recommender, chunk)
     states: dict[str, UserState] = {}
     for at, vector, user_bias in zip(known, vectors, bias, strict=True):
-        states[chunk.user_ids[at]] = UserState(Row(vector, user_bias), "model", seen[at])
+        states[chunk.user_ids[at]] = UserState(Embedding(vector, user_bias), "model", seen[at])
     others = [user_id for user_id in chunk.user_ids if user_id not in states]
     if others:
         states |= read_states(connection, others, recommender.catalogue, model)
@@ -160,10 +160,10 @@ def _seen(connection: Connection, recommender: Recommender, chunk: _Chunk) -> li
 
 
 def _as_table(recommender: Recommender, chunk: _Chunk, lists: list[Listed]) -> pa.Table:
-    lengths = np.array([len(listed.best.places) for listed in lists])
+    lengths = np.array([len(listed.best.item_idx) for listed in lists])
     user = np.repeat(np.arange(len(lists)), lengths)
     rank = np.arange(len(user)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + 1
-    places = np.concatenate([listed.best.places for listed in lists]).astype(np.int32)
+    places = np.concatenate([listed.best.item_idx for listed in lists]).astype(np.int32)
     used, code = np.unique(places, return_inverse=True)
     item_ids = [recommender.catalogue.items[place].item_id for place in used]
     sources = np.repeat([_SOURCES.index(listed.source) for listed in lists], lengths).astype(np.int8)

@@ -15,119 +15,110 @@ _Float = TypeVar("_Float", bound=np.floating[Any])
 class Head:
     """The layers of a neural model above its first one.
 
-    The first `n_dot` columns of the rows are multiplied; the others are what the user and the item each contribute to
-    the first layer, worked out once:
+    The first `n_dot` columns of the vectors are multiplied. The other columns are the contributions of the user and of
+    the item to the first layer, computed once:
 
         z_ui = p_u[:n_dot] · q_i[:n_dot] + f(p_u[n_dot:] + q_i[n_dot:])
 
         f(x) = W_L relu(… W_2 relu(W_1 relu(x) + b_1) + b_2 …) + b_L
 
     Attributes:
-        n_dot: how many columns are multiplied.
+        n_dot: number of columns that are multiplied.
         layers: (W, b) of each linear map: (n_out, n_in) and (n_out,) float32; the last has n_out = 1.
+        user_map: (width, n_embedding) float32: the vectors of users, and everything that is added to them, are
+            `user_map` times their embeddings. `None` in versions that were stored without it.
     """
 
     n_dot: int
     layers: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
+    user_map: NDArray[np.float32] | None = None
 
     def __call__(self, x: NDArray[_Float]) -> NDArray[_Float]:
-        """f: (rows, n_in) → (rows,), in the precision of what it is given, but at least float32."""
+        """Return f(x): (n, n_in) → (n,), in the precision of `x`, but at least float32."""
         for weight, bias in self.layers:
             x = np.maximum(x, 0) @ weight.T + bias
         return x[:, 0]
 
 
-EXACT_ITEMS = 20_000
-"""Items that the layers of a neural model score one by one for every list: a few milliseconds of them."""
-N_CANDIDATES = 2_000
-"""Items of a larger catalogue that they score."""
-
-
-_CHUNK_ITEMS = 16_384
-"""Items that are scored at a time: what a product writes is still near the processor when the biases are added."""
-
-
-def score_rows(
-    users: NDArray[np.float32],
-    items: NDArray[np.float32],
-    item_bias: NDArray[np.float32],
-    head: Head | None,
-    *,
-    scale: NDArray[np.float32] | None = None,
-    out: NDArray[np.float32] | None = None,
-) -> NDArray[np.float32]:
-    """Scores of every item for every user, without b_u and b: (n, width), (n_items, width) → (n, n_items).
-
-    The one definition of a score for a list, in evaluation and in serving. Exact; but of more than `EXACT_ITEMS` items
-    only the `N_CANDIDATES` with the best product and bias go through the layers of a neural model, and the others
-    score −inf, and so are in no list.
-
-    Args:
-        scale: (n_items,) what each product is multiplied by; None: 1.
-        out: where to write them; None: a new array.
-    """
-    scores = np.empty((len(users), len(items)), np.float32) if out is None else out
-    n_dot = users.shape[1] if head is None else head.n_dot
-    p, q = users[:, :n_dot], items[:, :n_dot].T
-    for start in range(0, len(items), _CHUNK_ITEMS):
-        chunk = slice(start, start + _CHUNK_ITEMS)
-        np.matmul(p, q[:, chunk], out=scores[:, chunk])
-        if scale is not None:
-            scores[:, chunk] *= scale[chunk]
-        scores[:, chunk] += item_bias[chunk]
-    if head is None:
-        return scores
-    inputs = items[:, n_dot:]
-    for place, user in enumerate(users):
-        if len(items) <= EXACT_ITEMS:
-            scores[place] += head(inputs + user[n_dot:])
-            continue
-        best = np.argpartition(scores[place], -N_CANDIDATES)[-N_CANDIDATES:]
-        exact = scores[place, best] + head(inputs[best] + user[n_dot:])
-        scores[place] = -np.inf
-        scores[place, best] = exact
-    return scores
-
-
-def embeddings(items: NDArray[np.float32], head: Head | None) -> NDArray[np.float32]:
-    """Where items lie, the part of their rows that is multiplied: (n_items, width) → (n_items, n_dot)."""
-    return items if head is None else items[:, : head.n_dot]
-
-
 @dataclass(frozen=True, slots=True)
-class FeatureRows:
-    """What a model learned of features: the row of a user or item of which nothing else is known.
+class FeatureEmbeddings:
+    """Embeddings of metadata features, for users or items without ratings.
 
-        row = base + Σ_{f ∈ F} rows_f        bias = Σ_{f ∈ F} bias_f
+        vector = base + Σ_{f ∈ F} vectors_f        bias = Σ_{f ∈ F} bias_f
 
     Attributes:
-        names: one for each feature, as `recsys.data.features` names them.
-        base: (width,) float32, of every row: zeros, but for the items of a neural model.
-        rows: (n_features, width) float32.
+        names: the name of each feature, as `recsys.data.features` writes them.
+        base: (width,) float32, the part that every vector has: zeros, except for the items of a neural model.
+        vectors: (n_features, width) float32.
         bias: (n_features,) float32.
     """
 
     names: tuple[str, ...]
     base: NDArray[np.float32]
-    rows: NDArray[np.float32]
+    vectors: NDArray[np.float32]
     bias: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class RankingConstants:
-    """What a `ranking` training leaves to know for those who come later; see `recsys.scoring.fold_in`.
+class Side:
+    """The users or the items of a model.
 
     Attributes:
-        mean: the mean of the ratings.
-        span: the highest rating less the lowest; 1 where all are equal.
-        n_items: the mean number of items that a user has.
-        ridge: how strongly the users' own rows were held back, as the λ of a penalty λ/2 · ‖own‖².
+        keys: (n,) int64, ascending: the database keys.
+        factors: (n, n_factors) float32.
+        bias: (n,) float32.
+        implicit: (n, n_factors) float32, of items only: a user who rated the items N, whatever the ratings, has
+            Σ_{j ∈ N} implicit[j] / √|N| as part of their vector. Zeros for an item without ratings; `None`: the
+            items that a user rated are no part of their vector.
+        features: embeddings of metadata; `None`: the model was trained without.
+    """
+
+    keys: NDArray[np.int64]
+    factors: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    implicit: NDArray[np.float32] | None = None
+    features: FeatureEmbeddings | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @classmethod
+    def empty(cls, width: int, features: FeatureEmbeddings | None = None) -> "Side":
+        """Return a side without rows, of vectors of some width."""
+        return cls(np.empty(0, np.int64), np.empty((0, width), np.float32), np.empty(0, np.float32), None, features)
+
+
+@dataclass(frozen=True, slots=True)
+class RatingConstants:
+    """Constants of a `rating` training that fold-in needs.
+
+    Attributes:
+        l2: penalty on a user's own vector for each rating.
+        damping: penalty on a user's own vector and bias, however many ratings they have.
+    """
+
+    l2: float
+    damping: float
+
+
+@dataclass(frozen=True, slots=True)
+class RankingConstants:
+    """Constants of a `ranking` training that fold-in needs.
+
+    Attributes:
+        mean: mean of the ratings.
+        span: highest rating minus lowest; 1 if all are equal.
+        n_items: mean number of items of a user.
+        ridge: strength of the decay of the users' own vectors, as the λ of a penalty λ/2 · ‖own‖².
+        rating_weight, user_power: as in the training's `Config`.
     """
 
     mean: float
     span: float
     n_items: float
     ridge: float
+    rating_weight: float = 2.0
+    user_power: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,98 +133,69 @@ class Factors:
 
         r_ui = low + (high − low) / (1 + exp(−z_ui)),   (low, high) = rating_range
 
-    A user or item that the model does not know has no row: zero factors and zero bias. The rows of a neural model are
-    what its `head` scores, and z_ui is the head's instead of the product; the rest is the same.
+    A user or item that the model does not know has zero factors and zero bias. For a neural model the `head` takes the
+    place of the product. `recsys.scoring.score` computes both.
 
     Attributes:
         objective: what was optimised.
-        user_keys, item_keys: (n_users,), (n_items,) int64, ascending.
-        user_factors, item_factors: (n_users, n_factors), (n_items, n_factors) float32.
-        user_bias, item_bias: (n_users,), (n_items,) float32.
+        items: the item side.
+        users: the user side; without rows if only the item side was loaded, as a server does.
         global_bias: added to every score.
-        rating_range: the ends of the sigmoid, half a step outside the rating scale; None under `ranking`.
-        head: the layers of a neural model; None for the dot product.
-        item_implicit: (n_items, n_factors) float32: a user who rated the items N, whatever the ratings, has
-            Σ_{j ∈ N} item_implicit[j] / √|N| as part of their row; zeros for an item without ratings; None: what
-            was rated is no part of the row.
-        user_features, item_features: the rows of those known by nothing else; None: the model was trained without.
-        user_map: (n_factors, width of the users' embeddings) float32, of a neural model: its users' rows are
-            `user_map` times their embeddings, and so are those of `item_implicit` and `user_features`.
-        ranking: what is known of the training under `ranking`.
+        rating_range: the ends of the sigmoid, half a step outside the rating scale; `None` under `ranking`.
+        head: the layers of a neural model; `None` for the dot product.
+        constants: what fold-in needs of the training; `None` if the training did not leave any.
     """
 
     objective: Objective
-    user_keys: NDArray[np.int64]
-    item_keys: NDArray[np.int64]
-    user_factors: NDArray[np.float32]
-    item_factors: NDArray[np.float32]
-    user_bias: NDArray[np.float32]
-    item_bias: NDArray[np.float32]
+    items: Side
+    users: Side
     global_bias: float = 0.0
     rating_range: tuple[float, float] | None = None
     head: Head | None = None
-    item_implicit: NDArray[np.float32] | None = None
-    user_features: FeatureRows | None = None
-    item_features: FeatureRows | None = None
-    user_map: NDArray[np.float32] | None = None
-    ranking: RankingConstants | None = None
+    constants: RatingConstants | RankingConstants | None = None
+
+    @property
+    def user_keys(self) -> NDArray[np.int64]:
+        return self.users.keys
+
+    @property
+    def user_factors(self) -> NDArray[np.float32]:
+        return self.users.factors
+
+    @property
+    def user_bias(self) -> NDArray[np.float32]:
+        return self.users.bias
+
+    @property
+    def item_keys(self) -> NDArray[np.int64]:
+        return self.items.keys
+
+    @property
+    def item_factors(self) -> NDArray[np.float32]:
+        return self.items.factors
+
+    @property
+    def item_bias(self) -> NDArray[np.float32]:
+        return self.items.bias
 
     @property
     def n_users(self) -> int:
-        return len(self.user_keys)
+        return len(self.users)
 
     @property
     def n_items(self) -> int:
-        return len(self.item_keys)
+        return len(self.items)
 
     @property
     def n_factors(self) -> int:
-        return int(self.item_factors.shape[1])
+        return int(self.items.factors.shape[1])
+
+    @property
+    def n_dot(self) -> int:
+        """Number of columns of the vectors that are multiplied."""
+        return self.n_factors if self.head is None else self.head.n_dot
 
     @property
     def embeddings(self) -> NDArray[np.float32]:
-        """Where the items lie: (n_items, width), the part of their rows that is multiplied."""
-        return embeddings(self.item_factors, self.head)
-
-    def scores(self, user_idx: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Scores of all items for some users: (n, n_items)."""
-        scores = score_rows(self.user_factors[user_idx], self.item_factors, self.item_bias, self.head)
-        scores += self.user_bias[user_idx, None] + np.float32(self.global_bias)
-        return scores
-
-    def predict(self, user_idx: NDArray[np.int64], item_idx: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Predicted ratings of pairs, (n,); an index of −1 is a user or item the model does not know.
-
-        Raises:
-            ValueError: the model was not trained to predict ratings.
-        """
-        known_user, known_item = user_idx >= 0, item_idx >= 0
-        z = np.full(len(user_idx), self.global_bias, np.float32)
-        z += np.where(known_user, self.user_bias[user_idx], 0)
-        z += np.where(known_item, self.item_bias[item_idx], 0)
-        both = known_user & known_item
-        z[both] += self._products(user_idx[both], item_idx[both])
-        return self.to_rating(z)
-
-    def _products(self, user_idx: NDArray[np.int64], item_idx: NDArray[np.int64]) -> NDArray[np.float32]:
-        """What pairs score beside their biases: (n,)."""
-        p, q = self.user_factors[user_idx], self.item_factors[item_idx]
-        if self.head is None:
-            product: NDArray[np.float32] = np.einsum("nf,nf->n", p, q, optimize=False)
-            return product
-        n_dot = self.head.n_dot
-        dot: NDArray[np.float32] = np.einsum("nf,nf->n", p[:, :n_dot], q[:, :n_dot], optimize=False)
-        return dot + self.head(p[:, n_dot:] + q[:, n_dot:])
-
-    def to_rating(self, score: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores put on the rating scale.
-
-        Raises:
-            ValueError: the model was not trained to predict ratings.
-        """
-        if self.rating_range is None:
-            raise ValueError("a model trained for ranking orders items; it predicts no ratings")
-        low, high = self.rating_range
-        with np.errstate(over="ignore"):
-            rating: NDArray[np.float32] = (low + (high - low) / (1 + np.exp(-score))).astype(np.float32)
-        return rating
+        """The part of the item vectors that is multiplied: (n_items, n_dot)."""
+        return self.items.factors[:, : self.n_dot]

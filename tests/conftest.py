@@ -26,7 +26,7 @@ from recsys.database.engine import connect, reading, writing
 from recsys.database.items import upsert_items
 from recsys.database.models import Training, publish, store
 from recsys.database.ratings import upsert_ratings
-from recsys.factors import Factors, FeatureRows, Head
+from recsys.factors import Factors, FeatureEmbeddings, Head, Side
 from recsys.results import Objective
 
 SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
@@ -229,7 +229,7 @@ def add_known_model(
     *,
     sign: float = 1.0,
     head: Head | None = None,
-    item_features: FeatureRows | None = None,
+    item_features: FeatureEmbeddings | None = None,
 ) -> int:
     """Store a version of two factors whose lists can be worked out by hand; it is not live yet.
 
@@ -246,15 +246,19 @@ def add_known_model(
     of_items = np.array([KNOWN_FACTORS[item_id] for item_id in known_items], np.float32)
     factors = Factors(
         objective=objective,
-        user_keys=np.array([user_keys[user_id] for user_id in known_users]),
-        item_keys=np.array([item_keys[item_id] for item_id in known_items]),
-        user_factors=np.array([KNOWN_USERS[user_id] for user_id in known_users], np.float32) * np.float32(sign),
-        item_factors=of_items[:, :2],
-        user_bias=np.zeros(len(known_users), np.float32),
-        item_bias=of_items[:, 2],
+        users=Side(
+            np.array([user_keys[user_id] for user_id in known_users]),
+            np.array([KNOWN_USERS[user_id] for user_id in known_users], np.float32) * np.float32(sign),
+            np.zeros(len(known_users), np.float32),
+        ),
+        items=Side(
+            np.array([item_keys[item_id] for item_id in known_items]),
+            of_items[:, :2],
+            of_items[:, 2],
+            features=item_features,
+        ),
         rating_range=(0.5, 5.5) if objective == "rating" else None,
         head=head,
-        item_features=item_features,
     )
     training = Training(
         architecture="dot" if head is None else "neural",

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recsys.factors import Factors, Head, score_rows
+from recsys.factors import Factors, Head, Side
+from recsys.scoring.score import predict_ratings, score_rows, score_users, to_rating_scale
 
 N_DOT, N_FIRST = 3, 5
 
@@ -31,12 +32,8 @@ def made(head: Head | None, rating_range: tuple[float, float] | None = (0.5, 5.5
     width = N_DOT if head is None else N_DOT + N_FIRST
     return Factors(
         objective="ranking" if rating_range is None else "rating",
-        user_keys=np.arange(4) * 10,
-        item_keys=np.arange(6) * 7,
-        user_factors=normal(4, width, seed=1),
-        item_factors=normal(6, width, seed=2),
-        user_bias=normal(4, seed=3),
-        item_bias=normal(6, seed=4),
+        users=Side(np.arange(4) * 10, normal(4, width, seed=1), normal(4, seed=3)),
+        items=Side(np.arange(6) * 7, normal(6, width, seed=2), normal(6, seed=4)),
         global_bias=0.25,
         rating_range=rating_range,
         head=head,
@@ -90,7 +87,7 @@ def test_rows_are_scored_by_their_formula(head: Head | None) -> None:
 
 @WITH_AND_WITHOUT
 def test_no_users_have_no_scores(head: Head | None) -> None:
-    assert made(head).scores(np.array([], np.int64)).shape == (0, 6)
+    assert score_users(made(head), np.array([], np.int64)).shape == (0, 6)
 
 
 @WITH_AND_WITHOUT
@@ -98,16 +95,16 @@ def test_scores_add_the_biases_of_users_and_of_all(head: Head | None) -> None:
     factors = made(head)
     users = np.array([3, 1])
     rows = score_rows(factors.user_factors[users], factors.item_factors, factors.item_bias, head)
-    assert factors.scores(users) == pytest.approx(rows + factors.user_bias[users, None] + 0.25, rel=1e-5)
+    assert score_users(factors, users) == pytest.approx(rows + factors.user_bias[users, None] + 0.25, rel=1e-5)
 
 
 @WITH_AND_WITHOUT
 def test_pairs_are_predicted_by_their_formula(head: Head | None) -> None:
     factors = made(head)
     user, item = np.array([0, 3, 3, 1]), np.array([5, 0, 1, 1])
-    z = factors.scores(user)[np.arange(4), item].astype(float)
+    z = score_users(factors, user)[np.arange(4), item].astype(float)
     expected = 0.5 + 5 / (1 + np.exp(-z))
-    assert factors.predict(user, item) == pytest.approx(expected, rel=1e-5)
+    assert predict_ratings(factors, user, item) == pytest.approx(expected, rel=1e-5)
 
 
 @WITH_AND_WITHOUT
@@ -116,23 +113,23 @@ def test_who_is_unknown_is_predicted_by_biases_alone(head: Head | None) -> None:
     factors = made(head)
     b_u, b_i = factors.user_bias[2], factors.item_bias[4]
     z = np.array([b_u + 0.25, b_i + 0.25, 0.25])
-    predicted = factors.predict(np.array([2, -1, -1]), np.array([-1, 4, -1]))
+    predicted = predict_ratings(factors, np.array([2, -1, -1]), np.array([-1, 4, -1]))
     assert predicted == pytest.approx(0.5 + 5 / (1 + np.exp(-z)), rel=1e-5)
 
 
 @WITH_AND_WITHOUT
 def test_no_pairs_are_predicted_as_none(head: Head | None) -> None:
-    assert made(head).predict(np.array([], np.int64), np.array([], np.int64)).shape == (0,)
+    assert predict_ratings(made(head), np.array([], np.int64), np.array([], np.int64)).shape == (0,)
 
 
 @WITH_AND_WITHOUT
 def test_a_ranking_model_predicts_no_ratings(head: Head | None) -> None:
     with pytest.raises(ValueError, match="a model trained for ranking orders items"):
-        made(head, None).predict(np.array([0]), np.array([0]))
+        predict_ratings(made(head, None), np.array([0]), np.array([0]))
 
 
 def test_extreme_scores_are_the_ends_of_the_range() -> None:
-    assert made(None).to_rating(np.array([-1e4, 1e4], np.float32)).tolist() == [0.5, 5.5]
+    assert to_rating_scale(np.array([-1e4, 1e4], np.float32), (0.5, 5.5)).tolist() == [0.5, 5.5]
 
 
 @WITH_AND_WITHOUT

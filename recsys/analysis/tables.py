@@ -11,6 +11,7 @@ from recsys.analysis.components import principal_components
 from recsys.analysis.labels import ItemLabels
 from recsys.analysis.measures import BASELINES, as_words
 from recsys.factors import Factors
+from recsys.scoring.score import to_rating_scale
 
 THIS_VERSION = "This version"
 
@@ -71,7 +72,9 @@ def item_bias(factors: Factors) -> NDArray[np.float32]:
     if factors.rating_range is None:
         return factors.item_bias
     without_bias = np.full(1, factors.global_bias, np.float32)
-    return factors.to_rating(without_bias + factors.item_bias) - factors.to_rating(without_bias)
+    return to_rating_scale(without_bias + factors.item_bias, factors.rating_range) - to_rating_scale(
+        without_bias, factors.rating_range
+    )
 
 
 def measure_table(metrics: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:

@@ -24,9 +24,9 @@ from recsys.database.engine import (
     write_in_pieces,
     writing,
 )
-from recsys.database.weights import as_safetensors, read_weights
+from recsys.database.weights import pack_weights, unpack_weights
 from recsys.errors import InputError, NotFoundError
-from recsys.factors import Factors, FeatureRows, Head, RankingConstants
+from recsys.factors import Factors, Side
 from recsys.results import Architecture, Objective
 
 Guard = Callable[[Connection], None]
@@ -67,29 +67,6 @@ class ModelVersion:
     live: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ItemSide:
-    """The part of a version that serving keeps in memory.
-
-    Attributes:
-        item_keys: (n_items,) int64, ascending.
-        item_factors: (n_items, n_factors) float32.
-        item_bias: (n_items,) float32.
-        head, item_implicit, user_features, item_features, user_map, ranking: as in `Factors`.
-    """
-
-    version: ModelVersion
-    item_keys: NDArray[np.int64]
-    item_factors: NDArray[np.float32]
-    item_bias: NDArray[np.float32]
-    head: Head | None = None
-    item_implicit: NDArray[np.float32] | None = None
-    user_features: FeatureRows | None = None
-    item_features: FeatureRows | None = None
-    user_map: NDArray[np.float32] | None = None
-    ranking: RankingConstants | None = None
-
-
 def store(engine: Engine, factors: Factors, training: Training) -> int:
     """Store a finished training as a new version that is not live; returns its number.
 
@@ -127,34 +104,28 @@ def store(engine: Engine, factors: Factors, training: Training) -> int:
         number = int(
             connection.execute(insert(schema.models).values(row).returning(schema.models.c.number)).scalar_one()
         )
-    of_users, of_items = (factors.user_factors,), (factors.item_factors, factors.item_implicit)
-    _store_rows(engine, schema.user_factors, number, factors.user_keys, factors.user_bias, of_users)
-    _store_rows(engine, schema.item_factors, number, factors.item_keys, factors.item_bias, of_items)
+    _store_side(engine, schema.user_factors, number, factors.users, (factors.users.factors,))
+    _store_side(engine, schema.item_factors, number, factors.items, (factors.items.factors, factors.items.implicit))
     with writing(engine) as connection:
-        weights = as_safetensors(factors)
+        weights = pack_weights(factors)
         if weights:
             connection.execute(insert(schema.model_weights).values(number=number, weights=weights))
         connection.execute(update(schema.models).where(schema.models.c.number == number).values(status="ready"))
     return number
 
 
-def _store_rows(
-    engine: Engine,
-    table: Table,
-    number: int,
-    keys: NDArray[np.int64],
-    bias: NDArray[np.float32],
-    vectors: Sequence[NDArray[np.float32] | None],
+def _store_side(
+    engine: Engine, table: Table, number: int, side: Side, matrices: Sequence[NDArray[np.float32] | None]
 ) -> None:
     def write(connection: Connection, rows: slice) -> None:
-        wanted = keys[rows].tolist()
+        keys = side.keys[rows].tolist()
         blobs = [
-            [None] * len(wanted) if each is None else [row.tobytes() for row in np.ascontiguousarray(each[rows], "<f4")]
-            for each in vectors
+            [None] * len(keys) if each is None else [row.tobytes() for row in np.ascontiguousarray(each[rows], "<f4")]
+            for each in matrices
         ]
-        copy_in(connection, table, ([number] * len(wanted), wanted, bias[rows].tolist(), *blobs))
+        copy_in(connection, table, ([number] * len(keys), keys, side.bias[rows].tolist(), *blobs))
 
-    write_in_pieces(engine, len(keys), write)
+    write_in_pieces(engine, len(side), write)
 
 
 def publish(engine: Engine, number: int, reason: str, guard: Guard | None = None) -> ModelVersion:
@@ -300,55 +271,33 @@ def live_numbers(connection: Connection) -> dict[Objective, int]:
     return {cast(Objective, objective): number for objective, number in rows}
 
 
-def load_items(connection: Connection, number: int) -> ItemSide:
-    """The item side of a version.
+def load_factors(connection: Connection, number: int, *, users: bool = True) -> Factors:
+    """Return the factors of a version.
+
+    Args:
+        users: whether to load the users' rows; a server loads them one by one.
 
     Raises:
         NotFoundError: there is no such version.
     """
     chosen = version(connection, number)
+    stored = connection.scalar(select(schema.model_weights.c.weights).where(schema.model_weights.c.number == number))
+    weights = unpack_weights(stored, chosen.objective, chosen.training.configuration)
     keys, bias, vectors, implicit = _load_rows(connection, schema.item_factors, ("vector", "implicit"), chosen)
-    return ItemSide(
-        version=chosen,
-        item_keys=keys,
-        item_factors=vectors,
-        item_bias=bias,
-        item_implicit=implicit,
-        **read_weights(_stored_weights(connection, number))._asdict(),
-    )
-
-
-def load_factors(connection: Connection, number: int) -> Factors:
-    """All factors of a version.
-
-    Raises:
-        NotFoundError: there is no such version.
-    """
-    items = load_items(connection, number)
-    user_keys, user_bias, user_factors = _load_rows(connection, schema.user_factors, ("vector",), items.version)
+    items = Side(keys, vectors, bias, implicit, weights.item_features)
+    user_side = Side.empty(chosen.n_factors, weights.user_features)
+    if users:
+        keys, bias, vectors = _load_rows(connection, schema.user_factors, ("vector",), chosen)
+        user_side = Side(keys, vectors, bias, None, weights.user_features)
     return Factors(
-        objective=items.version.objective,
-        user_keys=user_keys,
-        item_keys=items.item_keys,
-        user_factors=user_factors,
-        item_factors=items.item_factors,
-        user_bias=user_bias,
-        item_bias=items.item_bias,
-        global_bias=items.version.global_bias,
-        rating_range=items.version.rating_range,
-        head=items.head,
-        item_implicit=items.item_implicit,
-        user_features=items.user_features,
-        item_features=items.item_features,
-        user_map=items.user_map,
-        ranking=items.ranking,
+        objective=chosen.objective,
+        items=items,
+        users=user_side,
+        global_bias=chosen.global_bias,
+        rating_range=chosen.rating_range,
+        head=weights.head,
+        constants=weights.constants,
     )
-
-
-def _stored_weights(connection: Connection, number: int) -> bytes | None:
-    weights = schema.model_weights.c
-    stored: bytes | None = connection.scalar(select(weights.weights).where(weights.number == number))
-    return stored
 
 
 def _load_rows(connection: Connection, table: Table, names: Sequence[str], chosen: ModelVersion) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What a version has beside rows (layers, features, constants), as safetensors: bytes that cannot run code."""
+"""The part of a version that is no row of a user or item, as safetensors: bytes that cannot run code."""
 
 import json
 from collections.abc import Mapping
@@ -9,59 +9,80 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from recsys.factors import Factors, FeatureRows, Head, RankingConstants
+from recsys.factors import Factors, FeatureEmbeddings, Head, RankingConstants, RatingConstants
+from recsys.results import Objective
+
+_STORED_BEFORE = {"l2": 0.05, "damping": 2.5, "rating_weight": 2.0, "user_power": 0.5}
+"""Constants of versions that were stored without them, if their configuration does not have them either."""
 
 
 class Weights(NamedTuple):
-    """What a version has beside rows."""
+    """The head, the feature embeddings of both sides, and the constants of a version."""
 
     head: Head | None
-    user_features: FeatureRows | None
-    item_features: FeatureRows | None
-    user_map: NDArray[np.float32] | None
-    ranking: RankingConstants | None
+    user_features: FeatureEmbeddings | None
+    item_features: FeatureEmbeddings | None
+    constants: RatingConstants | RankingConstants | None
 
 
-def as_safetensors(factors: Factors) -> bytes | None:
-    """What is no row as bytes that cannot run code; None where there is nothing."""
+def pack_weights(factors: Factors) -> bytes | None:
+    """Return head, feature embeddings and constants as safetensors; `None` if there are none."""
     arrays: dict[str, NDArray[Any]] = {}
     if (head := factors.head) is not None:
         arrays["n_dot"] = np.array([head.n_dot], np.int64)
-        for place, (weight, bias) in enumerate(head.layers):
-            arrays |= {f"{place}.weight": np.ascontiguousarray(weight), f"{place}.bias": np.ascontiguousarray(bias)}
-    if factors.user_map is not None:
-        arrays["user_map"] = np.ascontiguousarray(factors.user_map)
-    if factors.ranking is not None:
-        arrays["ranking"] = np.array(astuple(factors.ranking), np.float64)
-    for side, known in (("users", factors.user_features), ("items", factors.item_features)):
-        if known is not None:
-            names = np.frombuffer(json.dumps(known.names).encode(), np.uint8)
-            arrays |= {f"{side}.names": names, f"{side}.base": known.base}
-            arrays |= {f"{side}.rows": np.ascontiguousarray(known.rows), f"{side}.bias": known.bias}
+        for layer, (weight, bias) in enumerate(head.layers):
+            arrays |= {f"{layer}.weight": np.ascontiguousarray(weight), f"{layer}.bias": np.ascontiguousarray(bias)}
+        if head.user_map is not None:
+            arrays["user_map"] = np.ascontiguousarray(head.user_map)
+    if factors.constants is not None:
+        arrays[factors.objective] = np.array(astuple(factors.constants), np.float64)
+    for name, side in (("users", factors.users), ("items", factors.items)):
+        if (features := side.features) is not None:
+            names = np.frombuffer(json.dumps(features.names).encode(), np.uint8)
+            arrays |= {f"{name}.names": names, f"{name}.base": features.base}
+            arrays |= {f"{name}.rows": np.ascontiguousarray(features.vectors), f"{name}.bias": features.bias}
     return save(arrays) if arrays else None
 
 
-def read_weights(stored: bytes | None) -> Weights:
-    """What `as_safetensors` made."""
-    if stored is None:
-        return Weights(None, None, None, None, None)
-    arrays = load(stored)
+def unpack_weights(stored: bytes | None, objective: Objective, configuration: Mapping[str, object]) -> Weights:
+    """Return what `pack_weights` packed.
+
+    Args:
+        configuration: the training's `Config.as_record()`, for constants that earlier versions were stored without.
+    """
+    arrays = {} if stored is None else load(stored)
     head = None
     if "n_dot" in arrays:
         n_layers = sum(name.endswith(".weight") for name in arrays)
-        layers = tuple((arrays[f"{place}.weight"], arrays[f"{place}.bias"]) for place in range(n_layers))
-        head = Head(int(arrays["n_dot"][0]), layers)
+        layers = tuple((arrays[f"{layer}.weight"], arrays[f"{layer}.bias"]) for layer in range(n_layers))
+        head = Head(int(arrays["n_dot"][0]), layers, arrays.get("user_map"))
     return Weights(
         head,
-        _feature_rows(arrays, "users"),
-        _feature_rows(arrays, "items"),
-        arrays.get("user_map"),
-        RankingConstants(*arrays["ranking"].tolist()) if "ranking" in arrays else None,
+        _features(arrays, "users"),
+        _features(arrays, "items"),
+        _constants(arrays, objective, configuration),
     )
 
 
-def _feature_rows(arrays: Mapping[str, NDArray[Any]], side: str) -> FeatureRows | None:
+def _features(arrays: Mapping[str, NDArray[Any]], side: str) -> FeatureEmbeddings | None:
     if f"{side}.names" not in arrays:
         return None
     names = tuple(json.loads(arrays[f"{side}.names"].tobytes()))
-    return FeatureRows(names, *(arrays[f"{side}.{part}"] for part in ("base", "rows", "bias")))
+    return FeatureEmbeddings(names, *(arrays[f"{side}.{part}"] for part in ("base", "rows", "bias")))
+
+
+def _constants(
+    arrays: Mapping[str, NDArray[Any]], objective: Objective, configuration: Mapping[str, object]
+) -> RatingConstants | RankingConstants | None:
+    """Return the stored constants, and those that were not stored from the configuration."""
+
+    def configured(name: str) -> float:
+        value = configuration.get(name)
+        return float(value) if isinstance(value, int | float) else _STORED_BEFORE[name]
+
+    stored: list[float] = arrays[objective].tolist() if objective in arrays else []
+    if objective == "rating":
+        return RatingConstants(*(stored or [configured("l2"), configured("damping")]))
+    if not stored:
+        return None
+    return RankingConstants(*stored[:4], *(stored[4:] or [configured("rating_weight"), configured("user_power")]))

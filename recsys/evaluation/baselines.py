@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from recsys.data.dataset import Ratings
 from recsys.data.scale import logit, rating_range, validate_ratings
-from recsys.factors import Factors
+from recsys.factors import Factors, Side
 from recsys.results import Objective
 
 _DAMPING = 5.0
@@ -97,12 +97,12 @@ def _biases(
     """Factors of width 0."""
     return Factors(
         objective=objective,
-        user_keys=train.user_keys,
-        item_keys=train.item_keys,
-        user_factors=np.zeros((train.n_users, 0), np.float32),
-        item_factors=np.zeros((train.n_items, 0), np.float32),
-        user_bias=np.zeros(train.n_users, np.float32) if user_bias is None else user_bias,
-        item_bias=item_bias.astype(np.float32),
+        users=Side(
+            train.user_keys,
+            np.zeros((train.n_users, 0), np.float32),
+            np.zeros(train.n_users, np.float32) if user_bias is None else user_bias,
+        ),
+        items=Side(train.item_keys, np.zeros((train.n_items, 0), np.float32), item_bias.astype(np.float32)),
         global_bias=global_bias,
         rating_range=rating_range,
     )

@@ -9,7 +9,8 @@ from recsys.data.dataset import Ratings
 from recsys.data.keyed import positions
 from recsys.errors import InputError
 from recsys.factors import Factors
-from recsys.scoring.search import Scored, as_rows, best_items
+from recsys.scoring.score import predict_ratings
+from recsys.scoring.search import Index, as_matrix
 
 _BLOCK = 1 << 22
 """Cells of users and items held at once."""
@@ -68,7 +69,7 @@ def evaluate_rating(factors: Factors, test: Ratings) -> RatingMetrics:
         raise InputError("there are no test ratings to measure on; give a test file with at least one")
     user_idx = positions(factors.user_keys, test.user_keys)[test.user_idx]
     item_idx = positions(factors.item_keys, test.item_keys)[test.item_idx]
-    error = factors.predict(user_idx, item_idx).astype(np.float64) - test.rating
+    error = predict_ratings(factors, user_idx, item_idx).astype(np.float64) - test.rating
     n_rated = np.bincount(test.user_idx, minlength=test.n_users)
     squared = np.bincount(test.user_idx, error**2, test.n_users)
     rated = n_rated > 0
@@ -108,7 +109,7 @@ def evaluate_ranking(
 
     catalogue = _over_items(factors, train.item_keys)
     n_rated = train.item_counts()
-    popularity = Scored(np.zeros((train.n_items, 0), np.float32), n_rated.astype(np.float32))
+    popularity = Index(np.zeros((train.n_items, 0), np.float32), n_rated.astype(np.float32))
     nobody = np.zeros((test.n_users, 0), np.float32)
     model_user = positions(factors.user_keys, test.user_keys)  # (n_users,), −1 unknown
     train_user = positions(train.user_keys, test.user_keys)
@@ -136,7 +137,7 @@ def evaluate_ranking(
             (~known, nobody[: int((~known).sum())], popularity),
         ):
             excluded = [seen[at] for at in np.flatnonzero(mine)]
-            lists[mine] = as_rows(best_items(rows, among, [k] * len(rows), excluded), k)
+            lists[mine] = as_matrix(among.best(rows, [k] * len(rows), excluded), k)
 
         is_wanted = np.zeros((len(users), train.n_items + 1), bool)
         row, rating = _rows_of(starts, order, users)
@@ -159,7 +160,7 @@ def evaluate_ranking(
     )
 
 
-def _over_items(factors: Factors, item_keys: NDArray[np.int64]) -> Scored:
+def _over_items(factors: Factors, item_keys: NDArray[np.int64]) -> Index:
     """What a model makes of the given items; one it does not know has a bias of −inf, so it is never listed."""
     place = positions(factors.item_keys, item_keys)
     known = place >= 0
@@ -167,7 +168,7 @@ def _over_items(factors: Factors, item_keys: NDArray[np.int64]) -> Scored:
     item_factors[known] = factors.item_factors[place[known]]
     item_bias = np.full(len(item_keys), -np.inf, np.float32)
     item_bias[known] = factors.item_bias[place[known]]
-    return Scored(item_factors, item_bias, factors.head)
+    return Index(item_factors, item_bias, factors.head)
 
 
 def _rows_of(

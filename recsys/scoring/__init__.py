@@ -1,1 +1,1 @@
-"""One definition of a list: score, exclusion and ties, for evaluation and serving alike."""
+"""One definition of a score and of a list: exact search, exclusions, ties, and fold-in. numpy only."""

@@ -1,8 +1,8 @@
-"""The best of a vector of scores, with exclusions and a stable order on ties: maximum inner product search, exactly.
+"""Maximum inner product search with exclusions and a stable order of ties, exactly.
 
-A list is found in two steps. All items are scored in float32, many users in one matrix product, and those near the top
-are taken; these few are scored again in float64. So a list is the same however many users were scored with it, and
-items with equal factors are equal.
+A list is found in two steps. All items are scored in float32, many users in one matrix product, and the items near the
+top are selected. These few are scored again in float64. So a list does not depend on the number of users that were
+scored with it, and items with equal factors get equal scores.
 """
 
 from collections.abc import Sequence
@@ -13,37 +13,50 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.factors import Head, score_rows
+from recsys.factors import Head
+from recsys.scoring.score import score_rows
 
 Excluded = NDArray[np.integer] | NDArray[np.bool_] | None
-"""Positions, or a mask (n_items,), of items that a list must not have."""
+"""Items that a list must not have: their positions, or a mask (n_items,)."""
 
 DECIMALS = 6
-"""To how many decimals scores are told. Scores that are told alike are ordered by position."""
+"""Scores are rounded to this many decimals. Items with equal rounded scores are ordered by position."""
 
 _BLOCK = 1 << 22
 """Scores held at once, 16 MiB of them: the more users in one product, the less each costs."""
 
 _GROUP = 64
-"""Items whose best score stands for all of them, at first."""
+"""Number of items whose best score stands for all of them in the first pass."""
 
 _EPSILON = 2.0**-23
-"""Of float32; and twice what a product may be rounded by."""
+"""Distance between 1 and the next float32: twice the largest relative rounding error."""
 
-_ROOM, _MOST_ROOMS = 1 << 21, 2
-"""Memory that is kept to be used again: 8 MiB, which is 33 users and 62,000 items, twice."""
-_rooms: list[NDArray[np.float32]] = []
+_BUFFER_SIZE, _MAX_BUFFERS = 1 << 21, 2
+"""Score buffers that are kept for the next search: 8 MiB each, enough for 33 users and 62,000 items."""
+_buffers: list[NDArray[np.float32]] = []
+
+
+class TopN(NamedTuple):
+    """The best items of one user.
+
+    Attributes:
+        item_idx: (≤ n,) int64 positions in the index, the best first.
+        scores: (≤ n,) float64.
+    """
+
+    item_idx: NDArray[np.int64]
+    scores: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What users are scored against: p_u · q_i · s_i + b_i, or what the layers of a neural model make of it.
+class Index:
+    """Items that can be searched: z_ui = p_u · q_i · s_i + b_i, or the score of a neural model's layers.
 
     Attributes:
-        items: (n_items, width) q. A product with few users is fastest where its transpose is contiguous.
-        bias: (n_items,) b; an item with −inf is never listed.
+        items: (n_items, width) q. A product with few users is fastest if the transpose is contiguous.
+        bias: (n_items,) b; an item with −inf is never found.
         head: the layers of a neural model.
-        scale: (n_items,) s; None: 1.
+        scale: (n_items,) s; `None`: 1.
     """
 
     items: NDArray[np.float32]
@@ -52,145 +65,129 @@ class Scored:
     scale: NDArray[np.float32] | None = None
 
     @cached_property
-    def longest(self) -> float:
+    def max_norm(self) -> float:
         """max_i ‖q_i‖ · s_i."""
         square = np.einsum("nf,nf->n", self.items, self.items)
         if self.scale is not None:
             square *= self.scale**2
         return float(np.sqrt(square.max(initial=0.0)))
 
+    def best(
+        self, vectors: NDArray[np.float32], n: Sequence[int], excluded: Sequence[Excluded] | None = None
+    ) -> list[TopN]:
+        """Return the `n` best items for each vector.
 
-class Best(NamedTuple):
-    """Positions of the listed items, the best first, and their scores: (≤ n,) int64 and float64."""
+        Args:
+            vectors: (n_users, width).
+            n: (n_users,) length of each list; a list is shorter if fewer items are left.
+            excluded: (n_users,) items to leave out of each list.
+        """
+        excluded = [None] * len(vectors) if excluded is None else excluded
+        size = max(1, _BLOCK // max(len(self.bias), 1))
+        found: list[TopN] = []
+        for start in range(0, len(vectors), size):
+            block = slice(start, start + size)
+            found += self._best_of_block(vectors[block], n[block], excluded[block])
+        return found
 
-    places: NDArray[np.int64]
-    scores: NDArray[np.float64]
+    def pair_scores(self, vectors: NDArray[np.float32], item_idx: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the scores of pairs in float64: vectors (n, width), positions (n,) → (n,)."""
+        p, q = vectors.astype(np.float64), self.items[item_idx].astype(np.float64)
+        n_dot = p.shape[1] if self.head is None else self.head.n_dot
+        scores: NDArray[np.float64] = np.einsum("nf,nf->n", p[:, :n_dot], q[:, :n_dot])
+        if self.scale is not None:
+            scores *= self.scale[item_idx]
+        scores += self.bias[item_idx]
+        return scores if self.head is None else scores + self.head(p[:, n_dot:] + q[:, n_dot:])
+
+    def _best_of_block(
+        self, vectors: NDArray[np.float32], n: Sequence[int], excluded: Sequence[Excluded]
+    ) -> list[TopN]:
+        n_items = len(self.bias)
+        padded = -(-n_items // _GROUP) * _GROUP
+        buffer = _take_buffer(len(vectors) * padded)
+        try:
+            scores = buffer[: len(vectors) * padded].reshape(len(vectors), padded)
+            scores[:, n_items:] = -np.inf
+            score_rows(vectors, self.items, self.bias, self.head, scale=self.scale, out=scores[:, :n_items])
+            for row, left_out in zip(scores[:, :n_items], excluded, strict=True):
+                if left_out is not None:
+                    row[left_out] = -np.inf
+            user, item_idx = _candidates(scores, n, self._margin(vectors))
+        finally:
+            if len(_buffers) < _MAX_BUFFERS and buffer.size <= _BUFFER_SIZE:
+                _buffers.append(buffer)
+        exact = np.round(self.pair_scores(vectors[user], item_idx), DECIMALS)
+        order = np.lexsort((item_idx, -exact, user))
+        item_idx, exact = item_idx[order], exact[order]
+        ends = np.bincount(user, minlength=len(vectors)).cumsum().tolist()
+        starts = [0, *ends[:-1]]
+        lasts = [min(start + count, end) for start, end, count in zip(starts, ends, n, strict=True)]
+        return [TopN(item_idx[start:last], exact[start:last]) for start, last in zip(starts, lasts, strict=True)]
+
+    def _margin(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Margin within which a float32 score may still belong to the exact top n, (n_users,).
+
+        A float32 product differs from the exact one by at most ε · d/2 · ‖p‖ · max ‖q‖, and two scores with equal
+        rounded values differ by less than one unit of the last decimal. `_thresholds` adds the rounding of the sum
+        with the bias.
+        """
+        norms: NDArray[np.float32] = np.sqrt(np.einsum("nf,nf->n", vectors, vectors))
+        return norms * np.float32(self.max_norm * _EPSILON * vectors.shape[1]) + np.float32(10.0**-DECIMALS)
 
 
-def best_items(users: NDArray[np.float32], among: Scored, n: Sequence[int], excluded: Sequence[Excluded]) -> list[Best]:
-    """The `n` best items of every user.
-
-    Args:
-        users: (n_users, width).
-        n: (n_users,) how many; fewer come back where fewer are left.
-        excluded: (n_users,) of each.
-    """
-    size = max(1, _BLOCK // max(len(among.bias), 1))
-    found: list[Best] = []
-    for start in range(0, len(users), size):
-        part = slice(start, start + size)
-        found += _best_of_block(users[part], among, n[part], excluded[part])
-    return found
-
-
-def _best_of_block(
-    users: NDArray[np.float32], among: Scored, n: Sequence[int], excluded: Sequence[Excluded]
-) -> list[Best]:
-    room = _take_room(len(users) * _width(among))
+def _take_buffer(size: int) -> NDArray[np.float32]:
+    """Return a score buffer that no other search uses. New memory is slow: the system clears each page first."""
     try:
-        scores = _scores(users, among, room)
-        for row, without in zip(scores[:, : len(among.bias)], excluded, strict=True):
-            if without is not None:
-                row[without] = -np.inf
-        user, place = _near_the_top(scores, n, _slack(users, among))
-    finally:
-        if len(_rooms) < _MOST_ROOMS and room.size <= _ROOM:
-            _rooms.append(room)
-    told = np.round(pair_scores(users[user], among, place), DECIMALS)
-    order = np.lexsort((place, -told, user))
-    place, told = place[order], told[order]
-    ends = np.bincount(user, minlength=len(users)).cumsum().tolist()
-    starts = [0, *ends[:-1]]
-    lasts = [min(start + count, end) for start, end, count in zip(starts, ends, n, strict=True)]
-    return [Best(place[start:last], told[start:last]) for start, last in zip(starts, lasts, strict=True)]
-
-
-def _take_room(size: int) -> NDArray[np.float32]:
-    """Memory for scores that nobody else uses: new memory costs time, since every page of it is cleared first."""
-    try:
-        room = _rooms.pop()
+        buffer = _buffers.pop()
     except IndexError:
-        room = None
-    return room if room is not None and room.size >= size else np.empty(size, np.float32)
+        buffer = None
+    return buffer if buffer is not None and buffer.size >= size else np.empty(size, np.float32)
 
 
-def _width(among: Scored) -> int:
-    return -(-len(among.bias) // _GROUP) * _GROUP
-
-
-def _scores(users: NDArray[np.float32], among: Scored, room: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scores in float32, written to `room`: (n_users, n_items and up to `_GROUP` − 1 of −inf)."""
-    n_items, width = len(among.bias), _width(among)
-    scores: NDArray[np.float32] = room[: len(users) * width].reshape(len(users), width)
-    scores[:, n_items:] = -np.inf
-    score_rows(users, among.items, among.bias, among.head, scale=among.scale, out=scores[:, :n_items])
-    return scores
-
-
-def _slack(users: NDArray[np.float32], among: Scored) -> NDArray[np.float32]:
-    """How far below the n-th best in float32 may lie what is told like the true one, (n_users,).
-
-    Products in float32 lie ε · d/2 · ‖p‖ · max ‖q‖ beside the true ones at most, and two scores that are told alike are
-    less than their last decimal apart. The sum with the bias is rounded too: see `_borders`.
-    """
-    lengths: NDArray[np.float32] = np.sqrt(np.einsum("nf,nf->n", users, users))
-    return lengths * np.float32(among.longest * _EPSILON * users.shape[1]) + np.float32(10.0**-DECIMALS)
-
-
-def pair_scores(users: NDArray[np.float32], among: Scored, place: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Scores of pairs in float64: users (n, width), positions of items (n,) → (n,)."""
-    exact, items = users.astype(np.float64), among.items[place].astype(np.float64)
-    n_dot = exact.shape[1] if among.head is None else among.head.n_dot
-    scores: NDArray[np.float64] = np.einsum("nf,nf->n", exact[:, :n_dot], items[:, :n_dot])
-    if among.scale is not None:
-        scores *= among.scale[place]
-    scores += among.bias[place]
-    return scores if among.head is None else scores + among.head(exact[:, n_dot:] + items[:, n_dot:])
-
-
-def _near_the_top(
-    scores: NDArray[np.float32], n: Sequence[int], slack: NDArray[np.float32]
+def _candidates(
+    scores: NDArray[np.float32], n: Sequence[int], margin: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows and positions of whatever may be among the n best of its row: (rows, size) → (n_near,) each.
+    """Return rows and positions of all items that may be among the n best of their row: (rows, size) → (n_found,) each.
 
-    The n-th best of the groups' best scores is no higher than the n-th best of all scores; and what is not below it
-    lies in a group whose best is not below it.
+    The n-th best of the groups' maxima is no higher than the n-th best of all scores. An item that reaches it lies in
+    a group whose maximum reaches it.
     """
     n_rows, size = scores.shape
     n_groups = size // _GROUP
     if n_groups < 2 * max(n, default=0):  # a long list, or few items
-        row, place = np.nonzero(scores >= _borders(scores, n, slack)[:, None])
-        return row, place
-    # A group is every n_groups-th item, so that the maximum goes over whole lines of memory at once.
+        row, item_idx = np.nonzero(scores >= _thresholds(scores, n, margin)[:, None])
+        return row, item_idx
+    # A group is every n_groups-th item, so that the maximum runs over whole lines of memory at once.
     grouped = scores.reshape(n_rows, _GROUP, n_groups)
-    tops = grouped.max(1)  # (rows, n_groups)
-    border = _borders(tops, n, slack)
-    row, group = np.nonzero(tops >= border[:, None])
-    pair, line = np.nonzero(grouped[row, :, group] >= border[row, None])
+    maxima = grouped.max(1)  # (rows, n_groups)
+    threshold = _thresholds(maxima, n, margin)
+    row, group = np.nonzero(maxima >= threshold[:, None])
+    pair, line = np.nonzero(grouped[row, :, group] >= threshold[row, None])
     return row[pair], line * n_groups + group[pair]
 
 
-def _borders(scores: NDArray[np.float32], n: Sequence[int], slack: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What no score of a row's n best is below, and above −inf: (rows, size) → (rows,)."""
+def _thresholds(scores: NDArray[np.float32], n: Sequence[int], margin: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a lower bound of each row's n-th best score, above −inf: (rows, size) → (rows,)."""
     n_rows, size = scores.shape
     least, most = min(n, default=0), max(n, default=0)
-    border: NDArray[np.float32]
+    threshold: NDArray[np.float32]
     if not size or most <= 0:
         return np.full(n_rows, np.inf, np.float32)
     if least == most <= size:
-        border = np.partition(scores, size - most, axis=1)[:, size - most].copy()
+        threshold = np.partition(scores, size - most, axis=1)[:, size - most].copy()
     else:
         nth = [min(max(size - count, 0), size - 1) for count in n]
-        border = np.partition(scores, sorted(set(nth)), axis=1)[np.arange(n_rows), nth]
-    border -= slack + np.abs(border) * np.float32(2 * _EPSILON)
+        threshold = np.partition(scores, sorted(set(nth)), axis=1)[np.arange(n_rows), nth]
+    threshold -= margin + np.abs(threshold) * np.float32(2 * _EPSILON)
     if least <= 0:
-        border[np.array(n) <= 0] = np.inf
-    return np.maximum(border, np.finfo(np.float32).min)  # fewer than n are left: all of them
+        threshold[np.array(n) <= 0] = np.inf
+    return np.maximum(threshold, np.finfo(np.float32).min)  # fewer than n are left: all of them
 
 
-def as_rows(lists: Sequence[Best], n: int) -> NDArray[np.int64]:
-    """Positions of several lists as one array: (n_lists, n), −1 where a list has fewer."""
+def as_matrix(lists: Sequence[TopN], n: int) -> NDArray[np.int64]:
+    """Return the positions of several lists as one array: (n_lists, n), −1 where a list is shorter."""
     rows = np.full((len(lists), n), -1, np.int64)
     for row, best in zip(rows, lists, strict=True):
-        row[: len(best.places)] = best.places
+        row[: len(best.item_idx)] = best.item_idx
     return rows

@@ -91,7 +91,7 @@ def _merged(stored: Rated | None, given: Sequence[tuple[str, float]], catalogue:
     if stored is not None:
         ratings = dict(zip(stored.places.tolist(), stored.ratings.tolist(), strict=True))
     for item_id, rating in given:
-        place = catalogue.place_of.get(item_id)
+        place = catalogue.idx_of.get(item_id)
         if place is not None:
             ratings[place] = rating
     return Rated(np.array(list(ratings), np.int64), np.array(list(ratings.values()), np.float32))

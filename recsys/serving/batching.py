@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from recsys.database.engine import glancing
 from recsys.errors import DatabaseError
-from recsys.scoring.search import Best
+from recsys.scoring.search import TopN
 from recsys.serving.catalogue import Catalogue
 from recsys.serving.live_model import LiveModel
 from recsys.serving.recommender import Search, find
@@ -102,14 +102,14 @@ class Searcher:
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
-        self._waiting: list[tuple[Search, asyncio.Future[Best]]] = []
+        self._waiting: list[tuple[Search, asyncio.Future[TopN]]] = []
         self._busy = False
         self._finding: asyncio.Task[None] | None = None
 
-    async def find(self, search: Search) -> Best:
+    async def find(self, search: Search) -> TopN:
         """The list of one search."""
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Best] = loop.create_future()
+        answer: asyncio.Future[TopN] = loop.create_future()
         self._waiting.append((search, answer))
         if not self._busy:
             self._busy = True
@@ -138,7 +138,7 @@ class Searcher:
             return
         self._finding = asyncio.create_task(self._find_aside(searches, answers))
 
-    async def _find_aside(self, searches: list[Search], answers: "list[asyncio.Future[Best]]") -> None:
+    async def _find_aside(self, searches: list[Search], answers: "list[asyncio.Future[TopN]]") -> None:
         loop = asyncio.get_running_loop()
         try:
             found = await loop.run_in_executor(self._executor, find, searches)
@@ -158,13 +158,13 @@ def _is_quick(searches: list[Search]) -> bool:
     return no_layers and sum(search.among.items.size for search in searches) <= MOST_WORK
 
 
-def _settle(answers: "list[asyncio.Future[Best]]", found: list[Best]) -> None:
+def _settle(answers: "list[asyncio.Future[TopN]]", found: list[TopN]) -> None:
     for answer, best in zip(answers, found, strict=True):
         if not answer.done():  # its client may have gone
             answer.set_result(best)
 
 
-def _fail(answers: "list[asyncio.Future[Best]] | list[asyncio.Future[UserState]]", error: Exception) -> None:
+def _fail(answers: "list[asyncio.Future[TopN]] | list[asyncio.Future[UserState]]", error: Exception) -> None:
     for answer in answers:
         if not answer.done():
             answer.set_exception(error)

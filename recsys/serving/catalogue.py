@@ -34,7 +34,7 @@ class Catalogue:
         hidden: (n_items,) mask of items that no list shows.
         n_ratings: (n_items,) int64, how often each was rated.
         mean_rating: (n_items,) float64, 0 where nobody rated it.
-        place_of: external id → place.
+        idx_of: external id → position.
         json_heads: (n_items,) the beginning of each item in a list as JSON, made when it is first listed.
     """
 
@@ -44,7 +44,7 @@ class Catalogue:
     hidden: NDArray[np.bool_]
     n_ratings: NDArray[np.int64]
     mean_rating: NDArray[np.float64]
-    place_of: Mapping[str, int]
+    idx_of: Mapping[str, int]
     json_heads: list[bytes | None] = field(repr=False)
 
     @property
@@ -109,7 +109,7 @@ class Catalogue:
 
     def with_items(self, changed: Iterable[StoredItem]) -> "Catalogue":
         """The same with some items changed or added."""
-        items, heads, place_of = list(self.items), list(self.json_heads), dict(self.place_of)
+        items, heads, place_of = list(self.items), list(self.json_heads), dict(self.idx_of)
         hidden = self.hidden.tolist()
         touched: set[str] = set()  # categories
         for item in sorted(changed, key=lambda item: item.item_key):
@@ -129,7 +129,7 @@ class Catalogue:
             hidden=np.array(hidden, bool),
             n_ratings=np.append(self.n_ratings, np.zeros(n_new, np.int64)),
             mean_rating=np.append(self.mean_rating, np.zeros(n_new)),
-            place_of=place_of,
+            idx_of=place_of,
             json_heads=heads,
         )
 
@@ -146,7 +146,7 @@ def read_catalogue(connection: Connection) -> Catalogue:
         hidden=np.fromiter((item.hidden for item in items), bool, len(items)),
         n_ratings=n_ratings,
         mean_rating=mean_rating,
-        place_of={item.item_id: place for place, item in enumerate(items)},
+        idx_of={item.item_id: place for place, item in enumerate(items)},
         json_heads=[None] * len(items),
     )
 

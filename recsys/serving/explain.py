@@ -40,7 +40,7 @@ def explained(recommender: Recommender, model: LiveModel, user: UserState, rated
     behind = _behind(model, rated)
     liked = _liked(rated)
     items = []
-    for item, place in zip(plain.items, listed.best.places.tolist(), strict=True):
+    for item, place in zip(plain.items, listed.best.item_idx.tolist(), strict=True):
         explanation = _explain(recommender, model, user, place, behind, rated.places[liked])
         items.append(ListedItem(item_id=item.item_id, title=item.title, score=item.score, explanation=explanation))
     return plain.model_copy(update={"items": items})
@@ -99,7 +99,7 @@ def _liked(rated: Rated) -> NDArray[np.bool_]:
 
 def _nearest(recommender: Recommender, model: LiveModel, place: int, liked: NDArray[np.int64]) -> list[Neighbour]:
     others = liked[(liked != place) & model.known[liked]]
-    lengths = model.inverse_lengths
+    lengths = model.inverse_norms
     cosines = (model.embeddings[others] @ model.embeddings[place]) * lengths[others] * lengths[place]
     nearest = np.argsort(-cosines, kind="stable")[:N_SHOWN].tolist()
     stored = [recommender.catalogue.items[others[at]] for at in nearest]

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from recsys.database.items import StoredItem
-from recsys.database.models import live_numbers, load_items
+from recsys.database.models import live_numbers, load_factors, version
 from recsys.errors import NoModelError, NotFoundError
 from recsys.results import ItemList, ListedItem, Objective, Order, PopularBy, Prediction, Predictions, Source
-from recsys.scoring.search import Best, Excluded, Scored, best_items, pair_scores
+from recsys.scoring.search import Excluded, Index, TopN
 from recsys.serving.catalogue import Catalogue, read_catalogue
-from recsys.serving.live_model import LiveModel, laid_over
+from recsys.serving.live_model import LiveModel
 from recsys.serving.users import UserState
 
 MIN_RATINGS = 10
@@ -58,7 +58,7 @@ class Search(NamedTuple):
         offset: what is added to the scores of all items: b_u + b.
     """
 
-    among: Scored
+    among: Index
     vector: NDArray[np.float32]
     offset: float
     n: int
@@ -70,7 +70,7 @@ class Listed(NamedTuple):
 
     number: int | None
     source: Source
-    best: Best
+    best: TopN
     fallback: str | None = None
 
 
@@ -130,9 +130,9 @@ class Recommender:
         if user.row is None:
             return None
         offset = user.row.bias + model.version.global_bias
-        return Search(model.listed, user.row.vector, offset, wish.n, self._excluded(user, wish))
+        return Search(model.index, user.row.vector, offset, wish.n, self._excluded(user, wish))
 
-    def found(self, model: LiveModel, user: UserState, best: Best) -> Listed:
+    def found(self, model: LiveModel, user: UserState, best: TopN) -> Listed:
         """A list that was searched for."""
         return Listed(model.number, user.source, best, user.fallback)
 
@@ -150,7 +150,7 @@ class Recommender:
         said = f"{user.fallback}: the most rated items"
         if len(mine):
             said += f", those of the user's categories first ({', '.join(user.categories)})"
-        return Listed(model.number, "popularity", Best(best, counts[best].astype(np.float64)), said)
+        return Listed(model.number, "popularity", TopN(best, counts[best].astype(np.float64)), said)
 
     def recommend(self, model: LiveModel, users: Sequence[UserState], wish: Wish = DEFAULT_WISH) -> list[Listed]:
         """The `n` best items for each user by z = p_u · q_i + b_u + b_i + b, without what they have rated.
@@ -180,17 +180,17 @@ class Recommender:
                 f"item {item_id!r} has no ratings in model version {model.number}: it is known after the "
                 "next training that sees one"
             )
-        direction = model.embeddings[place] * model.inverse_lengths[place]
+        direction = model.embeddings[place] * model.inverse_norms[place]
         excluded: Excluded = np.array([place])
         if categories:
             excluded = ~self._mask_of(self.catalogue.in_categories(categories))
             excluded[place] = True
         return model, Search(self._cosines, direction, 0.0, n, excluded)
 
-    def similar(self, model: LiveModel, best: Best) -> Listed:
+    def similar(self, model: LiveModel, best: TopN) -> Listed:
         """A list of similar items that was searched for."""
-        behind = np.where(self.catalogue.n_ratings[best.places] < MIN_RATINGS, _LITTLE_KNOWN, 0.0)
-        return Listed(model.number, "model", Best(best.places, np.round(best.scores + behind, 6)))
+        behind = np.where(self.catalogue.n_ratings[best.item_idx] < MIN_RATINGS, _LITTLE_KNOWN, 0.0)
+        return Listed(model.number, "model", TopN(best.item_idx, np.round(best.scores + behind, 6)))
 
     def popular(
         self,
@@ -222,7 +222,7 @@ class Recommender:
                 excluded |= ~self._mask_of(self.catalogue.in_categories(categories))
         values, places = self._ranked(by, order)
         best = _first(places, n, excluded, self.catalogue.n_items)
-        return Listed(model.number if model else None, "popularity", Best(best, np.round(values[best], 6)))
+        return Listed(model.number if model else None, "popularity", TopN(best, np.round(values[best], 6)))
 
     def predict(self, user: UserState, item_ids: Sequence[str]) -> Predictions:
         """Predicted ratings: low + (high − low) · sigmoid(z), with nothing in z that the version does not know.
@@ -258,9 +258,9 @@ class Recommender:
         if user.row is None:
             z[known] += model.item_bias[places[known]]
             return z
-        among = Scored(model.item_factors, model.item_bias, model.head)
+        index = Index(model.item_factors, model.item_bias, model.head)
         vectors = np.broadcast_to(user.row.vector, (int(known.sum()), len(user.row.vector)))
-        z[known] += pair_scores(vectors, among, places[known])
+        z[known] += index.pair_scores(vectors, places[known])
         return z + user.row.bias
 
     def place_of(self, item_id: str) -> int:
@@ -269,14 +269,14 @@ class Recommender:
         Raises:
             NotFoundError: there is no such item.
         """
-        place = self.catalogue.place_of.get(item_id)
+        place = self.catalogue.idx_of.get(item_id)
         if place is None:
             raise NotFoundError(f"there is no item {item_id[:80]!r}: search by title with GET /v1/items?title=…")
         return place
 
     def places_of(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
         """Places of items, each once; ids that are not there have none."""
-        found = {self.catalogue.place_of.get(item_id, -1) for item_id in item_ids} - {-1}
+        found = {self.catalogue.idx_of.get(item_id, -1) for item_id in item_ids} - {-1}
         return np.array(sorted(found), np.int64)
 
     def with_changes(self, changed: list[StoredItem]) -> "Recommender":
@@ -305,16 +305,16 @@ class Recommender:
         ]
         return b'{"model_version":%d,"lists":[%b]}' % (number, b",".join(parts))
 
-    def _items(self, best: Best) -> list[ListedItem]:
+    def _items(self, best: TopN) -> list[ListedItem]:
         stored = self.catalogue.items
         return [
             ListedItem(item_id=stored[place].item_id, title=stored[place].title, score=score)
-            for place, score in zip(best.places.tolist(), best.scores.tolist(), strict=True)
+            for place, score in zip(best.item_idx.tolist(), best.scores.tolist(), strict=True)
         ]
 
-    def _items_as_json(self, best: Best) -> bytes:
+    def _items_as_json(self, best: TopN) -> bytes:
         head = self.catalogue.json_head
-        pairs = zip(best.places.tolist(), best.scores.tolist(), strict=True)
+        pairs = zip(best.item_idx.tolist(), best.scores.tolist(), strict=True)
         return b",".join([b"%b%a}" % (head(place), score) for place, score in pairs])
 
     def _excluded(self, user: UserState, wish: Wish) -> Excluded:
@@ -355,26 +355,32 @@ class Recommender:
         return known
 
     @cached_property
-    def _cosines(self) -> Scored:
+    def _cosines(self) -> Index:
         model = self.model_for_lists()
         behind = np.where(self.catalogue.n_ratings < MIN_RATINGS, np.float32(-_LITTLE_KNOWN), np.float32(0))
         out = self.catalogue.hidden | ~model.known
-        return Scored(model.embeddings, np.where(out, np.float32(-np.inf), behind), scale=model.inverse_lengths)
+        return Index(model.embeddings, np.where(out, np.float32(-np.inf), behind), scale=model.inverse_norms)
 
 
-def find(searches: Sequence[Search]) -> list[Best]:
+def find(searches: Sequence[Search]) -> list[TopN]:
     """Find the lists of some searches, those among the same items in one matrix product."""
-    found: list[Best | None] = [None] * len(searches)
+    found: list[TopN | None] = [None] * len(searches)
     by_among: dict[int, list[int]] = {}
     for at, search in enumerate(searches):
         by_among.setdefault(id(search.among), []).append(at)
     for ats in by_among.values():
         mine = [searches[at] for at in ats]
         vectors = np.stack([search.vector for search in mine])
-        lists = best_items(vectors, mine[0].among, [search.n for search in mine], [search.excluded for search in mine])
+        lists = mine[0].among.best(vectors, [search.n for search in mine], [search.excluded for search in mine])
         for at, best, search in zip(ats, lists, mine, strict=True):
-            found[at] = Best(best.places, np.round(best.scores + search.offset, 6)) if search.offset else best
+            found[at] = TopN(best.item_idx, np.round(best.scores + search.offset, 6)) if search.offset else best
     return [best for best in found if best is not None]
+
+
+def load_live_model(connection: Connection, number: int, catalogue: Catalogue) -> LiveModel:
+    """Load a version without its users, aligned to the catalogue."""
+    factors = load_factors(connection, number, users=False)
+    return LiveModel.from_version(version(connection, number), factors, catalogue)
 
 
 def load_recommender(connection: Connection) -> Recommender:
@@ -383,7 +389,7 @@ def load_recommender(connection: Connection) -> Recommender:
     numbers = live_numbers(connection)
     return Recommender(
         catalogue,
-        {objective: laid_over(load_items(connection, number), catalogue) for objective, number in numbers.items()},
+        {objective: load_live_model(connection, number, catalogue) for objective, number in numbers.items()},
     )
 
 

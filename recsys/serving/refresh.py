@@ -13,11 +13,10 @@ from recsys.database.counts import read_counts
 from recsys.database.engine import forget_replaced_file, reading
 from recsys.database.items import read_items
 from recsys.database.keys import KeyRing, read_keyring
-from recsys.database.models import live_numbers, load_items
+from recsys.database.models import live_numbers
 from recsys.errors import DatabaseError, RecsysError
 from recsys.results import Objective
-from recsys.serving.live_model import laid_over
-from recsys.serving.recommender import Recommender, load_recommender
+from recsys.serving.recommender import Recommender, load_live_model, load_recommender
 from recsys.serving.users import UserCache
 
 COUNTS_SECONDS = 30
@@ -159,7 +158,7 @@ class LiveRecommender:
         for objective, number in numbers.items():
             known = now.models.get(objective)
             if known is None or known.number != number:
-                known = laid_over(load_items(connection, number), now.catalogue)
+                known = load_live_model(connection, number, now.catalogue)
                 known.warm()
             models[objective] = known
         self._on_load()

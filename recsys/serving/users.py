@@ -14,9 +14,9 @@ from recsys.data.keyed import positions
 from recsys.database import schema
 from recsys.database.users import user_key_of
 from recsys.results import Source, UserRating, UserRatings, as_time
-from recsys.scoring.fold_in import Folded
+from recsys.scoring.fold_in import FoldedUser
 from recsys.serving.catalogue import Catalogue
-from recsys.serving.live_model import LiveModel, Row, described
+from recsys.serving.live_model import Embedding, LiveModel, metadata_embedding
 
 NOBODY_KNOWN = "nobody knows this user: they have rated nothing, and no version was trained with them"
 NOTHING_RATED = "the user has rated nothing that the model knows"
@@ -41,7 +41,7 @@ class UserState:
             from, how many items were asked for, and the JSON. The only thing here that changes.
     """
 
-    row: Row | None
+    row: Embedding | None
     source: Source
     seen: NDArray[np.int32]
     categories: tuple[str, ...] = ()
@@ -196,7 +196,7 @@ def read_states(
         if model is None or row.vector is None or (row.seq or 0) > model.version.training.trained_seq:
             others.append(row)
             continue
-        own = Row(np.frombuffer(row.vector, "<f4"), row.bias)
+        own = Embedding(np.frombuffer(row.vector, "<f4"), row.bias)
         seen = _places_of(row.seen, catalogue)
         states[row.user_id] = UserState(
             own, "model", seen, user_key=_lasting_key(row.user_key, row.seen, seen), seq=row.now
@@ -229,18 +229,18 @@ def new_state(
     if model is None:
         return UserState(None, "popularity", seen, tuple(categories), NOTHING_RATED)
     prior = None
-    if model.user_features is not None:
-        prior = described(model.user_features, categories, attributes or {})
+    if model.factors.users.features is not None:
+        prior = metadata_embedding(model.factors.users.features, categories, attributes or {})
     folded = fold(model, rated, prior)
     if folded is not None:
-        return UserState(Row(folded.vector, folded.bias), "fold_in", seen)
+        return UserState(Embedding(folded.vector, folded.bias), "fold_in", seen)
     if prior is not None:
         said = f"{NOTHING_RATED}: what is popular among those of whom the same is known"
         return UserState(prior, "popularity", seen, fallback=said)
     return UserState(None, "popularity", seen, tuple(categories), NOTHING_RATED)
 
 
-def fold(model: LiveModel, rated: Rated, prior: Row | None = None, *, explain: bool = False) -> Folded | None:
+def fold(model: LiveModel, rated: Rated, prior: Embedding | None = None, *, explain: bool = False) -> FoldedUser | None:
     """The row that ratings make, from those of items that the version was trained with; None where there is none."""
     known = model.trained[rated.places]
     if not known.any():

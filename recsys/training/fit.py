@@ -20,7 +20,8 @@ from recsys.data.keyed import positions
 from recsys.data.scale import rating_range, validate_ratings
 from recsys.errors import InputError, TrainingError
 from recsys.evaluation.baselines import bias_only
-from recsys.factors import Factors, FeatureRows, RankingConstants
+from recsys.factors import Factors, FeatureEmbeddings, Head, RankingConstants, RatingConstants
+from recsys.factors import Side as FactorSide
 from recsys.scoring.fold_in import DEFAULT_RIDGE, FoldIn
 from recsys.training.checkpoint import Checkpoint, State, load, restore, save, tensors_of
 from recsys.training.config import Config
@@ -260,7 +261,7 @@ def _fit(job: _Job, device: torch.device, hooks: _Hooks) -> Fitted:
             hooks.on_epoch(record)
     factors = _factors(model, job, begun.rating_range)
     if config.objective == "ranking":
-        factors = replace(factors, ranking=_ranking_constants(model.users.own, factors, job.train, config))
+        factors = replace(factors, constants=_ranking_constants(model.users.own, factors, job.train, config))
     return Fitted(factors, tuple(history), time.perf_counter() - started)
 
 
@@ -521,34 +522,45 @@ def _factors(model: DotProduct | NeuralCF, job: _Job, rating_range: tuple[float,
     if isinstance(model, NeuralCF):
         base[items.shape[1] :] = model.first_bias
 
-    def feature_rows(side: Side, features: Features | None, map_rows: Any, base: Tensor) -> FeatureRows | None:
+    def feature_rows(side: Side, features: Features | None, map_rows: Any, base: Tensor) -> FeatureEmbeddings | None:
         if side.feature_rows is None or side.feature_bias is None or features is None:
             return None
-        return FeatureRows(features.names, array(base), array(map_rows(side.feature_rows)), array(side.feature_bias))
+        return FeatureEmbeddings(
+            features.names, array(base), array(map_rows(side.feature_rows)), array(side.feature_bias)
+        )
 
+    head: Head | None = None
+    if isinstance(model, NeuralCF):
+        head = replace(model.head(), user_map=array(torch.cat([model.meet, model.user_layer])))
     return Factors(
         objective=config.objective,
-        user_keys=user_keys,
-        item_keys=item_keys,
-        user_factors=array(of_users(users)),
-        item_factors=array(of_items(items) + base),
-        user_bias=array(user_bias),
-        item_bias=array(item_bias),
+        users=FactorSide(
+            keys=user_keys,
+            factors=array(of_users(users)),
+            bias=array(user_bias),
+            features=feature_rows(model.users, train.user_features, of_users, torch.zeros_like(base)),
+        ),
+        items=FactorSide(
+            keys=item_keys,
+            factors=array(of_items(items) + base),
+            bias=array(item_bias),
+            implicit=None if implicit is None else array(of_users(implicit)),
+            features=feature_rows(model.items, train.item_features, of_items, base),
+        ),
         global_bias=model.global_bias.item(),
         rating_range=rating_range,
-        head=model.head() if isinstance(model, NeuralCF) else None,
-        item_implicit=None if implicit is None else array(of_users(implicit)),
-        user_features=feature_rows(model.users, train.user_features, of_users, torch.zeros_like(base)),
-        item_features=feature_rows(model.items, train.item_features, of_items, base),
-        user_map=array(torch.cat([model.meet, model.user_layer])) if isinstance(model, NeuralCF) else None,
+        head=head,
+        constants=RatingConstants(config.l2, config.damping) if config.objective == "rating" else None,
     )
 
 
 def _ranking_constants(own: Tensor, factors: Factors, train: Ratings, config: Config) -> RankingConstants:
     """What fold-in is to know of this training; the ridge is measured on some of its users."""
     mean, span = float(train.rating.mean(dtype=np.float64)), float(np.ptp(train.rating)) or 1.0
-    constants = RankingConstants(mean, span, train.n_ratings / train.n_users, DEFAULT_RIDGE)
-    fold_in = FoldIn.of(replace(factors, ranking=constants), config.as_record())
+    constants = RankingConstants(
+        mean, span, train.n_ratings / train.n_users, DEFAULT_RIDGE, config.rating_weight, config.user_power
+    )
+    fold_in = FoldIn(replace(factors, constants=constants))
     starts, order = train.by_user()
     place = positions(factors.item_keys, train.item_keys)
     some = np.unique(np.linspace(0, train.n_users - 1, _RIDGE_USERS).astype(np.int64))
@@ -556,7 +568,7 @@ def _ranking_constants(own: Tensor, factors: Factors, train: Ratings, config: Co
     rated = [(place[train.item_idx[of_user]], train.rating[of_user]) for of_user in rows]
     user_rows = factors.user_factors[positions(factors.user_keys, train.user_keys[some])]
     own_rows: NDArray[np.float32] = own.detach()[torch.from_numpy(some).to(own.device)].cpu().numpy()
-    return replace(constants, ridge=fold_in.measured_ridge(rated, user_rows, own_rows))
+    return replace(constants, ridge=fold_in.measure_ridge(rated, user_rows, own_rows))
 
 
 def _rows(side: Side, keys: NDArray[np.int64], features: Features | None) -> tuple[NDArray[np.int64], Tensor, Tensor]:

@@ -17,7 +17,7 @@ from recsys.analysis.labels import ItemLabels
 from recsys.analysis.report import render, write_report
 from recsys.analysis.sections import ModelReport
 from recsys.errors import InputError, NoModelError
-from recsys.factors import Factors
+from recsys.factors import Factors, Side
 from recsys.results import Objective
 
 HOSTILE = "</script><script>alert(1)</script> <b>\"Ω' & 🎬</b> \u2028 ${x} %{y} &lt;"
@@ -34,12 +34,12 @@ def model(
     rng = np.random.default_rng(number)
     factors = Factors(
         objective=objective,
-        user_keys=np.arange(3),
-        item_keys=np.arange(n_items),
-        user_factors=rng.normal(size=(3, n_factors)).astype(np.float32),
-        item_factors=rng.normal(size=(n_items, n_factors)).astype(np.float32),
-        user_bias=np.zeros(3, np.float32),
-        item_bias=rng.normal(size=n_items).astype(np.float32),
+        users=Side(np.arange(3), rng.normal(size=(3, n_factors)).astype(np.float32), np.zeros(3, np.float32)),
+        items=Side(
+            np.arange(n_items),
+            rng.normal(size=(n_items, n_factors)).astype(np.float32),
+            rng.normal(size=n_items).astype(np.float32),
+        ),
         global_bias=0.3,
         rating_range=(0.5, 5.5) if objective == "rating" else None,
     )
@@ -161,7 +161,7 @@ class TestRender:
         made = model()
         item_factors = np.random.default_rng(0).normal(0, 0.01, (40, 3))
         item_factors[:, 0] += np.log1p(made.items.n_ratings)
-        popular = replace(made.factors, item_factors=item_factors.astype(np.float32))
+        popular = replace(made.factors, items=replace(made.factors.items, factors=item_factors.astype(np.float32)))
         assert "mostly popularity (r = " in render([replace(made, factors=popular)])
         assert "mostly popularity" not in render([made])
 
@@ -200,7 +200,10 @@ class TestMissingData:
 
     def test_factors_that_are_all_the_same(self) -> None:
         made = model()
-        same = replace(made.factors, item_factors=np.ones((40, 5), np.float32), item_bias=np.zeros(40, np.float32))
+        same = replace(
+            made.factors,
+            items=replace(made.factors.items, factors=np.ones((40, 5), np.float32), bias=np.zeros(40, np.float32)),
+        )
         document = render([replace(made, factors=same)])
         assert "There is no component" in document
         assert "v7-bias" in figures(document)

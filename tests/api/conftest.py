@@ -26,7 +26,7 @@ from recsys.database.engine import connect, reading, writing
 from recsys.database.items import upsert_items
 from recsys.database.models import Training, publish, store
 from recsys.database.ratings import upsert_ratings
-from recsys.factors import Factors
+from recsys.factors import Factors, Side
 from recsys.results import Objective
 from recsys.settings import Settings
 from tests.conftest import add_known_model, add_known_rows, postgres_database
@@ -164,12 +164,8 @@ def many(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             bias = random.integers(-1, 2, n_items).astype(np.float32) / 4
             factors = Factors(
                 objective=objective,  # type: ignore[arg-type]
-                user_keys=np.array([row.user_key for row in users]),
-                item_keys=np.array([row.item_key for row in items]),
-                user_factors=p,
-                item_factors=q,
-                user_bias=np.zeros(len(users), np.float32),
-                item_bias=bias,
+                users=Side(np.array([row.user_key for row in users]), p, np.zeros(len(users), np.float32)),
+                items=Side(np.array([row.item_key for row in items]), q, bias),
                 rating_range=(0.5, 5.5) if objective == "rating" else None,
             )
             training = Training(

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine
 
 from recsys.database.models import publish
-from recsys.factors import FeatureRows
+from recsys.factors import FeatureEmbeddings
 from tests.api.asking import as_json, check_problem, eventually, ids
 from tests.api.conftest import Many, serving, url_of
 from tests.conftest import add_known_model, add_known_rows
@@ -181,10 +181,10 @@ class TestColdStart:
     @pytest.fixture
     def cold(self, engine: Engine) -> Iterator[httpx.Client]:
         add_known_rows(engine)
-        features = FeatureRows(
+        features = FeatureEmbeddings(
             names=("category: Drama", "category: Sci-Fi"),
             base=np.zeros(2, np.float32),
-            rows=np.array([[0, 4], [4, 0]], np.float32),
+            vectors=np.array([[0, 4], [4, 0]], np.float32),
             bias=np.array([0.25, 0.5], np.float32),
         )
         publish(engine, add_known_model(engine, "ranking", item_features=features), "test")

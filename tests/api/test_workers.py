@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from recsys.database.models import publish
-from recsys.factors import FeatureRows
+from recsys.factors import FeatureEmbeddings
 from tests.api.asking import eventually, ids
 from tests.api.conftest import BOTH, migrated, serving, url_of
 from tests.conftest import add_known_model, add_known_rows
 
 SECONDS = 1.5  # a second, and some for a machine that has other things to do
-FEATURES = FeatureRows(
+FEATURES = FeatureEmbeddings(
     names=("category: Comedy",),
     base=np.zeros(2, np.float32),
-    rows=np.array([[0.5, 0.5]], np.float32),
+    vectors=np.array([[0.5, 0.5]], np.float32),
     bias=np.array([0.25], np.float32),
 )
 

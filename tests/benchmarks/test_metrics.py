@@ -8,7 +8,7 @@ from benchmarks.case import Case
 from benchmarks.metrics import ranking_metrics, rating_metrics
 from recsys.evaluation.baselines import bias_only, popular
 from recsys.evaluation.metrics import evaluate_ranking, evaluate_rating
-from recsys.factors import Factors
+from recsys.factors import Factors, Side
 from recsys.results import Objective
 from tests.benchmarks.made import case, parts
 
@@ -21,12 +21,16 @@ def random_factors(given: Case, objective: Objective, seed: int) -> Factors:
     users, items = np.unique(given.user).astype(np.int64), np.unique(given.item).astype(np.int64)
     return Factors(
         objective=objective,
-        user_keys=users,
-        item_keys=items,
-        user_factors=random.normal(size=(len(users), 4)).astype(np.float32),
-        item_factors=random.normal(size=(len(items), 4)).astype(np.float32),
-        user_bias=random.normal(size=len(users)).astype(np.float32),
-        item_bias=random.normal(size=len(items)).astype(np.float32),
+        users=Side(
+            users,
+            random.normal(size=(len(users), 4)).astype(np.float32),
+            random.normal(size=len(users)).astype(np.float32),
+        ),
+        items=Side(
+            items,
+            random.normal(size=(len(items), 4)).astype(np.float32),
+            random.normal(size=len(items)).astype(np.float32),
+        ),
         rating_range=(0.5, 5.5) if objective == "rating" else None,
     )
 

@@ -168,7 +168,7 @@ def test_a_database_is_built_once(tmp_path: Path) -> None:
     assert 150 < n_ratings <= 220
     assert set(live) == {"ranking", "rating"}
     assert (factors.n_users, factors.n_items, factors.n_factors) == (30, 40, 64)
-    assert factors.item_implicit is not None
+    assert factors.items.implicit is not None
 
     stock = serving_data.read_stock(url)
     assert (len(set(stock.user_ids)), len(set(stock.item_ids)), len(stock.title_words)) == (30, 40, 40)

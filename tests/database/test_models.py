@@ -11,7 +11,6 @@ from recsys.database.engine import reading, writing
 from recsys.database.models import (
     live_numbers,
     load_factors,
-    load_items,
     prune,
     publish,
     roll_back,
@@ -21,7 +20,8 @@ from recsys.database.models import (
     was_published,
 )
 from recsys.errors import InputError, LockedError, NotFoundError
-from recsys.factors import FeatureRows, Head, RankingConstants
+from recsys.factors import FeatureEmbeddings, Head, RankingConstants
+from recsys.scoring.score import score_users
 from tests.conftest import KNOWN_FACTORS, add_known_model, add_known_rows
 
 
@@ -35,7 +35,7 @@ def test_factors_come_back_as_they_were(rows: Engine) -> None:
     number = add_known_model(rows, "rating")
     with reading(rows) as connection:
         factors = load_factors(connection, number)
-        side = load_items(connection, number)
+        side = load_factors(connection, number, users=False)
         stored = version(connection, number)
     assert factors.item_factors.tolist() == [list(known[:2]) for known in KNOWN_FACTORS.values()]
     assert factors.item_factors.dtype == np.float32
@@ -59,7 +59,7 @@ HEAD = Head(
 def test_the_layers_of_a_neural_version_come_back_and_go_with_it(rows: Engine) -> None:
     neural, dot = add_known_model(rows, "ranking", head=HEAD), add_known_model(rows, "ranking")
     with reading(rows) as connection:
-        factors, side = load_factors(connection, neural), load_items(connection, neural)
+        factors, side = load_factors(connection, neural), load_factors(connection, neural, users=False)
         assert load_factors(connection, dot).head is None
         assert version(connection, neural).training.architecture == "neural"
     for loaded in (factors.head, side.head):
@@ -72,7 +72,7 @@ def test_the_layers_of_a_neural_version_come_back_and_go_with_it(rows: Engine) -
     x = np.maximum(p[1] + q[1], 0)
     hidden = np.maximum([x + 0.5, -2 * x + 1], 0)
     expected = p[0] * q[0] + 3 * hidden[0] + 4 * hidden[1] - 1 + factors.item_bias[2]
-    assert factors.scores(np.array([1]))[0, 2] == pytest.approx(expected)
+    assert score_users(factors, np.array([1]))[0, 2] == pytest.approx(expected)
     publish(rows, dot, "so that the other can go")
     assert prune(rows, 1) == [neural]
     with reading(rows) as connection:
@@ -84,36 +84,38 @@ def test_what_fold_in_needs_comes_back_as_it_was(rows: Engine) -> None:
         bare = load_factors(connection, add_known_model(rows, "ranking"))
         training = version(connection, 1).training
     names = ("category: Ärger", "year: 1990s")
-    known = FeatureRows(names, np.ones(2, np.float32), np.eye(2, dtype=np.float32), np.array([0.5, -0.5], np.float32))
+    known = FeatureEmbeddings(
+        names, np.ones(2, np.float32), np.eye(2, dtype=np.float32), np.array([0.5, -0.5], np.float32)
+    )
     factors = replace(
         bare,
-        item_implicit=bare.item_factors * 2,
-        user_features=known,
-        item_features=replace(known, names=("a", "b")),
-        user_map=np.arange(6, dtype=np.float32).reshape(2, 3),
-        ranking=RankingConstants(mean=3.25, span=4.0, n_items=0.1, ridge=21.5),
+        users=replace(bare.users, features=known),
+        items=replace(bare.items, implicit=bare.item_factors * 2, features=replace(known, names=("a", "b"))),
+        head=Head(1, (), np.arange(6, dtype=np.float32).reshape(2, 3)),
+        constants=RankingConstants(3.25, 4.0, 0.1, 21.5, rating_weight=1.5, user_power=0.25),
     )
     number = store(rows, factors, training)
     with reading(rows) as connection:
         loaded, side, without = (
             load_factors(connection, number),
-            load_items(connection, number),
-            load_items(connection, 1),
+            load_factors(connection, number, users=False),
+            load_factors(connection, 1, users=False),
         )
     for stored in (loaded, side):
-        assert stored.item_implicit is not None
-        assert stored.item_implicit.tolist() == (bare.item_factors * 2).tolist()
-        assert stored.user_features is not None
-        assert stored.user_features.names == names
-        assert stored.user_features.base.tolist() == [1, 1]
-        assert stored.user_features.rows.tolist() == [[1, 0], [0, 1]]
-        assert stored.user_features.bias.tolist() == [0.5, -0.5]
-        assert stored.item_features is not None
-        assert stored.item_features.names == ("a", "b")
-        assert stored.user_map is not None
-        assert stored.user_map.tolist() == [[0, 1, 2], [3, 4, 5]]
-        assert stored.ranking == factors.ranking
-    assert (without.item_implicit, without.user_features, without.user_map, without.ranking) == (None,) * 4
+        assert stored.items.implicit is not None
+        assert stored.items.implicit.tolist() == (bare.item_factors * 2).tolist()
+        assert stored.users.features is not None
+        assert stored.users.features.names == names
+        assert stored.users.features.base.tolist() == [1, 1]
+        assert stored.users.features.vectors.tolist() == [[1, 0], [0, 1]]
+        assert stored.users.features.bias.tolist() == [0.5, -0.5]
+        assert stored.items.features is not None
+        assert stored.items.features.names == ("a", "b")
+        assert stored.head is not None
+        assert stored.head.user_map is not None
+        assert stored.head.user_map.tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert stored.constants == factors.constants
+    assert (without.items.implicit, without.users.features, without.head, without.constants) == (None,) * 4
 
 
 def test_of_a_large_catalogue_the_best_products_go_through_the_layers(
@@ -123,10 +125,10 @@ def test_of_a_large_catalogue_the_best_products_go_through_the_layers(
     with reading(rows) as connection:
         factors = load_factors(connection, number)
     p, of_one = factors.user_factors[1], np.array([1])
-    exact = factors.scores(of_one)[0]
-    monkeypatch.setattr("recsys.factors.EXACT_ITEMS", 5)
-    monkeypatch.setattr("recsys.factors.N_CANDIDATES", 3)
-    candidates = factors.scores(of_one)[0]
+    exact = score_users(factors, of_one)[0]
+    monkeypatch.setattr("recsys.scoring.score.EXACT_ITEMS", 5)
+    monkeypatch.setattr("recsys.scoring.score.N_CANDIDATES", 3)
+    candidates = score_users(factors, of_one)[0]
     products = factors.item_factors[:, 0] * p[0] + factors.item_bias
     best = np.argsort(-products)[:3]
     assert candidates[best].tolist() == pytest.approx(exact[best].tolist())

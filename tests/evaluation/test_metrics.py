@@ -11,8 +11,9 @@ from recsys.data.scale import logit
 from recsys.errors import InputError
 from recsys.evaluation.baselines import bias_only, popular
 from recsys.evaluation.metrics import evaluate_ranking, evaluate_rating
-from recsys.factors import Factors
+from recsys.factors import Factors, Side
 from recsys.results import Objective
+from recsys.scoring.score import predict_ratings, score_users
 from tests.training.made import checkerboard, columns, ratings, split
 
 
@@ -23,12 +24,12 @@ def made_factors(
     n_items = len(item_keys)
     return Factors(
         objective=objective,
-        user_keys=np.array(user_keys, np.int64),
-        item_keys=np.array(item_keys, np.int64),
-        user_factors=np.array(z, np.float32).reshape(len(user_keys), n_items),
-        item_factors=np.eye(n_items, dtype=np.float32),
-        user_bias=np.zeros(len(user_keys), np.float32),
-        item_bias=np.zeros(n_items, np.float32),
+        users=Side(
+            np.array(user_keys, np.int64),
+            np.array(z, np.float32).reshape(len(user_keys), n_items),
+            np.zeros(len(user_keys), np.float32),
+        ),
+        items=Side(np.array(item_keys, np.int64), np.eye(n_items, dtype=np.float32), np.zeros(n_items, np.float32)),
         rating_range=(0.5, 5.5) if objective == "rating" else None,
     )
 
@@ -159,10 +160,11 @@ def test_rmse_and_mae_by_hand() -> None:
 
 
 def test_users_and_items_the_model_does_not_know_are_measured_too() -> None:
+    plain = made_factors([10], [7], [[2.0]], "rating")
     factors = replace(
-        made_factors([10], [7], [[2.0]], "rating"),
-        user_bias=np.array([0.5], np.float32),
-        item_bias=np.array([-1.0], np.float32),
+        plain,
+        users=replace(plain.users, bias=np.array([0.5], np.float32)),
+        items=replace(plain.items, bias=np.array([-1.0], np.float32)),
         global_bias=0.25,
     )
     rows = [(10, 7, 3), (10, 9, 3), (11, 7, 3), (11, 9, 3)]
@@ -181,9 +183,9 @@ def test_nothing_to_measure_is_said() -> None:
 def test_popular_ranks_by_count_and_predicts_the_damped_mean() -> None:
     train = ratings([(0, 0, 5), (1, 0, 4), (2, 0, 3), (0, 1, 1), (1, 2, 2), (2, 2, 3)])
     by_count = popular(train, "ranking")
-    assert by_count.scores(np.array([0]))[0].tolist() == [3, 1, 2]
+    assert score_users(by_count, np.array([0]))[0].tolist() == [3, 1, 2]
     mean = 18 / 6
-    predicted = popular(train, "rating", (1, 5)).predict(np.array([0, 1, 2]), np.array([0, 1, 2]))
+    predicted = predict_ratings(popular(train, "rating", (1, 5)), np.array([0, 1, 2]), np.array([0, 1, 2]))
     expected = [(12 + 5 * mean) / 8, (1 + 5 * mean) / 6, (5 + 5 * mean) / 7]
     assert predicted == pytest.approx(expected, rel=1e-5)
 

@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 
 from recsys.data.dataset import NO_TIME, Ratings
 from recsys.data.sample import generate
-from recsys.factors import Factors, Head, RankingConstants
+from recsys.factors import Factors, Head, RankingConstants, RatingConstants, Side
 from recsys.results import Objective
-from recsys.scoring.fold_in import Folded, FoldIn
+from recsys.scoring.fold_in import FoldedUser, FoldIn
+from recsys.scoring.score import score_users
 from recsys.training.config import default_config
 from recsys.training.fit import fit
 
 N_ITEMS, WIDTH, EMBEDDING = 40, 6, 4
-CONFIGURATION = {"l2": 0.05, "damping": 2.0, "rating_weight": 2.0, "user_power": 0.5}
-RANKING = RankingConstants(mean=3.5, span=4.0, n_items=20.0, ridge=6.0)
+RATING = RatingConstants(l2=0.05, damping=2.0)
+RANKING = RankingConstants(mean=3.5, span=4.0, n_items=20.0, ridge=6.0, rating_weight=2.0, user_power=0.5)
 ITEMS = np.array([3, 17, 5, 30])
 RATINGS = np.array([5, 1, 4, 3], np.float32)
 
@@ -35,21 +36,22 @@ def version(objective: Objective, *, neural: bool = False, implicit: bool = True
     layers = ((normal(n_second, n_hidden), normal(n_second)), (normal(1, n_second), normal(1)))
     user_map = normal(WIDTH, EMBEDDING) if neural else None
     y = normal(n_items, EMBEDDING if neural else WIDTH)
+    user_factors, item_factors = normal(1, WIDTH), normal(n_items, WIDTH)
+    user_bias, item_bias = normal(1), normal(n_items)
+    implicit_vectors = (y if user_map is None else y @ user_map.T) if implicit else None
     return Factors(
         objective=objective,
-        user_keys=np.arange(1),
-        item_keys=np.arange(n_items),
-        user_factors=normal(1, WIDTH),
-        item_factors=normal(n_items, WIDTH),
-        user_bias=normal(1),
-        item_bias=normal(n_items),
+        users=Side(np.arange(1), user_factors, user_bias),
+        items=Side(np.arange(n_items), item_factors, item_bias, implicit_vectors),
         global_bias=0.25,
         rating_range=(0.5, 5.5) if objective == "rating" else None,
-        head=Head(WIDTH - n_hidden, layers) if neural else None,
-        item_implicit=(y if user_map is None else y @ user_map.T) if implicit else None,
-        user_map=user_map,
-        ranking=RANKING if objective == "ranking" else None,
+        head=Head(WIDTH - n_hidden, layers, user_map) if neural else None,
+        constants=RANKING if objective == "ranking" else RATING,
     )
+
+
+def user_map_of(factors: Factors) -> NDArray[np.float32] | None:
+    return None if factors.head is None else factors.head.user_map
 
 
 def z_of(factors: Factors, row: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -67,8 +69,8 @@ def z_of(factors: Factors, row: NDArray[np.float64]) -> NDArray[np.float64]:
 def loss_of(factors: Factors, items: NDArray[np.int64], ratings: NDArray[np.float32]) -> Callable[[Any], float]:
     """The loss of (own, b_u), written out anew."""
     n = len(items)
-    y = np.zeros(WIDTH) if factors.item_implicit is None else factors.item_implicit[items].sum(0) / np.sqrt(n)
-    A = np.eye(WIDTH) if factors.user_map is None else factors.user_map.astype(float)
+    y = np.zeros(WIDTH) if factors.items.implicit is None else factors.items.implicit[items].sum(0) / np.sqrt(n)
+    A = np.eye(WIDTH) if user_map_of(factors) is None else user_map_of(factors).astype(float)
 
     def rating_loss(x: NDArray[np.float64]) -> float:
         z = z_of(factors, y + A @ x[:-1])[items] + x[-1] + factors.global_bias
@@ -106,13 +108,14 @@ def descended(loss: Callable[[Any], float], n: int) -> NDArray[np.float64]:
     return x
 
 
-def expected(factors: Factors, items: NDArray[np.int64], ratings: NDArray[np.float32]) -> Folded:
+def expected(factors: Factors, items: NDArray[np.int64], ratings: NDArray[np.float32]) -> FoldedUser:
     """Row and bias by gradient descent."""
-    n_own = WIDTH if factors.user_map is None else EMBEDDING
+    n_own = WIDTH if factors.head is None else EMBEDDING
     x = descended(loss_of(factors, items, ratings), n_own + 1)
-    A = np.eye(WIDTH) if factors.user_map is None else factors.user_map
-    y = 0 if factors.item_implicit is None else factors.item_implicit[items].sum(0) / np.sqrt(len(items))
-    return Folded((y + A @ x[:-1]).astype(np.float32), float(x[-1]), None)
+    user_map = user_map_of(factors)
+    A = np.eye(WIDTH) if user_map is None else user_map
+    y = 0 if factors.items.implicit is None else factors.items.implicit[items].sum(0) / np.sqrt(len(items))
+    return FoldedUser((y + A @ x[:-1]).astype(np.float32), float(x[-1]), None)
 
 
 @pytest.mark.parametrize("objective", ["rating", "ranking"])
@@ -122,7 +125,7 @@ def test_the_row_is_what_gradient_descent_on_the_training_loss_finds(
     objective: Objective, implicit: bool, n: int
 ) -> None:
     factors = version(objective, implicit=implicit)
-    folded = FoldIn.of(factors, CONFIGURATION).solve(ITEMS[:n], RATINGS[:n])
+    folded = FoldIn(factors).solve(ITEMS[:n], RATINGS[:n])
     known = expected(factors, ITEMS[:n], RATINGS[:n])
     assert folded.vector.tolist() == pytest.approx(known.vector.tolist(), abs=0.02)
     assert folded.bias == pytest.approx(known.bias, abs=0.02)
@@ -132,11 +135,12 @@ def test_the_row_is_what_gradient_descent_on_the_training_loss_finds(
 @pytest.mark.parametrize("objective", ["rating", "ranking"])
 def test_a_neural_row_is_a_minimum_of_its_own_loss(objective: Objective) -> None:
     factors = version(objective, neural=True)
-    folded = FoldIn.of(factors, CONFIGURATION).solve(ITEMS, RATINGS)
+    folded = FoldIn(factors).solve(ITEMS, RATINGS)
     loss = loss_of(factors, ITEMS, RATINGS)
-    assert factors.item_implicit is not None
-    assert factors.user_map is not None
-    own = np.linalg.lstsq(factors.user_map, folded.vector - factors.item_implicit[ITEMS].sum(0) / 2)[0]
+    assert factors.items.implicit is not None
+    user_map = user_map_of(factors)
+    assert user_map is not None
+    own = np.linalg.lstsq(user_map, folded.vector - factors.items.implicit[ITEMS].sum(0) / 2)[0]
     x = np.array([*own, folded.bias])
     found = loss(descended(loss, EMBEDDING + 1))
     assert loss(x) < loss(np.zeros(EMBEDDING + 1))
@@ -147,7 +151,7 @@ def test_a_neural_row_is_a_minimum_of_its_own_loss(objective: Objective) -> None
 @pytest.mark.parametrize("objective", ["rating", "ranking"])
 def test_parts_and_the_prior_add_up_to_the_row(objective: Objective, neural: bool) -> None:
     prior = np.linspace(-0.5, 0.5, WIDTH, dtype=np.float32)
-    fold_in = FoldIn.of(version(objective, neural=neural), CONFIGURATION)
+    fold_in = FoldIn(version(objective, neural=neural))
     folded = fold_in.solve(ITEMS, RATINGS, prior=prior, prior_bias=0.5, explain=True)
     assert folded.parts is not None
     assert folded.parts.shape == (4, WIDTH)
@@ -159,7 +163,7 @@ def test_parts_and_the_prior_add_up_to_the_row(objective: Objective, neural: boo
 
 def test_a_part_is_what_the_rating_pulls_by() -> None:
     factors = version("ranking", implicit=False)
-    folded = FoldIn.of(factors, CONFIGURATION).solve(ITEMS, RATINGS, explain=True)
+    folded = FoldIn(factors).solve(ITEMS, RATINGS, explain=True)
     z = z_of(factors, folded.vector.astype(float))
     share = np.exp(z) / np.exp(z).sum()
     weight = np.maximum(0.05, 1 + 2 * (RATINGS - 3.5) / 4) / np.sqrt(4 / 20)
@@ -170,7 +174,7 @@ def test_a_part_is_what_the_rating_pulls_by() -> None:
 
 @pytest.mark.parametrize("objective", ["rating", "ranking"])
 def test_without_ratings_the_row_is_the_prior(objective: Objective) -> None:
-    fold_in = FoldIn.of(version(objective), CONFIGURATION)
+    fold_in = FoldIn(version(objective))
     nothing = np.empty(0, np.int64), np.empty(0, np.float32)
     prior = np.full(WIDTH, 0.5, np.float32)
     folded = fold_in.solve(*nothing, prior=prior, prior_bias=0.25, explain=True)
@@ -184,17 +188,19 @@ def test_without_ratings_the_row_is_the_prior(objective: Objective) -> None:
 @pytest.mark.parametrize("objective", ["rating", "ranking"])
 def test_an_item_that_the_version_does_not_know_counts_nothing(objective: Objective) -> None:
     factors = version(objective)
-    fold_in = FoldIn.of(factors, CONFIGURATION)
+    fold_in = FoldIn(factors)
     bias = np.append(factors.item_bias, -np.inf).astype(np.float32)
-    assert factors.item_implicit is not None
+    assert factors.items.implicit is not None
     wider = replace(
         factors,
-        item_keys=np.arange(N_ITEMS + 1),
-        item_factors=np.append(factors.item_factors, np.full((1, WIDTH), 9, np.float32), 0),
-        item_implicit=np.append(factors.item_implicit, np.zeros((1, WIDTH), np.float32), 0),
-        item_bias=bias,
+        items=Side(
+            keys=np.arange(N_ITEMS + 1),
+            factors=np.append(factors.item_factors, np.full((1, WIDTH), 9, np.float32), 0),
+            bias=bias,
+            implicit=np.append(factors.items.implicit, np.zeros((1, WIDTH), np.float32), 0),
+        ),
     )
-    among_unknown = FoldIn.of(wider, CONFIGURATION)
+    among_unknown = FoldIn(wider)
     rated = np.append(ITEMS, N_ITEMS), np.append(RATINGS, np.float32(5))
     folded = among_unknown.solve(*rated, explain=True)
     assert folded.vector.tolist() == pytest.approx(fold_in.solve(ITEMS, RATINGS).vector.tolist(), abs=1e-5)
@@ -202,7 +208,7 @@ def test_an_item_that_the_version_does_not_know_counts_nothing(objective: Object
     assert folded.parts[-1].tolist() == [0.0] * WIDTH
     only = among_unknown.solve(rated[0][-1:], rated[1][-1:])
     assert only.vector.tolist() == [0.0] * WIDTH
-    nobody = FoldIn.of(replace(wider, item_bias=np.full_like(bias, -np.inf)), CONFIGURATION)
+    nobody = FoldIn(replace(wider, items=replace(wider.items, bias=np.full_like(bias, -np.inf))))
     assert nobody.solve(ITEMS, RATINGS).vector.tolist() == [0.0] * WIDTH
 
 
@@ -210,7 +216,7 @@ def test_an_item_that_the_version_does_not_know_counts_nothing(objective: Object
 @pytest.mark.parametrize("objective", ["rating", "ranking"])
 @pytest.mark.parametrize("given", [-1e6, 0.0, 5.5, 1e6])
 def test_ratings_outside_the_scale_give_numbers(objective: Objective, neural: bool, given: float) -> None:
-    fold_in = FoldIn.of(version(objective, neural=neural), CONFIGURATION)
+    fold_in = FoldIn(version(objective, neural=neural))
     folded = fold_in.solve(np.arange(N_ITEMS), np.full(N_ITEMS, given, np.float32), explain=True)
     assert np.isfinite(folded.vector).all()
     assert np.isfinite(folded.bias)
@@ -220,7 +226,7 @@ def test_ratings_outside_the_scale_give_numbers(objective: Objective, neural: bo
 
 def test_what_is_liked_pulls_further_than_what_is_not() -> None:
     factors = version("ranking")
-    fold_in = FoldIn.of(factors, CONFIGURATION)
+    fold_in = FoldIn(factors)
     items = np.array([3, 17])
     liked = fold_in.solve(items, np.array([5, 1], np.float32)).vector @ factors.item_factors[items].T
     other = fold_in.solve(items, np.array([1, 5], np.float32)).vector @ factors.item_factors[items].T
@@ -229,7 +235,7 @@ def test_what_is_liked_pulls_further_than_what_is_not() -> None:
 
 @pytest.mark.parametrize("objective", ["rating", "ranking"])
 def test_the_order_of_ratings_and_other_threads_change_nothing(objective: Objective) -> None:
-    fold_in = FoldIn.of(version(objective), CONFIGURATION)
+    fold_in = FoldIn(version(objective))
     alone = fold_in.solve(ITEMS, RATINGS)
     backwards = fold_in.solve(ITEMS[::-1], RATINGS[::-1])
     assert backwards.vector.tolist() == pytest.approx(alone.vector.tolist(), abs=1e-4)
@@ -246,30 +252,32 @@ def test_of_a_large_catalogue_a_part_stands_for_all(
     """The row is nearly that of the whole sum."""
     factors = version("ranking", neural=neural, n_items=6000)
     popularity = -np.log(np.arange(10, 6010)).astype(np.float32)
-    factors = replace(factors, item_factors=factors.item_factors / 2, item_bias=popularity)
+    factors = replace(factors, items=replace(factors.items, factors=factors.item_factors / 2, bias=popularity))
     items = np.arange(0, 3000, 100)
     ratings = np.tile(np.array([5, 4, 3], np.float32), 10)
-    monkeypatch.setattr("recsys.scoring.fold_in._N_POPULAR", n_popular)
-    folded = FoldIn.of(factors, CONFIGURATION).solve(items, ratings)
+    monkeypatch.setattr("recsys.scoring.fold_in.ranking._N_POPULAR", n_popular)
+    folded = FoldIn(factors).solve(items, ratings)
     for name in ("_N_POPULAR", "_N_BEST", "_N_CURVED"):
-        monkeypatch.setattr(f"recsys.scoring.fold_in.{name}", 6000)
-    exact = FoldIn.of(factors, CONFIGURATION).solve(items, ratings)
+        monkeypatch.setattr(f"recsys.scoring.fold_in.ranking.{name}", 6000)
+    exact = FoldIn(factors).solve(items, ratings)
     assert np.linalg.norm(folded.vector - exact.vector) < 0.15 * np.linalg.norm(exact.vector)
 
 
 def test_a_version_without_constants_of_its_training_still_folds_in() -> None:
-    factors = replace(version("ranking", neural=True), ranking=None, user_map=None)
-    assert factors.item_implicit is not None
-    folded = FoldIn.of(factors, {}).solve(ITEMS, RATINGS, explain=True)
-    implicit = factors.item_implicit[ITEMS].sum(0) / 2
+    factors = version("ranking", neural=True)
+    assert factors.head is not None
+    factors = replace(factors, constants=None, head=replace(factors.head, user_map=None))
+    assert factors.items.implicit is not None
+    folded = FoldIn(factors).solve(ITEMS, RATINGS, explain=True)
+    implicit = factors.items.implicit[ITEMS].sum(0) / 2
     assert folded.vector.tolist() == pytest.approx(implicit.tolist())
-    dot = replace(version("ranking"), ranking=None)
-    assert np.isfinite(FoldIn.of(dot, {}).solve(ITEMS, RATINGS).vector).all()
+    dot = replace(version("ranking"), constants=None)
+    assert np.isfinite(FoldIn(dot).solve(ITEMS, RATINGS).vector).all()
 
 
 def test_the_rating_objective_needs_a_range() -> None:
     with pytest.raises(ValueError, match="rating range"):
-        FoldIn.of(replace(version("rating"), rating_range=None), CONFIGURATION)
+        FoldIn(replace(version("rating"), rating_range=None))
 
 
 @pytest.fixture(scope="module")
@@ -295,10 +303,10 @@ def test_folded_users_get_nearly_the_lists_of_trained_ones(sampled: Ratings) -> 
     every = fit(sampled, config, device="cpu").factors
     known = sampled.select(~np.isin(sampled.user_idx, hidden))
     some = fit(known, config, device="cpu").factors
-    assert some.ranking is not None
-    assert some.ranking.ridge > 0
+    assert isinstance(some.constants, RankingConstants)
+    assert some.constants.ridge > 0
     assert some.item_keys.tolist() == every.item_keys.tolist()
-    fold_in = FoldIn.of(some, config.as_record())
+    fold_in = FoldIn(some)
     starts, order = sampled.by_user()
     overlap, by_popularity = [], []
     for user in hidden:
@@ -307,7 +315,7 @@ def test_folded_users_get_nearly_the_lists_of_trained_ones(sampled: Ratings) -> 
         folded = fold_in.solve(idx, sampled.rating[rows])
         lists = []
         for scores in (
-            every.scores(np.searchsorted(every.user_keys, [user]))[0],
+            score_users(every, np.searchsorted(every.user_keys, [user]))[0],
             some.item_factors @ folded.vector + some.item_bias,
             some.item_bias.copy(),
         ):

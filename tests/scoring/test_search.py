@@ -7,14 +7,12 @@ import pytest
 from numpy.typing import NDArray
 
 from recsys.factors import Head
-from recsys.scoring.search import DECIMALS, Best, Excluded, Scored, best_items, pair_scores
+from recsys.scoring.search import DECIMALS, Excluded, Index, TopN
 
 N_LISTED = (0, 1, 2, 3, 10, 40, 100_000)
 
 
-def brute_force(
-    users: NDArray[np.float32], among: Scored, n: Sequence[int], excluded: Sequence[Excluded]
-) -> list[Best]:
+def brute_force(users: NDArray[np.float32], among: Index, n: Sequence[int], excluded: Sequence[Excluded]) -> list[TopN]:
     items, bias = among.items.astype(float), among.bias.astype(float)
     n_dot = items.shape[1] if among.head is None else among.head.n_dot
     lists = []
@@ -32,27 +30,27 @@ def brute_force(
             scores[without] = -np.inf
         told = np.round(scores, DECIMALS)
         order = sorted(np.flatnonzero(told > -np.inf).tolist(), key=lambda place: (-told[place], place))[:count]
-        lists.append(Best(np.array(order, np.int64), told[order]))
+        lists.append(TopN(np.array(order, np.int64), told[order]))
     return lists
 
 
-def check(users: NDArray[np.float32], among: Scored, n: Sequence[int], excluded: Sequence[Excluded]) -> None:
+def check(users: NDArray[np.float32], among: Index, n: Sequence[int], excluded: Sequence[Excluded]) -> None:
     """The lists of all at once, and of each alone, are those of brute force."""
     expected = brute_force(users, among, n, excluded)
-    together = best_items(users, among, n, excluded)
-    alone = [best_items(users[[u]], among, [n[u]], [excluded[u]])[0] for u in range(len(users))]
+    together = among.best(users, n, excluded)
+    alone = [among.best(users[[u]], [n[u]], [excluded[u]])[0] for u in range(len(users))]
     for found in (together, alone):
-        assert [best.places.tolist() for best in found] == [best.places.tolist() for best in expected]
+        assert [best.item_idx.tolist() for best in found] == [best.item_idx.tolist() for best in expected]
         for best, known in zip(found, expected, strict=True):
             assert best.scores.dtype == np.float64
             np.testing.assert_allclose(best.scores, known.scores, rtol=0, atol=2e-6)
 
 
-def made(n_users: int, n_items: int, width: int, seed: int = 0) -> tuple[NDArray[np.float32], Scored]:
+def made(n_users: int, n_items: int, width: int, seed: int = 0) -> tuple[NDArray[np.float32], Index]:
     random = np.random.default_rng(seed)
     users = random.normal(size=(n_users, width)).astype(np.float32)
     items = random.normal(size=(n_items, width)).astype(np.float32)
-    return users, Scored(items, random.normal(size=n_items).astype(np.float32))
+    return users, Index(items, random.normal(size=n_items).astype(np.float32))
 
 
 @pytest.mark.parametrize("n", N_LISTED)
@@ -65,7 +63,7 @@ def test_many_shapes(n_items: int, width: int, n: int) -> None:
 
 def test_nobody_asks() -> None:
     _, among = made(1, 100, 4)
-    assert best_items(np.empty((0, 4), np.float32), among, [], []) == []
+    assert among.best(np.empty((0, 4), np.float32), [], []) == []
 
 
 @pytest.mark.parametrize("n_items", [10, 300, 5000])
@@ -88,8 +86,8 @@ def test_exclusions_as_positions_and_as_a_mask_are_the_same(n_items: int, dtype:
     places = np.array([2, 0], dtype)
     mask = np.isin(np.arange(n_items), places)
     check(users, among, [5, 5], [places, mask])
-    first, second = best_items(users[[0, 0]], among, [5, 5], [places, mask])
-    assert first.places.tolist() == second.places.tolist()
+    first, second = among.best(users[[0, 0]], [5, 5], [places, mask])
+    assert first.item_idx.tolist() == second.item_idx.tolist()
     nothing = np.empty(0, dtype)
     check(users, among, [5, 5], [nothing, np.zeros(n_items, bool)])
 
@@ -99,8 +97,8 @@ def test_exclusions_as_positions_and_as_a_mask_are_the_same(n_items: int, dtype:
 def test_all_excluded_is_an_empty_list(n_items: int, n: int) -> None:
     users, among = made(3, n_items, 4)
     everything = np.ones(n_items, bool)
-    found = best_items(users, among, [n] * 3, [everything, np.arange(n_items), None])
-    assert [len(best.places) for best in found] == [0, 0, min(n, n_items)]
+    found = among.best(users, [n] * 3, [everything, np.arange(n_items), None])
+    assert [len(best.item_idx) for best in found] == [0, 0, min(n, n_items)]
     all_but_one = everything.copy()
     all_but_one[n_items // 2] = False
     check(users, among, [n] * 3, [all_but_one, everything, None])
@@ -111,9 +109,9 @@ def test_what_has_a_bias_of_minus_infinity_is_never_listed(n_items: int) -> None
     users, among = made(4, n_items, 4)
     bias = among.bias.copy()
     bias[np.random.default_rng(1).random(n_items) < 0.9] = -np.inf
-    check(users, Scored(among.items, bias), [0, 5, 10, n_items], [None, np.array([1, 2, 3]), None, None])
-    nothing = Scored(among.items, np.full(n_items, -np.inf, np.float32))
-    assert all(len(best.places) == 0 for best in best_items(users, nothing, [10] * 4, [None] * 4))
+    check(users, Index(among.items, bias), [0, 5, 10, n_items], [None, np.array([1, 2, 3]), None, None])
+    nothing = Index(among.items, np.full(n_items, -np.inf, np.float32))
+    assert all(len(best.item_idx) == 0 for best in nothing.best(users, [10] * 4, [None] * 4))
 
 
 @pytest.mark.parametrize("distinct", [1, 2, 7])
@@ -124,12 +122,12 @@ def test_ties_everywhere_are_ordered_by_position(n_items: int, distinct: int, n:
     kinds = random.normal(size=(distinct, 32)).astype(np.float32)
     items = kinds[random.integers(0, distinct, n_items)]
     users = random.normal(size=(6, 32)).astype(np.float32)
-    among = Scored(items, np.zeros(n_items, np.float32))
+    among = Index(items, np.zeros(n_items, np.float32))
     excluded = [None, np.arange(5), random.random(n_items) < 0.3] * 2
     check(users, among, [n] * 6, excluded)
-    for best in best_items(users, among, [n] * 6, excluded):
+    for best in among.best(users, [n] * 6, excluded):
         for score in np.unique(best.scores):
-            alike = best.places[best.scores == score]
+            alike = best.item_idx[best.scores == score]
             assert (np.diff(alike) > 0).all()
 
 
@@ -139,7 +137,7 @@ def test_scores_that_are_told_alike_are_ordered_by_position(size: float) -> None
     random = np.random.default_rng(5)
     items = np.full((4000, 1), size, np.float32)
     bias = (random.integers(-8, 8, 4000) * 1e-7).astype(np.float32)
-    among = Scored(items, bias)
+    among = Index(items, bias)
     users = np.array([[1.0], [1.0000001], [0.5], [2.0]], np.float32)
     for n in (1, 7, 500):
         check(users, among, [n] * 4, [None] * 4)
@@ -150,7 +148,7 @@ def test_large_biases_do_not_hide_small_products(far: float) -> None:
     """The product decides, though float32 rounds it off beside the bias."""
     random = np.random.default_rng(6)
     items = random.normal(size=(3000, 8)).astype(np.float32) * np.float32(far * 2e-7)
-    among = Scored(items, np.full(3000, far, np.float32))
+    among = Index(items, np.full(3000, far, np.float32))
     users = random.normal(size=(5, 8)).astype(np.float32)
     check(users, among, [1, 3, 10, 30, 200], [None] * 5)
 
@@ -159,13 +157,13 @@ def test_a_list_is_the_same_however_many_are_found_together() -> None:
     users, among = made(700, 3000, 24, seed=2)
     users[5::7] = users[5]  # the same user in many blocks
     excluded: list[Excluded] = [np.array([u % 50, 60 + u % 3]) for u in range(700)]
-    lists = best_items(users, among, [10] * 700, excluded)
+    lists = among.best(users, [10] * 700, excluded)
     for size in (1, 3, 64):
         for start in (0, 5, 350, 690):
             part = slice(start, min(start + size, 700))
-            again = best_items(users[part], among, [10] * (part.stop - start), excluded[part])
+            again = among.best(users[part], [10] * (part.stop - start), excluded[part])
             for best, known in zip(again, lists[part], strict=True):
-                assert best.places.tolist() == known.places.tolist()
+                assert best.item_idx.tolist() == known.item_idx.tolist()
                 assert best.scores.tolist() == known.scores.tolist()
     check(users[:20], among, [10] * 20, excluded[:20])
 
@@ -176,7 +174,7 @@ def test_scale(n_items: int, order: str) -> None:
     users, among = made(6, n_items, 8, seed=3)
     scale = np.abs(np.random.default_rng(4).normal(size=n_items)).astype(np.float32)
     scale[::5] = 0
-    scaled = Scored(np.array(among.items, order=order), among.bias, scale=scale)  # type: ignore[call-overload]
+    scaled = Index(np.array(among.items, order=order), among.bias, scale=scale)  # type: ignore[call-overload]
     check(users, scaled, [1, 5, 10, 20, 0, n_items], [None, np.array([7]), scale > 0.5, None, None, None])
 
 
@@ -190,7 +188,7 @@ def test_a_neural_head(n_items: int) -> None:
     head = Head(3, ((normal(6, 5), normal(6)), (normal(1, 6), normal(1))))
     items, bias = normal(n_items, 8), normal(n_items)
     bias[: n_items // 4] = -np.inf
-    among = Scored(items, bias, head)
+    among = Index(items, bias, head)
     check(normal(7, 8), among, [0, 1, 5, 10, 50, 100, 5000], [None, np.arange(n_items // 2), *[None] * 5])
 
 
@@ -200,4 +198,4 @@ def test_pairs_are_scored_in_float64() -> None:
     expected = [
         float(users[u].astype(float) @ among.items[i].astype(float) + among.bias[i]) for u, i in enumerate(place)
     ]
-    np.testing.assert_allclose(pair_scores(users, among, place), expected, rtol=1e-14)
+    np.testing.assert_allclose(among.pair_scores(users, place), expected, rtol=1e-14)

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from recsys.database.feedback import NewRating, rate
 from recsys.errors import DatabaseError
 from recsys.factors import Head
-from recsys.scoring.search import Best, Scored, best_items
+from recsys.scoring.search import Index, TopN
 from recsys.serving import batching as together
 from recsys.serving.batching import Searcher, StateReader
 from recsys.serving.recommender import Recommender, Search, find
@@ -193,7 +193,7 @@ class TestSearcher:
             return random.normal(size=shape).astype(np.float32)
 
         head = Head(2, ((normal(1, 2), normal(1)),)) if neural else None
-        among = [Scored(normal(n_items, 4), normal(n_items), head) for _ in range(2)]
+        among = [Index(normal(n_items, 4), normal(n_items), head) for _ in range(2)]
         return [
             Search(among[turn % 2], normal(4), float(turn % 3), turn % 7, np.arange(turn % 5)) for turn in range(40)
         ]
@@ -207,22 +207,22 @@ class TestSearcher:
         monkeypatch.setattr(together, "MOST_WORK", work)
         searcher, searches = Searcher(executor), self.searches(300, neural=neural)
 
-        async def ask() -> list[Best]:
+        async def ask() -> list[TopN]:
             at_once = await asyncio.gather(*[searcher.find(search) for search in searches])
             tasks = []
             for search in searches:
                 tasks.append(asyncio.create_task(searcher.find(search)))
                 await asyncio.sleep(0)
-            assert [best.places.tolist() for best in await asyncio.gather(*tasks)] == [
-                best.places.tolist() for best in at_once
+            assert [best.item_idx.tolist() for best in await asyncio.gather(*tasks)] == [
+                best.item_idx.tolist() for best in at_once
             ]
             return at_once
 
         for best, search in zip(asyncio.run(ask()), searches, strict=True):
             (alone,) = find([search])
-            assert best.places.tolist() == alone.places.tolist()
+            assert best.item_idx.tolist() == alone.item_idx.tolist()
             assert best.scores.tolist() == alone.scores.tolist()
-            (plain,) = best_items(search.vector[None], search.among, [search.n], [search.excluded])
+            (plain,) = search.among.best(search.vector[None], [search.n], [search.excluded])
             np.testing.assert_allclose(best.scores, plain.scores + search.offset, atol=2e-6)
 
     def test_they_share_a_product(
@@ -230,7 +230,7 @@ class TestSearcher:
     ) -> None:
         sizes: list[int] = []
 
-        def noting(searches: list[Search]) -> list[Best]:
+        def noting(searches: list[Search]) -> list[TopN]:
             sizes.append(len(searches))
             return find(searches)
 
@@ -250,7 +250,7 @@ class TestSearcher:
         monkeypatch.setattr(together, "MOST_WORK", work)
         searcher, (search, *_) = Searcher(executor), self.searches(50)
 
-        def fail(searches: list[Search]) -> list[Best]:
+        def fail(searches: list[Search]) -> list[TopN]:
             raise RuntimeError("a bug")
 
         async def ask() -> list[Any]:
@@ -259,7 +259,7 @@ class TestSearcher:
         with monkeypatch.context() as patched:
             patched.setattr(together, "find", fail)
             assert [str(error) for error in asyncio.run(ask())] == ["a bug", "a bug"]
-        assert [best.places.tolist() for best in asyncio.run(ask())] == [find([search])[0].places.tolist()] * 2
+        assert [best.item_idx.tolist() for best in asyncio.run(ask())] == [find([search])[0].item_idx.tolist()] * 2
 
     @pytest.mark.parametrize("work", [0, together.MOST_WORK])
     def test_one_who_hangs_up_takes_nothing_from_the_others(
@@ -268,7 +268,7 @@ class TestSearcher:
         monkeypatch.setattr(together, "MOST_WORK", work)
         searcher, searches = Searcher(executor), self.searches(50)
 
-        async def ask() -> list[Best]:
+        async def ask() -> list[TopN]:
             tasks = [asyncio.create_task(searcher.find(search)) for search in searches[:6]]
             await asyncio.sleep(0)
             tasks[0].cancel()
@@ -279,4 +279,4 @@ class TestSearcher:
             ]
             return await asyncio.gather(*[searcher.find(search) for search in searches[:6]])
 
-        assert [len(best.places) for best in asyncio.run(ask())] == [0, 1, 2, 3, 4, 5]
+        assert [len(best.item_idx) for best in asyncio.run(ask())] == [0, 1, 2, 3, 4, 5]

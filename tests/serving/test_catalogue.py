@@ -55,7 +55,7 @@ def pages(catalogue: Catalogue, limit: int, text: str = "") -> list[str]:
 
 
 def item_of(catalogue: Catalogue, item_id: str) -> StoredItem:
-    return catalogue.items[catalogue.place_of[item_id]]
+    return catalogue.items[catalogue.idx_of[item_id]]
 
 
 class TestWords:

@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 from recsys.database.engine import glancing
 from recsys.database.feedback import NewRating, rate
 from recsys.database.models import publish
-from recsys.factors import FeatureRows, Head
+from recsys.factors import FeatureEmbeddings, Head
 from recsys.results import Explanation, ItemList
 from recsys.serving.explain import explained
 from recsys.serving.recommender import Wish
@@ -106,7 +106,7 @@ def test_the_layers_of_a_neural_version_are_a_part(engine: Engine, objective: st
 
 def test_an_item_known_by_its_metadata_alone(engine: Engine) -> None:
     add_known_rows(engine)
-    features = FeatureRows(
+    features = FeatureEmbeddings(
         ("category: Sci-Fi",), np.zeros(2, np.float32), np.array([[2, 1]], np.float32), np.array([0.25], np.float32)
     )
     publish(engine, add_known_model(engine, "ranking", item_features=features), "test")

@@ -16,17 +16,17 @@ from recsys.database.feedback import NewRating, rate
 from recsys.database.items import put_item
 from recsys.database.models import publish
 from recsys.database.users import erase_user
-from recsys.factors import FeatureRows
+from recsys.factors import FeatureEmbeddings
 from recsys.serving.batching import read_users
 from recsys.serving.recommender import Recommender, Wish
 from recsys.serving.refresh import LiveRecommender
 from tests.conftest import add_known_model, add_known_rows
 from tests.serving.made import load, pairs
 
-FEATURES = FeatureRows(
+FEATURES = FeatureEmbeddings(
     names=("category: Drama", "category: Sci-Fi", "year: 1980s"),
     base=np.zeros(2, np.float32),
-    rows=np.array([[0, 1], [2, 0], [0.25, 0]], np.float32),
+    vectors=np.array([[0, 1], [2, 0], [0.25, 0]], np.float32),
     bias=np.array([0.5, 0.25, 0], np.float32),
 )
 
@@ -49,7 +49,7 @@ def same(patched: Recommender, loaded: Recommender, *, counts: bool = True) -> N
     assert list(patched.catalogue.items) == list(loaded.catalogue.items)
     for name in ("item_keys", "hidden", *(("n_ratings", "mean_rating") if counts else ())):
         assert getattr(patched.catalogue, name).tolist() == getattr(loaded.catalogue, name).tolist(), name
-    assert dict(patched.catalogue.place_of) == dict(loaded.catalogue.place_of)
+    assert dict(patched.catalogue.idx_of) == dict(loaded.catalogue.idx_of)
     for words in ("", "a", "19", "aardvark 1984", "zz"):
         assert patched.catalogue.search(words, 1000) == loaded.catalogue.search(words, 1000)
     of_patched, of_loaded = patched.catalogue.places_by_category, loaded.catalogue.places_by_category
@@ -98,7 +98,7 @@ class TestItems:
         live.refresh()
         same(live.current, load(engine))
         known = live.current.models["ranking"].known
-        place = live.current.catalogue.place_of
+        place = live.current.catalogue.idx_of
         assert known[[place["n1"], place["n2"]]].tolist() == [with_features, with_features]
 
     def test_the_row_of_a_new_item_is_the_sum_of_its_features(self, engine: Engine) -> None:
@@ -108,7 +108,7 @@ class TestItems:
         live.refresh()
         put_item(engine, "n1", {"categories": ["Sci-Fi", "Comedy"], "attributes": {"year": 1984}}, actor="test")
         live.refresh()
-        model, place = live.current.models["ranking"], live.current.catalogue.place_of["n1"]
+        model, place = live.current.models["ranking"], live.current.catalogue.idx_of["n1"]
         assert model.item_factors[place].tolist() == [2.25, 0.0]
         assert model.item_bias[place] == 0.25
         assert not model.trained[place]
@@ -203,7 +203,7 @@ class TestCounts:
     ) -> None:
         rate(known_engine, [NewRating("x", "e", 2.0, None), NewRating("y", "e", 3.0, None)], None, no_one)
         live.refresh()
-        place = live.current.catalogue.place_of["e"]
+        place = live.current.catalogue.idx_of["e"]
         assert live.current.catalogue.n_ratings[place] == 0  # not counted with every rating
         monkeypatch.setattr("recsys.serving.refresh.COUNTS_SECONDS", -1)
         live.refresh()

@@ -13,13 +13,13 @@ from recsys.database.feedback import NewRating, rate
 from recsys.database.items import put_item
 from recsys.database.ratings import delete_rating
 from recsys.serving.batching import read_users
-from recsys.serving.live_model import Row
+from recsys.serving.live_model import Embedding
 from recsys.serving.users import NOBODY, UserCache, UserState, read_states
 from tests.serving.made import load
 
 
 def state(user_key: int, seq: int = 0, n_seen: int = 0) -> UserState:
-    row = Row(np.full(4, user_key, np.float32), 0.0)
+    row = Embedding(np.full(4, user_key, np.float32), 0.0)
     return UserState(row, "model", np.arange(n_seen, dtype=np.int32), user_key=user_key, seq=seq)
 
 
@@ -184,7 +184,7 @@ class TestReadStates:
         assert len(cache) == 0  # nothing would tell that the item is there now
         after = load(known_engine)
         read = read_users(known_engine, cache, [user_id], after.catalogue, after.model_for_lists())
-        assert after.catalogue.place_of["just made"] in read[user_id].seen.tolist()
+        assert after.catalogue.idx_of["just made"] in read[user_id].seen.tolist()
         assert len(cache) == 1
 
     def test_a_user_without_ratings_is_told_so(self, known_engine: Engine) -> None:

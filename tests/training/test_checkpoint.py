@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from recsys.data.dataset import Ratings
 from recsys.data.features import Features
 from recsys.errors import TrainingError
-from recsys.factors import Factors, FeatureRows, Head
+from recsys.factors import Factors
 from recsys.training import checkpoint
 from recsys.training.checkpoint import Checkpoint
 from recsys.training.config import Config, default_config
@@ -105,11 +105,11 @@ def n_steps(config: Config) -> int:
     return of_all[0]
 
 
-def arrays(of: Factors | Head | FeatureRows) -> dict[str, np.ndarray]:
+def arrays(of: object) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
-    for field in fields(of):
+    for field in fields(of):  # type: ignore[arg-type]
         value = getattr(of, field.name)
-        if isinstance(value, Head | FeatureRows):
+        if is_dataclass(value):
             found |= {f"{field.name}.{name}": array for name, array in arrays(value).items()}
         elif field.name == "layers":
             found |= {f"{place}": array for place, array in enumerate(array for layer in value for array in layer)}

@@ -15,8 +15,9 @@ from recsys.data.scale import validate_ratings
 from recsys.errors import InputError, TrainingError
 from recsys.evaluation.baselines import bias_only, popular
 from recsys.evaluation.metrics import evaluate_ranking, evaluate_rating
-from recsys.factors import Factors
+from recsys.factors import Factors, RankingConstants, RatingConstants
 from recsys.results import Architecture, Objective
+from recsys.scoring.score import predict_ratings, score_users
 from recsys.training.config import Config, default_config
 from recsys.training.fit import EpochRecord, Fitted, fit, one_cycle, pick_device, stepped, untrained
 from tests.training.made import blocks, checkerboard, columns, ratings
@@ -167,7 +168,7 @@ def test_features_rank_items_without_any_ratings(architecture: Architecture) -> 
     liked = test.select(test.rating == 5)
     train = train.select(train.rating == 5)
     factors = fit(train, described_config(train, "ranking", architecture), device="cpu").factors
-    of_withheld = factors.scores(np.arange(60))[:, WITHHELD]
+    of_withheld = score_users(factors, np.arange(60))[:, WITHHELD]
     loves = np.zeros((60, 6), bool)
     loves[liked.user_idx, liked.item_idx - 10] = True
     right = of_withheld[loves].reshape(60, 3, 1) > of_withheld[~loves].reshape(60, 1, 3)
@@ -191,7 +192,7 @@ def test_users_without_ratings_get_the_row_and_bias_of_their_features(
     assert np.abs(rows[60] - rows[61]).max() > 0.01
     if objective == "rating":
         liked = np.arange(60) % 2 == 1
-        predicted = factors.predict(np.full(60, 61), np.arange(60))
+        predicted = predict_ratings(factors, np.full(60, 61), np.arange(60))
         assert predicted[liked].min() > predicted[~liked].max()
 
 
@@ -204,7 +205,7 @@ def test_rows_are_made_of_what_fold_in_is_told(objective: Objective, architectur
     train = replace(train, item_features=of_all)
     config = described_config(train, objective, architecture)
     factors = fit(train, config, device="cpu").factors
-    users, items = factors.user_features, factors.item_features
+    users, items = factors.users.features, factors.items.features
     assert users is not None
     assert items is not None
     assert users.names == items.names == of_all.names
@@ -213,25 +214,26 @@ def test_rows_are_made_of_what_fold_in_is_told(objective: Objective, architectur
     assert factors.user_bias[3] == pytest.approx(users.bias[odd], abs=1e-5)
     assert factors.item_factors[5] == pytest.approx(items.base + items.rows[odd], abs=1e-5)
     assert factors.item_bias[5] == pytest.approx(items.bias[odd], abs=1e-5)
-    assert factors.item_implicit is not None
-    assert factors.item_implicit.shape == factors.item_factors.shape
-    assert np.flatnonzero(~factors.item_implicit.any(1)).tolist() == [5, *range(60, 64)]
-    assert (factors.user_map is None) == (architecture == "dot")
-    assert (factors.ranking is None) == (objective == "rating")
-    if factors.user_map is not None:
-        assert factors.user_map.shape[0] == factors.n_factors
-    if factors.ranking is not None:
-        assert factors.ranking.mean == pytest.approx(train.rating.mean())
-        assert factors.ranking.span == 4
-        assert factors.ranking.ridge > 0
+    assert factors.items.implicit is not None
+    assert factors.items.implicit.shape == factors.item_factors.shape
+    assert np.flatnonzero(~factors.items.implicit.any(1)).tolist() == [5, *range(60, 64)]
+    assert (factors.head is None) == (architecture == "dot")
+    assert isinstance(factors.constants, RatingConstants if objective == "rating" else RankingConstants)
+    if factors.head is not None:
+        assert factors.head.user_map is not None
+        assert factors.head.user_map.shape[0] == factors.n_factors
+    if isinstance(factors.constants, RankingConstants):
+        assert factors.constants.mean == pytest.approx(train.rating.mean())
+        assert factors.constants.span == 4
+        assert factors.constants.ridge > 0
 
 
 def test_without_implicit_terms_and_features_there_are_none_to_fold_in_with() -> None:
     train, _ = checkerboard()
     factors = fit(train, default_config("rating", train.n_ratings, implicit=False, n_epochs=1), device="cpu").factors
-    assert factors.item_implicit is None
-    assert factors.user_features is None
-    assert factors.item_features is None
+    assert factors.items.implicit is None
+    assert factors.users.features is None
+    assert factors.items.features is None
 
 
 @KINDS
@@ -242,7 +244,7 @@ def test_features_of_nobody_in_the_ratings_do_no_harm(objective: Objective, arch
     fitted = fit(replace(train, item_features=known, user_features=known), config, device="cpu").factors
     assert fitted.item_keys.tolist() == [*range(20), *range(1000, 1010)]
     assert fitted.user_keys.tolist() == [*range(20), *range(1000, 1010)]
-    assert np.isfinite(fitted.scores(np.arange(30))).all()
+    assert np.isfinite(score_users(fitted, np.arange(30))).all()
     # Nothing was learned of them: neither rows nor biases that matter.
     n_dot = fitted.embeddings.shape[1]
     assert np.abs(fitted.item_factors[20:, :n_dot]).max() < 0.1
@@ -286,7 +288,7 @@ def test_batches_cut_into_parts_teach_nearly_the_same() -> None:
     whole, cut = (fit(train, rating_config(train), device="cpu", accumulate=n).factors for n in (1, 4))
     assert not same_bits(whole, cut)
     users = np.arange(60)
-    assert cut.scores(users) == pytest.approx(whole.scores(users), abs=0.01)
+    assert score_users(cut, users) == pytest.approx(score_users(whole, users), abs=0.01)
 
 
 @KINDS
@@ -312,7 +314,7 @@ def test_a_batch_of_one_row_can_be_normalised(objective: Objective, accumulate: 
     train = train.select(np.arange(61))
     config = neural_config(train, objective, batch_size=20, n_epochs=2, hidden=(4, 3), batch_norm=True)
     factors = fit(train, config, device="cpu", accumulate=accumulate).factors
-    assert np.isfinite(factors.scores(np.arange(factors.n_users))).all()
+    assert np.isfinite(score_users(factors, np.arange(factors.n_users))).all()
 
 
 def test_defaults_beat_biases_where_there_is_structure() -> None:
@@ -567,9 +569,9 @@ def test_tiny_sets_give_a_sensible_result(
     config = default_config(objective, train.n_ratings, architecture=architecture, batch_norm=batch_norm)
     factors = fit(train, config, device="cpu").factors
     everyone = np.arange(factors.n_users)
-    assert np.isfinite(factors.scores(everyone)).all()
+    assert np.isfinite(score_users(factors, everyone)).all()
     if objective == "rating":
-        predictions = factors.predict(train.user_idx.astype(np.int64), train.item_idx.astype(np.int64))
+        predictions = predict_ratings(factors, train.user_idx.astype(np.int64), train.item_idx.astype(np.int64))
         low, high = train.rating.min() - 0.5, train.rating.max() + 0.5
         assert ((predictions > low) & (predictions < high)).all()
         if low + 1 == high:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from recsys.data.dataset import Ratings
 from recsys.data.features import Features
+from recsys.scoring.score import predict_ratings, score_users
 from recsys.training.config import Config, default_config
 from recsys.training.fit import fit, one_cycle, stepped, untrained
 from recsys.training.models import DotProduct, NeuralCF, Side, embedding_width
@@ -321,10 +322,10 @@ def test_factors_score_as_the_module_they_are_made_of(objective: str, batch_norm
     every = cells(torch.from_numpy(user), torch.from_numpy(item.astype(np.int32)), n_users, n_items)
     with torch.no_grad():
         z = array(made.pairs(every)).reshape(n_users, n_items)
-    assert factors.scores(np.arange(n_users)) == pytest.approx(z, rel=1e-4, abs=1e-4)
+    assert score_users(factors, np.arange(n_users)) == pytest.approx(z, rel=1e-4, abs=1e-4)
     if objective == "rating":
         low, high = factors.rating_range or (0, 0)
-        predicted = factors.predict(user.astype(np.int64), item.astype(np.int64))
+        predicted = predict_ratings(factors, user.astype(np.int64), item.astype(np.int64))
         assert predicted == pytest.approx((low + (high - low) / (1 + np.exp(-z))).ravel(), rel=1e-4)
 
 
