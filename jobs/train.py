@@ -35,7 +35,8 @@ from recsys.results import Architecture, Objective, TrainReport
 from recsys.settings import Settings
 from recsys.training.checkpoint import Checkpoint
 from recsys.training.config import Config, config_for
-from recsys.training.fit import Fitted, fit, pick_device
+from recsys.training.devices import pick_device
+from recsys.training.fit import Fitted, fit
 
 CURVE_USERS = 500
 """Number of users that the training curve is measured on: enough to see it turn, few enough to cost little."""

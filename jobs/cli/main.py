@@ -16,6 +16,7 @@ from jobs.cli.tuning import lr_find_command, sweep_command, tune_command
 from recsys import __version__
 from recsys.errors import RecsysError
 from recsys.extras import missing_extra
+from recsys.training.threads import limit_spinning
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -72,6 +73,7 @@ def common_options(
 
 def main() -> None:
     """Run the command; an error is one line on stderr and an exit code."""
+    limit_spinning()
     try:
         app(prog_name="recsys")
     except RecsysError as error:

@@ -1,83 +1,118 @@
-"""Checkpoints: all that a training needs to go on as if it had not been stopped.
+"""Checkpoints: the state of a training in a file, from which it continues as if it had not been stopped.
 
-safetensors and JSON, so that nothing that is loaded can run code.
+A file is safetensors with JSON metadata, so that loading one cannot run code.
 """
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from recsys.errors import TrainingError
-from recsys.training.optimizer import AdamW
+from recsys.training.build import Run
+
+FORMAT = 2
+"""Version of the layout of a file. Files of format 1 have no such number."""
 
 EVERY_SECONDS = 60.0
-"""How much work a killed training loses at most."""
+"""Default time between two checkpoints: the most work that a killed training loses."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where to keep the state of a training, and how often.
+    """The file of a checkpoint, and how often to write it.
 
     Attributes:
-        path: a file; there or not. It is written aside and renamed, so a reader sees all of one or nothing.
-        every_seconds: at the end of the first step after so long.
+        path: existing or not. A new state is written beside it and renamed, so that a reader sees all of it.
+        every_seconds: time after which the state is written at the end of the next step.
     """
 
     path: Path
     every_seconds: float = EVERY_SECONDS
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """A training between two steps.
+class Keeper:
+    """Saves the state of a run in its checkpoint, and restores it.
 
-    Attributes:
-        tensors: parameters, optimiser and random generators by name.
-        identity: what is trained on what; another training must not go on from here.
-        progress: how far it is, and the record of its epochs.
+    Args:
+        identity: what the ratings, settings and device of a training must agree in, by JSON's types.
     """
 
-    tensors: Mapping[str, Tensor]
-    identity: Mapping[str, Any]
-    progress: Mapping[str, Any]
+    def __init__(self, checkpoint: Checkpoint, identity: Mapping[str, Any], run: Run) -> None:
+        self._checkpoint, self._identity, self._run = checkpoint, identity, run
+        self._last_kept = time.perf_counter()
+
+    def restore(self) -> bool:
+        """Continue from the checkpoint and return whether there is one.
+
+        Raises:
+            TrainingError: it cannot be read, or is of another training.
+        """
+        state = load(self._checkpoint.path, self._identity)
+        if state is None:
+            return False
+        try:
+            self._run.load_state_dict(state)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise TrainingError(
+                f"checkpoint {self._checkpoint.path} is of a model of another shape: delete it to train from the start"
+            ) from error
+        self._last_kept = time.perf_counter()
+        return True
+
+    def keep(self) -> None:
+        """Save the state if the last save is `every_seconds` ago.
+
+        Raises:
+            TrainingError: the file cannot be written.
+        """
+        if time.perf_counter() - self._last_kept < self._checkpoint.every_seconds:
+            return
+        save(self._checkpoint.path, self._identity, self._run.state_dict())
+        self._last_kept = time.perf_counter()
 
 
-def save(path: Path, state: State) -> None:
-    """Write a state, aside first.
+def save(path: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Write the state of a training, through a file beside it.
+
+    Args:
+        identity: what another training differs in, by JSON's types.
+        state: dicts, lists, tensors and JSON's types, as `Run.state_dict` returns them.
 
     Raises:
         TrainingError: the file cannot be written.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    about = json.dumps({"identity": state.identity, "progress": state.progress})
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    tensors: dict[str, Tensor] = {}
+    plain = take_tensors(state, tensors)
+    metadata = json.dumps({"format": FORMAT, "identity": identity, "state": plain})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in state.tensors.items()}, aside, {"recsys": about})
-        with aside.open("rb+") as written:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside, {"recsys": metadata})
+        with beside.open("rb+") as written:
             os.fsync(written.fileno())
-        aside.replace(path)
+        beside.replace(path)
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):  # nor is there anything to delete where a file is in the way of a folder
-            aside.unlink()
+        with suppress(OSError):  # there may be no file to delete, if the folder could not be made
+            beside.unlink()
         raise TrainingError(
             f"checkpoint {path} cannot be written ({error}): free space, or name another folder (RECSYS_CHECKPOINTS)"
         ) from error
 
 
-def load(path: Path, identity: Mapping[str, Any]) -> State | None:
-    """The state in a file; None where there is no file.
+def load(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the state that `save` wrote, `None` if there is no file.
 
     Raises:
-        TrainingError: it cannot be read, or is of another training than `identity` says.
+        TrainingError: the file cannot be read, is of an earlier version of recsys, or has another identity.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,44 +126,53 @@ def load(path: Path, identity: Mapping[str, Any]) -> State | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})["recsys"])
-            names = list(file.keys())
-            tensors = {name: file.get_tensor(name) for name in names}
-        of, progress = about["identity"], about["progress"]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            metadata = json.loads((file.metadata() or {})["recsys"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+        found, format = metadata["identity"], metadata.get("format", 1)
+        state = put_tensors(metadata["state"], tensors) if format == FORMAT else {}
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise TrainingError(f"checkpoint {path} cannot be read ({error}): delete it to train from the start") from error
-    wanted = json.loads(json.dumps(identity))
-    if of != wanted:
-        differs = sorted(name for name in {*of, *wanted} if of.get(name) != wanted.get(name))
+    if format != FORMAT:
+        raise TrainingError(
+            f"checkpoint {path} has format {format}, and this version of recsys reads format {FORMAT}: "
+            "delete it to train from the start"
+        )
+    expected = json.loads(json.dumps(identity))
+    if found != expected:
+        differs = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
         raise TrainingError(
             f"checkpoint {path} is of another training ({', '.join(differs)} differ): "
-            "delete it, or train what it was made with"
+            "delete it, or repeat the training that wrote it"
         )
-    return State(tensors, of, progress)
+    return dict(state)
 
 
-def tensors_of(model: torch.nn.Module, optimizer: AdamW, extra: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters, buffers and the optimiser's state, by name."""
-    tensors = {f"model.{name}": tensor.detach() for name, tensor in model.state_dict().items()}
-    tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.tensors().items()}
-    return {**tensors, **{f"extra.{name}": tensor for name, tensor in extra.items()}}
+def take_tensors(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
+    """Return a nested value with a reference in place of every tensor, and put the tensors into `tensors` by name.
+
+    A tensor's name is its path, such as `model.users.own_factors`.
+    """
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach()
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        return {str(key): take_tensors(part, tensors, f"{name}.{key}".lstrip(".")) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [take_tensors(part, tensors, f"{name}.{idx}") for idx, part in enumerate(value)]
+    return value
 
 
-def restore(model: torch.nn.Module, optimizer: AdamW, state: State) -> dict[str, Tensor]:
-    """Put what `tensors_of` took back in place; returns the extra tensors.
+def put_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Return a nested value with the tensors that `take_tensors` took out of it.
 
     Raises:
-        TrainingError: the tensors are not those of this model, as after an upgrade.
+        KeyError: a tensor is missing.
     """
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "extra": {}}
-    try:
-        for name, tensor in state.tensors.items():
-            kind, _, rest = name.partition(".")
-            parts[kind][rest] = tensor
-        model.load_state_dict(parts["model"])
-        optimizer.restore(parts["optimizer"])
-    except (RuntimeError, KeyError) as error:
-        raise TrainingError(
-            "the checkpoint is of a model of another shape: delete it to train from the start"
-        ) from error
-    return parts["extra"]
+    if isinstance(value, dict):
+        if value.keys() == {"tensor"}:
+            return tensors[value["tensor"]]
+        # JSON has no integers as keys, by which an optimiser's state dict numbers its parameters.
+        return {int(key) if key.isdigit() else key: put_tensors(part, tensors) for key, part in value.items()}
+    if isinstance(value, list):
+        return [put_tensors(part, tensors) for part in value]
+    return value

@@ -1,4 +1,4 @@
-"""How to train: the settings, and defaults that follow the data."""
+"""The configuration of a training, and defaults that follow from the data."""
 
 import math
 from collections.abc import Mapping
@@ -8,48 +8,50 @@ from typing import Any
 from recsys.errors import InputError
 from recsys.results import Architecture, Objective
 
-MOST_IMPLICIT = 5_000_000
-"""Ratings up to which the implicit terms are on by default: every step multiplies all of them."""
+MAX_IMPLICIT = 5_000_000
+"""Largest number of ratings at which `rating` uses implicit terms by default: each step multiplies all of them."""
 
-MOST_CATALOGUE = 20_000
-"""Items up to which the ranking loss of the dot product sums over the whole catalogue by default."""
+MAX_FULL_CATALOGUE = 20_000
+"""Largest catalogue over which the ranking loss of the dot product sums by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """How to train: everything that decides the outcome, except the data, the seed and the device.
+    """The settings of one training: everything that decides the outcome, except the data, the seed and the device.
 
     Attributes:
         objective: `rating` or `ranking`.
         architecture: `dot` or `neural`.
-        n_factors: width of the embeddings; None: each side by `embedding_width`, which the dot product cannot do.
+        n_factors: width of the embeddings. `None`: each side by `embedding_width`, only with `neural`.
         n_epochs: passes over the training set.
-        batch_size: ratings per step; under `ranking` as many users as have about that many.
-        learning_rate: AdamW's, at the peak of the one-cycle schedule.
-        weight_decay: AdamW's decoupled decay of the embeddings.
-        bias_weight_decay: the same, of the biases.
-        l2: penalty inside the loss on the user's and the item's own row of each rating. Not the same number as
+        batch_size: ratings per step. Under `ranking`, a batch is the users that have about that many.
+        learning_rate: AdamW's learning rate at the peak of the one-cycle schedule.
+        weight_decay: AdamW's decoupled decay of the own and the implicit factors.
+        bias_weight_decay: AdamW's decoupled decay of the biases.
+        l2: penalty inside the loss, once per rating, on the own factors of its user and item. Not the same number as
             `weight_decay`.
-        damping: penalty inside the `rating` loss on every row and every bias once an epoch, however many ratings it
-            has; without effect under `ranking`.
-        implicit: whether what a user rated, whatever the rating, is part of their row; under `rating` also whether
-            who rated an item is part of its row. See `Side`.
-        user_implicit_l2, item_implicit_l2: penalty once an epoch on what these add; `rating` only.
-        implicit_dropout: share of what a user rated that is hidden from their row at each step; `ranking` only.
-        features: whether metadata, where there is some, is part of the rows.
-        feature_l2: penalty once an epoch on what metadata adds; `rating` only.
-        feature_weight_decay: AdamW's decay of what metadata adds: a feature learns from many rows at every step, and
-            must leave the rows what is their own.
-        rating_weight: how much more, under `ranking`, the best rating counts than the worst, as a share of the mean.
-        user_power: to what power of how much a user has they count less, under `ranking`.
-        n_sampled: candidates that stand for the catalogue under `ranking`; 0: all of it; None: by its size.
+        damping: penalty inside the `rating` loss, once an epoch, on the own factors and bias of every user and item.
+            No effect under `ranking`.
+        implicit: whether the factors of a user include the implicit factors of the items they rated, and under
+            `rating` those of an item the implicit factors of its users. See `SideModule`.
+        user_implicit_l2, item_implicit_l2: penalty once an epoch on the implicit factors; `rating` only.
+        implicit_dropout: share of a user's ratings hidden from their factors at each step; `ranking` only.
+        features: whether factors and biases include those of the users' and items' features.
+        feature_l2: penalty once an epoch on the features' factors and biases; `rating` only.
+        feature_weight_decay: AdamW's decay of the features' factors. A feature learns from many rows at every step,
+            and stronger decay leaves to each row what is its own.
+        rating_weight: under `ranking`, how much more the highest rating weighs than the lowest, as a share of the
+            mean weight.
+        user_power: under `ranking`, the exponent by which users with more ratings weigh less per rating.
+        n_sampled: under `ranking`, candidates that stand for the catalogue. 0: the whole catalogue; `None`: by its
+            size.
         hidden: widths of the layers of the neural model.
         dropout: share of each layer's inputs left out at each step.
         batch_norm: whether each layer's inputs are normalised over the batch.
-        layer_rate: the layers' learning rate, as a share of the others': layers learn from every rating, a row from
-            its own.
+        layer_rate: learning rate of the layers as a share of `learning_rate`: layers learn from every rating,
+            factors only from their own.
         layer_weight_decay: AdamW's decay of the layers.
-        init_std: standard deviation of the embeddings before training.
+        init_std: standard deviation of the factors before training.
     """
 
     objective: Objective
@@ -80,16 +82,62 @@ class Config:
     layer_weight_decay: float = 0.0
 
     def as_record(self) -> dict[str, Any]:
-        """The fields as JSON has them."""
+        """Return the fields with JSON's types."""
         return {**asdict(self), "hidden": list(self.hidden)}
 
     def n_sampled_of(self, n_items: int) -> int:
-        """How many candidates stand for a catalogue of so many items under `ranking`; 0: all of it."""
+        """Return the number of candidates that stand for a catalogue of `n_items` items; 0: the whole catalogue."""
         if self.n_sampled is not None:
             return self.n_sampled
         if self.architecture == "neural":
             return min(1024, n_items)
-        return 8192 if n_items > MOST_CATALOGUE else 0
+        return 8192 if n_items > MAX_FULL_CATALOGUE else 0
+
+    def check(self) -> None:
+        """Check that every setting is in its range.
+
+        Raises:
+            InputError: a setting is out of range.
+        """
+        for name in ("n_epochs", "batch_size"):
+            if not getattr(self, name) >= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.n_factors is not None and self.n_factors < 1:
+            raise InputError(f"n_factors is {self.n_factors}; it must be at least 1")
+        for name in ("learning_rate", "init_std", "layer_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in (
+            "weight_decay",
+            "bias_weight_decay",
+            "layer_weight_decay",
+            "feature_weight_decay",
+            "l2",
+            "damping",
+            "user_implicit_l2",
+            "item_implicit_l2",
+            "feature_l2",
+            "rating_weight",
+            "user_power",
+        ):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.n_sampled is not None and self.n_sampled < 0:
+            raise InputError(f"n_sampled is {self.n_sampled}; it must be 0, for the whole catalogue, or more")
+        for name in ("implicit_dropout", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        if self.architecture == "dot":
+            if self.n_factors is None:
+                raise InputError("n_factors has no value: the dot product needs one width for both sides, such as 64")
+            if self.hidden:
+                raise InputError(
+                    "hidden layers belong to the neural architecture: use --architecture neural, or leave them out"
+                )
+        elif not self.hidden or min(self.hidden) < 1:
+            raise InputError(
+                "the neural architecture needs at least one hidden layer of width 1 or more, such as 64,32"
+            )
 
 
 def default_config(
@@ -100,16 +148,17 @@ def default_config(
     architecture: Architecture = "dot",
     **overrides: Any,
 ) -> Config:
-    """Settings that train well untuned, chosen from the number of ratings, and of users.
+    """Return settings that train well untuned, chosen by the numbers of ratings and users.
 
-    Found on validation parts carved from the training folds of MovieLens 100K and 1M, joined by straight lines
-    in log(n_ratings), and looked at on ml-latest-small and MovieTweetings 10K and 50K: more ratings bear more
-    factors and larger batches and need less l2. Above 1M they are extrapolated. Fewer than 50 ratings a user need
-    more decay to order lists.
+    They were found on validation parts of the training folds of MovieLens 100K and 1M, interpolated linearly in
+    log(n_ratings), and checked on ml-latest-small and MovieTweetings 10K and 50K. More ratings allow more factors and
+    larger batches and need less l2. Above 1M ratings the values are extrapolated. Fewer than 50 ratings per user need
+    more decay to rank well.
 
     Args:
-        n_users: None: enough ratings of each.
-        overrides: fields of `Config` to set instead; None means the default.
+        n_ratings: ratings of the training set.
+        n_users: users of the training set. `None`: assume 50 ratings or more of each.
+        overrides: values of other fields of `Config`. `None` stands for the default.
 
     Raises:
         InputError: an override is out of range.
@@ -121,13 +170,13 @@ def default_config(
             objective="rating",
             n_factors=64 if scale < 1.5 else 128,
             n_epochs=10 if scale < 1.5 else 5,
-            batch_size=_power_of_two(1024 * (16 if scale > 0 else 4) ** scale, 64, 1 << 17),
-            learning_rate=_between(0.005 * 2 ** abs(scale), 0.005, 0.015),
+            batch_size=power_of_two_within(1024 * (16 if scale > 0 else 4) ** scale, 64, 1 << 17),
+            learning_rate=round_within(0.005 * 2 ** abs(scale), 0.005, 0.015),
             weight_decay=0.0,
             bias_weight_decay=0.0,
-            l2=_between(0.08 * 0.4**scale, 0.01, 0.1),
+            l2=round_within(0.08 * 0.4**scale, 0.01, 0.1),
             damping=2.5,
-            implicit=n_ratings <= MOST_IMPLICIT,
+            implicit=n_ratings <= MAX_IMPLICIT,
             user_implicit_l2=100.0,
             item_implicit_l2=10.0,
             implicit_dropout=0.0,
@@ -140,12 +189,12 @@ def default_config(
             init_std=0.01,
         )
     else:
-        weight_decay = _between(sparse * min(max(2 + scale, 2), 4), 2, 16)
+        weight_decay = round_within(sparse * min(max(2 + scale, 2), 4), 2, 16)
         chosen = Config(
             objective="ranking",
             n_factors=64 if scale < 0.5 else 128,
             n_epochs=20 if scale < 0.5 else 30 if scale < 1.5 else 10,
-            batch_size=_power_of_two(8192 * 4**scale, 1024, 1 << 15),
+            batch_size=power_of_two_within(8192 * 4**scale, 1024, 1 << 15),
             learning_rate=0.03,
             weight_decay=weight_decay,
             bias_weight_decay=0.0,
@@ -169,7 +218,7 @@ def default_config(
             architecture="neural",
             n_factors=None,
             hidden=(64, 32),
-            l2=_between(2 * chosen.l2, 0.0, 0.2),
+            l2=round_within(2 * chosen.l2, 0.0, 0.2),
             dropout=0.3,
             layer_rate=0.03,
             layer_weight_decay=0.1,
@@ -177,7 +226,9 @@ def default_config(
     given = {name: value for name, value in overrides.items() if value is not None}
     if "hidden" in given:
         given["hidden"] = tuple(given["hidden"])
-    return _checked(replace(chosen, **given))
+    config = replace(chosen, **given)
+    config.check()
+    return config
 
 
 def config_for(
@@ -203,57 +254,11 @@ def config_for(
     return default_config(objective, n_ratings, n_users, architecture=architecture, **chosen)
 
 
-def _between(wanted: float, low: float, high: float) -> float:
-    """`wanted` to two significant digits, but not outside the two others."""
-    return float(f"{min(max(wanted, low), high):.2g}")
+def round_within(value: float, low: float, high: float) -> float:
+    """Return `value`, limited to low … high, to two significant digits."""
+    return float(f"{min(max(value, low), high):.2g}")
 
 
-def _power_of_two(wanted: float, low: int, high: int) -> int:
-    """The power of two nearest to `wanted`, but not outside the two others."""
-    return int(min(max(2 ** round(math.log2(wanted)), low), high))
-
-
-def _checked(config: Config) -> Config:
-    """The same configuration.
-
-    Raises:
-        InputError: a setting is out of range.
-    """
-    for name in ("n_epochs", "batch_size"):
-        if not getattr(config, name) >= 1:
-            raise InputError(f"{name} is {getattr(config, name)}; it must be at least 1")
-    if config.n_factors is not None and config.n_factors < 1:
-        raise InputError(f"n_factors is {config.n_factors}; it must be at least 1")
-    for name in ("learning_rate", "init_std", "layer_rate"):
-        if not 0 < getattr(config, name) < math.inf:
-            raise InputError(f"{name} is {getattr(config, name)}; it must be above 0")
-    for name in (
-        "weight_decay",
-        "bias_weight_decay",
-        "layer_weight_decay",
-        "feature_weight_decay",
-        "l2",
-        "damping",
-        "user_implicit_l2",
-        "item_implicit_l2",
-        "feature_l2",
-        "rating_weight",
-        "user_power",
-    ):
-        if not 0 <= getattr(config, name) < math.inf:
-            raise InputError(f"{name} is {getattr(config, name)}; it must not be negative")
-    if config.n_sampled is not None and config.n_sampled < 0:
-        raise InputError(f"n_sampled is {config.n_sampled}; it must be 0, for the whole catalogue, or more")
-    for name in ("implicit_dropout", "dropout"):
-        if not 0 <= getattr(config, name) < 1:
-            raise InputError(f"{name} is {getattr(config, name)}; it must be at least 0 and below 1")
-    if config.architecture == "dot":
-        if config.n_factors is None:
-            raise InputError("n_factors has no value: the dot product needs one width for both sides, such as 64")
-        if config.hidden:
-            raise InputError(
-                "hidden layers belong to the neural architecture: use --architecture neural, or leave them out"
-            )
-    elif not config.hidden or min(config.hidden) < 1:
-        raise InputError("the neural architecture needs at least one hidden layer of width 1 or more, such as 64,32")
-    return config
+def power_of_two_within(value: float, low: int, high: int) -> int:
+    """Return the power of two nearest to `value` in its logarithm, limited to low … high."""
+    return int(min(max(2 ** round(math.log2(value)), low), high))

@@ -1,105 +1,99 @@
-"""AdamW over groups of parameters."""
+"""AdamW as a `torch.optim.Optimizer`."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
 _BETA2 = 0.999
 _EPS = 1e-8
-_MOST_DECAY = 0.5
-"""Share of a parameter that one step may take; with more of it steps overshoot zero."""
+_MAX_DECAY = 0.5
+"""Largest share of a parameter that one step may take away. With a larger share, steps overshoot zero."""
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Parameters that learn alike.
+class AdamW(Optimizer):
+    """AdamW by torch's fused kernel, with a limit on the decay of one step.
 
-    Attributes:
-        weight_decay: decoupled, times the learning rate; no step takes more than half of a parameter.
-        rate: learning rate as a share of that of the step.
+        m ← β₁ m + (1 − β₁) g        v ← β₂ v + (1 − β₂) g²
+        θ ← θ · (1 − min(lr · weight_decay, 1/2)) − lr · m̂ / (√v̂ + ε)
+
+    where m̂ and v̂ are m and v divided by 1 − β₁ᵗ and 1 − β₂ᵗ, β₂ = .999, ε = 1e-8. State, parameter groups and
+    state dicts have the names and the layout of `torch.optim.AdamW`.
+
+    Loshchilov & Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+
+    The class exists for two reasons: the limit on the decay, and the start. The methods of `Optimizer` that are taken
+    over below are wrapped so that their first call imports torch's compiler, which takes longer than a small training.
+    Nothing here is compiled, so the functions inside the wrappers do.
+
+    Args:
+        params: groups as torch has them. Beside `params` a group may have `weight_decay` (1 / learning rate) and
+            `lr_share`, its learning rate as a share of the one that `set_schedule` is given.
     """
 
-    parameters: Sequence[nn.Parameter]
-    weight_decay: float
-    rate: float = 1.0
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
+    state_dict = inspect.unwrap(Optimizer.state_dict)
+    zero_grad = inspect.unwrap(Optimizer.zero_grad)
 
+    def __init__(self, params: Sequence[dict[str, Any]]) -> None:
+        defaults = {"lr": 1e-3, "betas": (0.9, _BETA2), "weight_decay": 0.0, "lr_share": 1.0, "fused": True}
+        super().__init__(params, defaults)
 
-class AdamW:
-    """AdamW (Loshchilov & Hutter, "Decoupled Weight Decay Regularization", ICLR 2019) by torch's fused kernel.
-
-    torch's own class imports its compiler when it is first made, which takes longer than a small training.
-    """
-
-    def __init__(self, groups: Sequence[Group]) -> None:
-        self.groups = groups
-        self._state = [[_State.of(parameter) for parameter in group.parameters] for group in groups]
-
-    def zero_grad(self) -> None:
-        for group in self.groups:
-            for parameter in group.parameters:
-                parameter.grad = None
+    def set_schedule(self, learning_rate: float, beta1: float) -> None:
+        """Set the learning rate and β₁ of the steps that follow."""
+        for group in self.param_groups:
+            group["lr"] = learning_rate * group["lr_share"]
+            group["betas"] = (beta1, _BETA2)
 
     @torch.no_grad()
-    def step(self, learning_rate: float, beta1: float) -> None:
-        """Move every parameter that has a gradient."""
-        for group, states in zip(self.groups, self._state, strict=True):
-            moved = [
-                (parameter, parameter.grad, state)
-                for parameter, state in zip(group.parameters, states, strict=True)
-                if parameter.grad is not None
-            ]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Move every parameter that has a gradient.
+
+        Args:
+            closure: computes the loss and its gradients first, as torch defines it.
+
+        Returns:
+            The loss of `closure`; `None` without one.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            moved: list[Tensor] = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not moved:
                 continue
-            rate = learning_rate * group.rate
+            states = [self._state_of(parameter) for parameter in moved]
+            rate: float = group["lr"]
+            decay: float = group["weight_decay"]
             adamw(
-                [parameter for parameter, _, _ in moved],
-                [gradient for _, gradient, _ in moved],
-                [state.mean for _, _, state in moved],
-                [state.square for _, _, state in moved],
+                moved,
+                [parameter.grad for parameter in moved if parameter.grad is not None],
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
                 [],
-                [state.n_steps for _, _, state in moved],
+                [state["step"] for state in states],
                 fused=True,
                 amsgrad=False,
-                beta1=beta1,
-                beta2=_BETA2,
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
                 lr=rate,
-                weight_decay=min(group.weight_decay, _MOST_DECAY / rate),
+                weight_decay=min(decay, _MAX_DECAY / rate) if rate > 0 else decay,
                 eps=_EPS,
                 maximize=False,
             )
+        return loss
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The running means by name, for a checkpoint."""
-        return {
-            f"{group}.{place}.{name}": tensor
-            for group, states in enumerate(self._state)
-            for place, state in enumerate(states)
-            for name, tensor in (("mean", state.mean), ("square", state.square), ("n_steps", state.n_steps))
-        }
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `tensors` gave.
-
-        Raises:
-            KeyError: some are missing.
-            RuntimeError: some are of another shape.
-        """
-        for name, tensor in self.tensors().items():
-            tensor.copy_(tensors[name])
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """Running means of a parameter's gradient and of its square, and how many steps they are of."""
-
-    mean: Tensor
-    square: Tensor
-    n_steps: Tensor
-
-    @classmethod
-    def of(cls, parameter: nn.Parameter) -> "_State":
-        zeros = torch.zeros_like(parameter, requires_grad=False)
-        return cls(zeros, zeros.clone(), torch.zeros((), dtype=torch.float32, device=parameter.device))
+    def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
+        """Return m, v and the number of steps of a parameter, zeros before its first step."""
+        state: dict[str, Tensor] = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            state["exp_avg"] = torch.zeros_like(parameter, requires_grad=False)
+            state["exp_avg_sq"] = torch.zeros_like(parameter, requires_grad=False)
+        return state

@@ -11,7 +11,7 @@ from recsys.data.scale import validate_ratings
 from recsys.errors import InputError, TrainingError
 from recsys.factors import Factors
 from recsys.training.config import Config
-from recsys.training.fit import pick_device
+from recsys.training.devices import pick_device
 from recsys.training.trial import train_and_measure
 
 SweptField = Literal["weight_decay", "l2", "damping", "learning_rate"]

@@ -16,7 +16,7 @@ from recsys.data.scale import validate_ratings
 from recsys.errors import TrainingError
 from recsys.factors import Factors
 from recsys.training.config import Config
-from recsys.training.fit import pick_device
+from recsys.training.devices import pick_device
 from recsys.training.trial import train_and_measure
 
 Parameters = Mapping[str, float]

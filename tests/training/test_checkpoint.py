@@ -19,9 +19,10 @@ from recsys.data.features import Features
 from recsys.errors import TrainingError
 from recsys.factors import Factors
 from recsys.training import checkpoint
+from recsys.training.build import EpochRecord
 from recsys.training.checkpoint import Checkpoint
 from recsys.training.config import Config, default_config
-from recsys.training.fit import EpochRecord, Fitted, fit
+from recsys.training.fit import Fitted, fit
 from tests.training.made import checkerboard
 
 REPOSITORY = Path(__file__).parents[2]
@@ -31,25 +32,27 @@ PROGRAM = """
 import json, os, signal, sys
 from pathlib import Path
 import torch
-from recsys.training import fit
+from recsys.training import checkpoint
 from recsys.training.checkpoint import Checkpoint, save
+from recsys.training.config import Config
+from recsys.training.fit import fit
 from tests.training.made import checkerboard
 
 given = json.loads(sys.argv[1])
 torch.set_num_threads(given["n_threads"])
 
-def seldom(path, state):
-    if state.progress["step"] % given["every"] == 0:
-        save(path, state)
+def seldom(path, identity, state):
+    if state["step"] % given["every"] == 0:
+        save(path, identity, state)
 
 def killed(step, n_steps):
     if step == given["kill"]:
         os.kill(os.getpid(), signal.SIGKILL)
 
-fit.save = seldom
-fit.fit(
+checkpoint.save = seldom
+fit(
     checkerboard(20, 12)[0],
-    fit.Config(**{**given["settings"], "hidden": tuple(given["settings"]["hidden"])}),
+    Config(**{**given["settings"], "hidden": tuple(given["settings"]["hidden"])}),
     device="cpu",
     seed=3,
     checkpoint=Checkpoint(Path(given["path"]), 0),
@@ -147,8 +150,8 @@ def step_of(path: Path) -> int:
     """How far a checkpoint is."""
     size = int.from_bytes(path.read_bytes()[:8], "little")
     header = json.loads(path.read_bytes()[8 : 8 + size])
-    progress: int = json.loads(header["__metadata__"]["recsys"])["progress"]["step"]
-    return progress
+    step: int = json.loads(header["__metadata__"]["recsys"])["state"]["step"]
+    return step
 
 
 @pytest.mark.parametrize(("kind", "every"), [(kind, 1) for kind in KINDS[:3]] + [("neural rating", 4)])
@@ -277,7 +280,7 @@ def test_writing_that_breaks_off_leaves_the_checkpoint_before(tmp_path: Path, mo
     state = checkpoint.load(path, identity_of(path))
     assert state is not None
     with pytest.raises(TrainingError, match=r"checkpoint .* cannot be written .*No space left.*free space"):
-        checkpoint.save(path, state)
+        checkpoint.save(path, identity_of(path), state)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
     assert_same(trained(config, path), trained(config))
@@ -315,7 +318,7 @@ def test_a_checkpoint_of_another_training_is_refused(change: dict[str, Any], dif
     path = tmp_path / "checkpoint"
     config = made_checkpoint(path)
     before = path.read_bytes()
-    with pytest.raises(TrainingError, match=rf"of another training \({differs} differ\): delete it, or train what"):
+    with pytest.raises(TrainingError, match=rf"of another training \({differs} differ\): delete it, or repeat"):
         trained(**({"config": config, "path": path} | change))
     assert path.read_bytes() == before
 
@@ -386,7 +389,7 @@ def test_a_checkpoint_is_numbers_and_json(tmp_path: Path) -> None:
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
     about = json.loads(header.pop("__metadata__")["recsys"])
-    assert set(about) == {"identity", "progress"}
+    assert set(about) == {"format", "identity", "state"}
     assert about["identity"]["settings"] == settings("dot rating").as_record()
     assert max(entry["data_offsets"][1] for entry in header.values()) == len(content) - 8 - size
     assert {entry["dtype"] for entry in header.values()} <= {"F32", "F64", "I64", "U8"}

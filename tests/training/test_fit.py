@@ -18,8 +18,11 @@ from recsys.evaluation.metrics import evaluate_ranking, evaluate_rating
 from recsys.factors import Factors, RankingConstants, RatingConstants
 from recsys.results import Architecture, Objective
 from recsys.scoring.score import predict_ratings, score_users
+from recsys.training.build import EpochRecord, build
 from recsys.training.config import Config, default_config
-from recsys.training.fit import EpochRecord, Fitted, fit, one_cycle, pick_device, stepped, untrained
+from recsys.training.devices import pick_device
+from recsys.training.fit import Fitted, fit
+from recsys.training.loop import one_cycle, train_step
 from tests.training.made import blocks, checkerboard, columns, ratings
 
 
@@ -98,7 +101,7 @@ def test_a_large_catalogue_is_sampled_by_default_and_a_small_one_is_not(monkeypa
     config = default_config("ranking", train.n_ratings, n_epochs=1, n_factors=2)
     small = fit(train, config, device="cpu").factors
     assert same_bits(small, fit(train, replace(config, n_sampled=0), device="cpu").factors)
-    monkeypatch.setattr("recsys.training.config.MOST_CATALOGUE", 99)
+    monkeypatch.setattr("recsys.training.config.MAX_FULL_CATALOGUE", 99)
     large = fit(train, config, device="cpu").factors
     assert not same_bits(small, large)
     assert same_bits(large, fit(train, replace(config, n_sampled=8192), device="cpu").factors)
@@ -210,9 +213,9 @@ def test_rows_are_made_of_what_fold_in_is_told(objective: Objective, architectur
     assert items is not None
     assert users.names == items.names == of_all.names
     odd = of_all.names.index("category: odd")
-    assert factors.user_factors[3] == pytest.approx(users.base + users.rows[odd], abs=1e-5)
+    assert factors.user_factors[3] == pytest.approx(users.base + users.vectors[odd], abs=1e-5)
     assert factors.user_bias[3] == pytest.approx(users.bias[odd], abs=1e-5)
-    assert factors.item_factors[5] == pytest.approx(items.base + items.rows[odd], abs=1e-5)
+    assert factors.item_factors[5] == pytest.approx(items.base + items.vectors[odd], abs=1e-5)
     assert factors.item_bias[5] == pytest.approx(items.bias[odd], abs=1e-5)
     assert factors.items.implicit is not None
     assert factors.items.implicit.shape == factors.item_factors.shape
@@ -271,9 +274,9 @@ def test_batches_cut_into_parts_have_the_same_gradient(objective: Objective, arc
     config = replace(config, dropout=0.0, implicit_dropout=0.0, n_sampled=0, damping=0.3)
 
     def step(accumulate: int) -> tuple[float, dict[str, np.ndarray]]:
-        begun = untrained(train, config, None, torch.Generator().manual_seed(0))
-        loss = stepped(begun.model, begun.loss, begun.optimizer, 3, 23, 0.01, 0.9, accumulate=accumulate)
-        gradients = {name: of.grad.numpy() for name, of in begun.model.named_parameters() if of.grad is not None}
+        run = build(train, config, None, torch.Generator().manual_seed(0))
+        loss = train_step(run, 3, 23, 0.01, 0.9, accumulate=accumulate)
+        gradients = {name: of.grad.numpy() for name, of in run.model.named_parameters() if of.grad is not None}
         return loss.item(), gradients
 
     (loss, whole), (loss_of_parts, cut) = step(1), step(3)
@@ -507,14 +510,14 @@ def test_auto_goes_on_with_the_cpu_where_the_gpu_is_too_small(
     train, _ = checkerboard()
     config = rating_config(train, n_epochs=1)
     expected = fit(train, config, device="cpu").factors
-    really = fit_module._fit
+    fit_on = fit_module.fit_on
 
-    def on_cpu_only(job: Any, device: torch.device, hooks: Any) -> Fitted:
+    def on_cpu_only(device: torch.device, job: Any, **also: Any) -> Fitted:
         if device.type == "cuda":
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return really(job, device, hooks)
+        return fit_on(device, job, **also)
 
-    monkeypatch.setattr(fit_module, "_fit", on_cpu_only)
+    monkeypatch.setattr(fit_module, "fit_on", on_cpu_only)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     assert same_bits(fit(train, config, device="auto").factors, expected)

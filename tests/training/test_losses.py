@@ -9,9 +9,9 @@ import torch
 from recsys.data.dataset import Ratings
 from recsys.data.scale import logit, rating_range, validate_ratings
 from recsys.errors import TrainingError
-from recsys.training.models import DotProduct, Side
+from recsys.training.models import DotProduct, SideModule
 from recsys.training.objectives import RankingLoss, RatingLoss, ranking_loss, rating_loss, sampled_ranking_loss
-from recsys.training.sparse import Cells, Fixed, cells, fixed
+from recsys.training.sparse import Cells, FixedMatrix
 from tests.training.made import ratings
 
 CPU = torch.device("cpu")
@@ -24,10 +24,12 @@ NO_PENALTY = {"l2": 0.0, "damping": 0.0, "user_implicit_l2": 0.0, "item_implicit
 Weights = dict[str, np.ndarray]
 
 
-def matrix(dense: np.ndarray) -> Fixed:
+def matrix(dense: np.ndarray) -> FixedMatrix:
     row, column = np.nonzero(dense)
     starts = np.searchsorted(row, np.arange(len(dense) + 1))
-    return fixed(starts, column.astype(np.int32), dense[row, column].astype(np.float32), dense.shape[1], CPU)
+    return FixedMatrix.from_rows(
+        starts, column.astype(np.int32), dense[row, column].astype(np.float32), dense.shape[1], CPU
+    )
 
 
 def history(has: np.ndarray) -> np.ndarray:
@@ -38,9 +40,9 @@ def model(*, adds: bool = False) -> DotProduct:
     """Every number drawn at random; with `adds`, rows that history and features add to."""
     generator = torch.Generator().manual_seed(1)
 
-    def side(has: np.ndarray, kinds: np.ndarray) -> Side:
+    def side(has: np.ndarray, kinds: np.ndarray) -> SideModule:
         added = {"history": matrix(history(has)), "features": matrix(kinds)} if adds else {}
-        return Side(3, 4, init_std=0.5, generator=generator, **added)
+        return SideModule(3, 4, init_std=0.5, generator=generator, **added)
 
     made = DotProduct(side(HAS, USER_KINDS), side(HAS.T, ITEM_KINDS), generator)
     with torch.no_grad():
@@ -73,14 +75,14 @@ def assert_same_gradient(made: DotProduct, formula: Callable[[Weights], float]) 
 
 
 def table(w: Weights, side: str, has: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    rows = w[f"{side}.own"]
-    if f"{side}.implicit" in w:
-        rows = rows + history(has) @ w[f"{side}.implicit"] + kinds @ w[f"{side}.feature_rows"]
+    rows = w[f"{side}.own_factors"]
+    if f"{side}.implicit_factors" in w:
+        rows = rows + history(has) @ w[f"{side}.implicit_factors"] + kinds @ w[f"{side}.feature_factors"]
     return rows
 
 
 def biases(w: Weights, side: str, kinds: np.ndarray) -> np.ndarray:
-    bias = w[f"{side}.bias"]
+    bias = w[f"{side}.own_bias"]
     return bias + kinds @ w[f"{side}.feature_bias"] if f"{side}.feature_bias" in w else bias
 
 
@@ -104,14 +106,14 @@ def rating_loss_of(w: Weights, rows: slice, penalties: dict[str, float]) -> floa
         z = p[u] @ q[i] + b_u[u] + b_i[i] + w["global_bias"]
         total += (0.5 + 5 * sigmoid(z) - r) ** 2
         for side, k, n_k in (("users", u, n_u[u]), ("items", i, n_i[i])):
-            own, bias = w[f"{side}.own"][k], w[f"{side}.bias"][k]
+            own, bias = w[f"{side}.own_factors"][k], w[f"{side}.own_bias"][k]
             total += s2 * (penalties["l2"] + penalties["damping"] / n_k) * (own @ own)
             total += s2 * penalties["damping"] / n_k * bias**2
-    if "users.implicit" in w:  # once an epoch: this batch is n of 6 ratings
-        once = penalties["user_implicit_l2"] * (w["users.implicit"] ** 2).sum()
-        once += penalties["item_implicit_l2"] * (w["items.implicit"] ** 2).sum()
+    if "users.implicit_factors" in w:  # once an epoch: this batch is n of 6 ratings
+        once = penalties["user_implicit_l2"] * (w["users.implicit_factors"] ** 2).sum()
+        once += penalties["item_implicit_l2"] * (w["items.implicit_factors"] ** 2).sum()
         for side in ("users", "items"):
-            squared = (w[f"{side}.feature_rows"] ** 2).sum() + (w[f"{side}.feature_bias"] ** 2).sum()
+            squared = (w[f"{side}.feature_factors"] ** 2).sum() + (w[f"{side}.feature_bias"] ** 2).sum()
             once += penalties["feature_l2"] * squared
         total += s2 * once * n / 6
     return float(total / n)
@@ -171,7 +173,7 @@ def of_rows(value: np.ndarray) -> np.ndarray:
 
 
 def seen() -> Cells:
-    return cells(torch.from_numpy(DATA.user_idx), torch.from_numpy(DATA.item_idx), 3, 3)
+    return Cells.from_pairs(torch.from_numpy(DATA.user_idx), torch.from_numpy(DATA.item_idx), 3, 3)
 
 
 def test_ranking_loss_is_its_formula() -> None:
@@ -201,7 +203,7 @@ def test_the_loss_of_users_is_its_formula_and_has_its_gradient(
         z = p @ q.T + b_i
         chosen = HAS[users]
         negative = -(weight[users] * np.log(np.exp(z[users]) / np.exp(z[users]).sum(1, keepdims=True))).sum()
-        of_users, of_items = (w["users.own"] ** 2).sum(1), (w["items.own"] ** 2).sum(1)
+        of_users, of_items = (w["users.own_factors"] ** 2).sum(1), (w["items.own_factors"] ** 2).sum(1)
         norms = (chosen * (of_users[users][:, None] + of_items)).sum()
         return float((negative + 0.3 * norms) / (len(chosen) * 2))  # users have 2 ratings each in the mean
 
@@ -300,11 +302,13 @@ def test_the_sampled_loss_is_that_of_the_whole_catalogue_in_the_mean() -> None:
     train, has = skewed()
     generator = torch.Generator().manual_seed(0)
     made = DotProduct(
-        Side(40, 4, init_std=0.7, generator=generator), Side(30, 4, init_std=0.7, generator=generator), generator
+        SideModule(40, 4, init_std=0.7, generator=generator),
+        SideModule(30, 4, init_std=0.7, generator=generator),
+        generator,
     )
     with torch.no_grad():
-        made.items.bias.copy_(torch.linspace(-2, 2, 30))
-    z = (made.users.own @ made.items.own.T + made.items.bias).detach().double().numpy()
+        made.items.own_bias.copy_(torch.linspace(-2, 2, 30))
+    z = (made.users.own_factors @ made.items.own_factors.T + made.items.own_bias).detach().double().numpy()
     others = (np.exp(z) * ~has).sum(1, keepdims=True)
     whole = -np.log(np.exp(z) / (np.exp(z) + others))[has].sum() / train.n_ratings
 
@@ -331,7 +335,7 @@ def test_dropout_hides_from_users_what_they_have() -> None:
 def test_a_batch_of_users_is_about_as_many_ratings_and_bounded_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     loss = made_ranking_loss()  # 6 ratings of 3 users and 3 items
     assert [loss.units_of(batch_size) for batch_size in (1, 2, 4, 6)] == [1, 1, 2, 3]
-    monkeypatch.setattr("recsys.training.objectives._MOST_SCORES", 6)
+    monkeypatch.setattr("recsys.training.objectives._MAX_SCORES", 6)
     assert made_ranking_loss().units_of(1000) == 2
 
 

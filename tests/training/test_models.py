@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from recsys.data.dataset import Ratings
 from recsys.data.features import Features
 from recsys.scoring.score import predict_ratings, score_users
+from recsys.training.build import build
 from recsys.training.config import Config, default_config
-from recsys.training.fit import fit, one_cycle, stepped, untrained
-from recsys.training.models import DotProduct, NeuralCF, Side, embedding_width
-from recsys.training.sparse import Cells, Fixed, cells, fixed
+from recsys.training.fit import fit
+from recsys.training.loop import train_run
+from recsys.training.models import DotProduct, NeuralCF, SideModule, embedding_width
+from recsys.training.sparse import Cells, FixedMatrix
 from tests.training.made import checkerboard
 
 Made = TypeVar("Made", bound=torch.nn.Module)
@@ -26,19 +28,23 @@ ITEM_KINDS = np.array([[0, 1, 0], [1, 1, 0], [0, 0, 0], [0, 0, 1]], float)
 USER, ITEM = (place.astype(np.int32) for place in np.nonzero(HAS))
 
 
-def matrix(dense: np.ndarray) -> Fixed:
+def matrix(dense: np.ndarray) -> FixedMatrix:
     row, column = np.nonzero(dense)
     starts = np.searchsorted(row, np.arange(len(dense) + 1))
-    return fixed(starts, column.astype(np.int32), dense[row, column].astype(np.float32), dense.shape[1], CPU)
+    return FixedMatrix.from_rows(
+        starts, column.astype(np.int32), dense[row, column].astype(np.float32), dense.shape[1], CPU
+    )
 
 
 def share(has: np.ndarray) -> np.ndarray:
     return has / np.sqrt(has.sum(1, keepdims=True))
 
 
-def side(has: np.ndarray, kinds: np.ndarray, width: int, generator: torch.Generator, *, adds: bool = True) -> Side:
+def side(
+    has: np.ndarray, kinds: np.ndarray, width: int, generator: torch.Generator, *, adds: bool = True
+) -> SideModule:
     added = {"history": matrix(share(has)), "features": matrix(kinds)} if adds else {}
-    return Side(len(has), width, init_std=0.5, generator=generator, **added)
+    return SideModule(len(has), width, init_std=0.5, generator=generator, **added)
 
 
 def shuffled(made: Made, generator: torch.Generator) -> Made:
@@ -49,13 +55,13 @@ def shuffled(made: Made, generator: torch.Generator) -> Made:
     return made
 
 
-def users() -> Side:
+def users() -> SideModule:
     generator = torch.Generator().manual_seed(2)
     return shuffled(side(HAS, USER_KINDS, 5, generator), generator)
 
 
 def seen() -> Cells:
-    return cells(torch.from_numpy(USER), torch.from_numpy(ITEM), 3, 4)
+    return Cells.from_pairs(torch.from_numpy(USER), torch.from_numpy(ITEM), 3, 4)
 
 
 def array(tensor: torch.Tensor | None) -> NDArray[np.float64]:
@@ -63,50 +69,52 @@ def array(tensor: torch.Tensor | None) -> NDArray[np.float64]:
     return tensor.detach().numpy().astype(np.float64)
 
 
-def table(of: Side, has: np.ndarray, kinds: np.ndarray) -> NDArray[np.float64]:
-    if of.implicit is None:
-        return array(of.own)
-    return array(of.own) + share(has) @ array(of.implicit) + kinds @ array(of.feature_rows)
+def table(of: SideModule, has: np.ndarray, kinds: np.ndarray) -> NDArray[np.float64]:
+    if of.implicit_factors is None:
+        return array(of.own_factors)
+    return array(of.own_factors) + share(has) @ array(of.implicit_factors) + kinds @ array(of.feature_factors)
 
 
-def biases(of: Side, kinds: np.ndarray) -> NDArray[np.float64]:
-    return array(of.bias) if of.feature_bias is None else array(of.bias) + kinds @ array(of.feature_bias)
+def biases(of: SideModule, kinds: np.ndarray) -> NDArray[np.float64]:
+    return array(of.own_bias) if of.feature_bias is None else array(of.own_bias) + kinds @ array(of.feature_bias)
 
 
 def test_rows_are_their_own_and_what_history_and_features_add() -> None:
     made = users()
-    p = array(made.own).copy()
-    p[0] += (array(made.implicit)[0] + array(made.implicit)[1] + array(made.implicit)[3]) / np.sqrt(3)
-    p[1] += array(made.implicit)[1]
-    p[2] += array(made.implicit).sum(0) / 2
-    p[0] += array(made.feature_rows)[0]
-    p[2] += array(made.feature_rows)[0] + array(made.feature_rows)[1]
-    assert array(made.table()) == pytest.approx(p, rel=1e-5, abs=1e-6)
+    p = array(made.own_factors).copy()
+    p[0] += (
+        array(made.implicit_factors)[0] + array(made.implicit_factors)[1] + array(made.implicit_factors)[3]
+    ) / np.sqrt(3)
+    p[1] += array(made.implicit_factors)[1]
+    p[2] += array(made.implicit_factors).sum(0) / 2
+    p[0] += array(made.feature_factors)[0]
+    p[2] += array(made.feature_factors)[0] + array(made.feature_factors)[1]
+    assert array(made.factors()) == pytest.approx(p, rel=1e-5, abs=1e-6)
     c = array(made.feature_bias)
-    assert array(made.biases()) == pytest.approx(array(made.bias) + np.array([c[0], 0, c[0] + c[1]]), rel=1e-5)
+    assert array(made.biases()) == pytest.approx(array(made.own_bias) + np.array([c[0], 0, c[0] + c[1]]), rel=1e-5)
 
 
 def test_a_side_without_history_and_features_is_its_own_rows() -> None:
     generator = torch.Generator().manual_seed(0)
-    made = Side(1000, 3, init_std=0.25, generator=generator)
-    assert torch.equal(made.table(), made.own)
+    made = SideModule(1000, 3, init_std=0.25, generator=generator)
+    assert torch.equal(made.factors(), made.own_factors)
     assert torch.equal(made.biases(), torch.zeros(1000))
-    assert made.own.std().item() == pytest.approx(0.25, rel=0.05)
-    assert {name for name, _ in made.named_parameters()} == {"own", "bias"}
+    assert made.own_factors.std().item() == pytest.approx(0.25, rel=0.05)
+    assert {name for name, _ in made.named_parameters()} == {"own_factors", "own_bias"}
 
 
-def some(made: Side, dropout: float, generator: torch.Generator) -> NDArray[np.float64]:
+def some(made: SideModule, dropout: float, generator: torch.Generator) -> NDArray[np.float64]:
     """Rows of users 2 and 0, by what they rated."""
     of_batch = np.repeat([0, 1], [4, 3]).astype(np.int32)
-    has = cells(torch.from_numpy(of_batch), torch.tensor([0, 1, 2, 3, 0, 1, 3], dtype=torch.int32), 2, 4)
-    return array(made.rows(torch.tensor([2, 0], dtype=torch.int32), has, dropout, generator))
+    has = Cells.from_pairs(torch.from_numpy(of_batch), torch.tensor([0, 1, 2, 3, 0, 1, 3], dtype=torch.int32), 2, 4)
+    return array(made.dropped_factors(torch.tensor([2, 0], dtype=torch.int32), has, dropout, generator))
 
 
 def test_rows_of_some_are_those_of_the_table() -> None:
     made = users()
-    assert some(made, 0.0, torch.Generator()) == pytest.approx(array(made.table())[[2, 0]], rel=1e-5, abs=1e-6)
-    plain = Side(3, 5, init_std=0.5, generator=torch.Generator())
-    assert np.array_equal(some(plain, 0.5, torch.Generator()), array(plain.own)[[2, 0]])
+    assert some(made, 0.0, torch.Generator()) == pytest.approx(array(made.factors())[[2, 0]], rel=1e-5, abs=1e-6)
+    plain = SideModule(3, 5, init_std=0.5, generator=torch.Generator())
+    assert np.array_equal(some(plain, 0.5, torch.Generator()), array(plain.own_factors)[[2, 0]])
 
 
 def test_dropout_leaves_rows_as_they_are_in_the_mean() -> None:
@@ -115,7 +123,7 @@ def test_dropout_leaves_rows_as_they_are_in_the_mean() -> None:
     # Off by less than 5 standard errors; without the weights of 1 / 0.6 it is by 30.
     error = draws.std(0) / np.sqrt(len(draws))
     assert (np.abs(draws.mean(0) - some(made, 0.0, generator)) < 5 * error).all()
-    nothing_kept = array(made.own)[0] + array(made.feature_rows)[0]
+    nothing_kept = array(made.own_factors)[0] + array(made.feature_factors)[0]
     share_of_nothing = (np.abs(draws[:, 1] - nothing_kept).max(1) < 1e-6).mean()
     assert share_of_nothing == pytest.approx(0.4**3, abs=0.02)
 
@@ -125,7 +133,7 @@ def test_biases_start_as_given_and_features_explain_what_they_can() -> None:
     kind = np.repeat([0, 1], 100)
     kinds = np.zeros((202, 2))
     kinds[np.arange(200), kind] = 1  # the last two have no kind
-    made = Side(202, 2, init_std=0.1, generator=torch.Generator(), features=matrix(kinds))
+    made = SideModule(202, 2, init_std=0.1, generator=torch.Generator(), features=matrix(kinds))
     given = np.append(np.where(kind == 0, 2.0, -1.0) + 0.1 * random.normal(size=200), [0.7, -0.7])
     made.start_biases(torch.from_numpy(given.astype(np.float32)))
     assert array(made.biases()) == pytest.approx(given, abs=1e-6)
@@ -137,7 +145,7 @@ def test_biases_start_as_given_and_features_explain_what_they_can() -> None:
 
 
 def test_biases_without_features_start_as_given() -> None:
-    made = Side(3, 2, init_std=0.1, generator=torch.Generator())
+    made = SideModule(3, 2, init_std=0.1, generator=torch.Generator())
     made.start_biases(torch.tensor([1.0, 2.0, 3.0]))
     assert made.biases().tolist() == [1, 2, 3]
 
@@ -158,14 +166,14 @@ def test_dot_product_is_its_formula(adds: bool) -> None:
     made = dot(adds=adds)
     p, q = table(made.users, HAS, USER_KINDS), table(made.items, HAS.T, ITEM_KINDS)
     expected = (p[USER] * q[ITEM]).sum(1) + bias_of_pairs(made)
-    assert array(made.pairs(seen())) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert array(made.score_pairs(seen())) == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
     z = p @ q.T + biases(made.items, ITEM_KINDS)
     everyone = torch.arange(3, dtype=torch.int32)
-    of_all, of_seen = made.lists(everyone, seen(), 0.0, None)
+    of_all, of_seen = made.score_lists(everyone, seen(), 0.0, None)
     assert array(of_all) == pytest.approx(z, rel=1e-4, abs=1e-5)
     assert array(of_seen) == pytest.approx(z[USER, ITEM], rel=1e-4, abs=1e-5)
-    of_some, of_seen = made.lists(everyone, seen(), 0.0, torch.tensor([3, 0, 3]))
+    of_some, of_seen = made.score_lists(everyone, seen(), 0.0, torch.tensor([3, 0, 3]))
     assert array(of_some) == pytest.approx(z[:, [3, 0, 3]], rel=1e-4, abs=1e-5)
     assert array(of_seen) == pytest.approx(z[USER, ITEM], rel=1e-4, abs=1e-5)
 
@@ -203,9 +211,9 @@ def first_layer(made: NeuralCF, p: np.ndarray, q: np.ndarray) -> NDArray[np.floa
 def test_neural_pairs_are_their_formula(hidden: tuple[int, ...], batch_norm: bool, training: bool) -> None:
     made = neural(hidden=hidden, batch_norm=batch_norm).train(training)
     p, q = table(made.users, HAS, USER_KINDS)[USER], table(made.items, HAS.T, ITEM_KINDS)[ITEM]
-    product = ((p @ array(made.meet).T) * q).sum(1)
+    product = ((p @ array(made.projection).T) * q).sum(1)
     expected = product + layers(made, first_layer(made, p, q)) + bias_of_pairs(made)
-    assert array(made.pairs(seen())) == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    assert array(made.score_pairs(seen())) == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize("candidates", [None, [3, 0, 3]])
@@ -217,10 +225,10 @@ def test_neural_lists_are_their_formula(batch_norm: bool, candidates: list[int] 
     chosen = list(range(4)) if candidates is None else candidates
     pairs = [(u, i) for u in range(3) for i in chosen] + list(zip(USER.tolist(), ITEM.tolist(), strict=True))
     u, i = np.array(pairs).T
-    product = ((p[u] @ array(made.meet).T) * q[i]).sum(1)
+    product = ((p[u] @ array(made.projection).T) * q[i]).sum(1)
     z = product + layers(made, first_layer(made, p[u], q[i])) + biases(made.items, ITEM_KINDS)[i]
     given = None if candidates is None else torch.tensor(candidates)
-    of_all, of_seen = made.lists(torch.arange(3, dtype=torch.int32), seen(), 0.0, given)
+    of_all, of_seen = made.score_lists(torch.arange(3, dtype=torch.int32), seen(), 0.0, given)
     assert array(of_all) == pytest.approx(z[: 3 * len(chosen)].reshape(3, -1), rel=1e-4, abs=1e-4)
     assert array(of_seen) == pytest.approx(z[3 * len(chosen) :], rel=1e-4, abs=1e-4)
 
@@ -228,10 +236,10 @@ def test_neural_lists_are_their_formula(batch_norm: bool, candidates: list[int] 
 def test_dropout_leaves_layers_as_they_are_in_the_mean() -> None:
     made = neural(hidden=(6,), dropout=0.4)
     with torch.no_grad():
-        draws = np.stack([array(made.pairs(seen())) for _ in range(4000)])
+        draws = np.stack([array(made.score_pairs(seen())) for _ in range(4000)])
         made.eval()
-        whole = array(made.pairs(seen()))
-        assert np.array_equal(whole, array(made.pairs(seen())))
+        whole = array(made.score_pairs(seen()))
+        assert np.array_equal(whole, array(made.score_pairs(seen())))
     error = draws.std(0) / np.sqrt(len(draws))
     assert error.min() > 0
     assert (np.abs(draws.mean(0) - whole) < 5 * error).all()
@@ -241,7 +249,7 @@ def test_a_new_neural_model_multiplies_what_both_sides_have() -> None:
     generator = torch.Generator().manual_seed(0)
     sides = side(HAS, USER_KINDS, 5, generator), side(HAS.T, ITEM_KINDS, 3, generator)
     made = NeuralCF(*sides, (8,), dropout=0.0, batch_norm=True, generator=generator)
-    assert np.array_equal(array(made.meet), np.eye(3, 5))
+    assert np.array_equal(array(made.projection), np.eye(3, 5))
     assert np.abs(array(made.user_layer)).max() < 8**-0.5
     assert array(made.user_layer).std() == pytest.approx(8**-0.5 / np.sqrt(3), rel=0.3)
     assert np.abs(array(made.weights[0])).max() < 8**-0.5
@@ -250,16 +258,16 @@ def test_a_new_neural_model_multiplies_what_both_sides_have() -> None:
 def test_a_single_row_is_normalised_by_what_was_seen_before() -> None:
     """It has no variance of its own, and torch refuses it."""
     made = neural(batch_norm=True)
-    made.pairs(seen())  # running statistics are now other than 0 and 1
-    one = cells(torch.tensor([1], dtype=torch.int32), torch.tensor([1], dtype=torch.int32), 3, 4)
-    in_training = array(made.pairs(one))
-    assert np.array_equal(in_training, array(made.eval().pairs(one)))
+    made.score_pairs(seen())  # running statistics are now other than 0 and 1
+    one = Cells.from_pairs(torch.tensor([1], dtype=torch.int32), torch.tensor([1], dtype=torch.int32), 3, 4)
+    in_training = array(made.score_pairs(one))
+    assert np.array_equal(in_training, array(made.eval().score_pairs(one)))
 
 
 def test_parameters_all_get_gradients() -> None:
     made = neural(batch_norm=True)
-    of_all, of_seen = made.lists(torch.arange(3, dtype=torch.int32), seen(), 0.0, None)
-    (of_all.logsumexp(1).sum() - of_seen.sum() + made.pairs(seen()).square().sum()).backward()
+    of_all, of_seen = made.score_lists(torch.arange(3, dtype=torch.int32), seen(), 0.0, None)
+    (of_all.logsumexp(1).sum() - of_seen.sum() + made.score_pairs(seen()).square().sum()).backward()
     for name, parameter in made.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
@@ -278,20 +286,10 @@ def test_a_unit_that_never_fires_is_folded_as_it_is_normalised() -> None:
 
 def trained(train: Ratings, config: Config) -> NeuralCF:
     """The module that `fit` makes factors of, after the same steps."""
-    train = train.compact()
-    generator = torch.Generator().manual_seed(0)
-    begun = untrained(train, config, None, generator)
-    size = begun.loss.units_of(config.batch_size)
-    starts = range(0, begun.loss.n_units, size)
-    for epoch in range(config.n_epochs):
-        begun.loss.shuffle(generator)
-        for place, start in enumerate(starts):
-            step = epoch * len(starts) + place
-            rate, beta1 = one_cycle(step, config.n_epochs * len(starts), config.learning_rate)
-            stop = min(start + size, begun.loss.n_units)
-            stepped(begun.model, begun.loss, begun.optimizer, start, stop, rate, beta1)
-    assert isinstance(begun.model, NeuralCF)
-    return begun.model.eval()
+    run = build(train.compact(), config, None, torch.Generator().manual_seed(0))
+    train_run(run)
+    assert isinstance(run.model, NeuralCF)
+    return run.model.eval()
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -319,9 +317,9 @@ def test_factors_score_as_the_module_they_are_made_of(objective: str, batch_norm
         assert norm.bias.abs().max() > 0.001
     n_users, n_items = factors.n_users, factors.n_items
     user, item = np.divmod(np.arange(n_users * n_items, dtype=np.int32), n_items)
-    every = cells(torch.from_numpy(user), torch.from_numpy(item.astype(np.int32)), n_users, n_items)
+    every = Cells.from_pairs(torch.from_numpy(user), torch.from_numpy(item.astype(np.int32)), n_users, n_items)
     with torch.no_grad():
-        z = array(made.pairs(every)).reshape(n_users, n_items)
+        z = array(made.score_pairs(every)).reshape(n_users, n_items)
     assert score_users(factors, np.arange(n_users)) == pytest.approx(z, rel=1e-4, abs=1e-4)
     if objective == "rating":
         low, high = factors.rating_range or (0, 0)
@@ -338,8 +336,8 @@ def test_sides_of_a_neural_model_are_as_wide_as_their_rule() -> None:
     train, _ = checkerboard(20, 12)
     known = Features(np.arange(20), np.arange(21), np.zeros(20, np.int32), ("kind: a",))
     config = default_config("rating", train.n_ratings, architecture="neural", n_epochs=1, hidden=(4,))
-    begun = untrained(replace(train, item_features=known), config, None, torch.Generator())
-    assert begun.model.users.own.shape == (20, 9)
-    assert begun.model.items.own.shape == (20, 9)
-    assert begun.model.items.feature_rows is not None
-    assert begun.model.items.feature_rows.shape == (1, 9)
+    run = build(replace(train, item_features=known), config, None, torch.Generator())
+    assert run.model.users.own_factors.shape == (20, 9)
+    assert run.model.items.own_factors.shape == (20, 9)
+    assert run.model.items.feature_factors is not None
+    assert run.model.items.feature_factors.shape == (1, 9)
