@@ -14,10 +14,11 @@ from threadpoolctl import threadpool_limits
 
 import recsys
 from api import problems
+from api.access import DatabaseWatch
 from api.metrics import Metrics
 from api.middleware import InFlight, RequestMiddleware
 from api.openapi import document_of
-from api.process import keep_loaded_objects, note_termination, share_interpreter
+from api.process import keep_loaded_objects, note_termination, paused_collection, share_interpreter
 from api.routes import health, items, models, ratings, recommendations
 from api.state import AppState, WriteLimiter
 from recsys.database.engine import connect
@@ -63,16 +64,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine = connect(settings.database_url, busy_seconds=WRITE_SECONDS)
+        engine = connect(settings.database_url, busy_seconds=WRITE_SECONDS, create=False)
         live = LiveRecommender(
             engine, settings.refresh_seconds, settings.user_cache_mib << 20, on_load=keep_loaded_objects
         )
+        database = DatabaseWatch(engine, settings.refresh_seconds)
         readers, searchers = ThreadPoolExecutor(1, "users"), ThreadPoolExecutor(1, "lists")
         threads = ThreadPoolExecutor(16, "work")
         app.state.recsys = AppState(
             engine=engine,
             settings=settings,
             live=live,
+            database=database,
             reader=StateReader(engine, live.users, readers),
             searcher=Searcher(searchers),
             threads=threads,
@@ -85,11 +88,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         share_interpreter()
         # Lists of concurrent requests are one matrix product already; more BLAS threads would only compete.
         with threadpool_limits(1):
-            await asyncio.get_running_loop().run_in_executor(threads, live.start)
+            with paused_collection():
+                await asyncio.gather(asyncio.to_thread(database.start), asyncio.to_thread(live.start))
             try:
                 yield
             finally:
                 live.stop()
+                database.stop()
                 for pool in (readers, searchers, threads):
                     pool.shutdown()
                 engine.dispose()
@@ -112,6 +117,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         in_flight=in_flight,
         max_requests=settings.max_requests,
         is_draining=draining.is_set,
+        reason_to_refuse=lambda: app.state.recsys.database.reason_to_refuse(),
     )
     app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
     return app

@@ -48,7 +48,7 @@ class Metrics:
         )
         self._degraded = Gauge(
             "recsys_degraded",
-            "1 if the database is not available.",
+            "1 if the database cannot be read or written.",
             registry=self._registry,
             multiprocess_mode="livemax",
         )
@@ -69,9 +69,9 @@ class Metrics:
         known[0].inc()
         known[1].observe(seconds)
 
-    def update(self, live: LiveRecommender, n_in_progress: int) -> None:
-        """Set the gauges: the versions in memory and the requests in progress."""
-        self._degraded.set(1 if live.problem else 0)
+    def update(self, live: LiveRecommender, n_in_progress: int, *, is_degraded: bool) -> None:
+        """Set the gauges: the versions in memory, the requests in progress, and whether the service is degraded."""
+        self._degraded.set(1 if is_degraded else 0)
         self._in_progress.set(n_in_progress)
         if not live.loaded:
             return

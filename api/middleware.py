@@ -11,12 +11,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.metrics import Metrics
 from api.problems import answer_to, problem
+from recsys.errors import DatabaseError
 
 SLOW_SECONDS = 1.0
 """Requests that take longer are logged, whatever their status."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
-_UNLIMITED = (b"/health/", b"/metrics")
+_ALWAYS_OPEN = b"/health/"
+_UNLIMITED = (_ALWAYS_OPEN, b"/metrics")
 
 _log = logging.getLogger("recsys.requests")
 
@@ -34,6 +36,7 @@ class RequestMiddleware:
     - Routes by the raw path, so that `a%2Fb` is one segment.
     - Gives every request an id, the client's own (`X-Request-ID`) or a new one, and sends it back.
     - Answers 503 if more than `max_requests` are in flight.
+    - Answers 503 to everything but `/health/` until the API keys are read.
     - Answers an unexpected error with a problem document, and logs it.
     - Counts requests, and logs those that changed something, failed or were slow (at the level DEBUG, all of them).
     """
@@ -45,9 +48,11 @@ class RequestMiddleware:
         in_flight: InFlight,
         max_requests: int,
         is_draining: Callable[[], bool],
+        reason_to_refuse: Callable[[], str | None],
     ) -> None:
         self._app, self._metrics, self._in_flight = app, metrics, in_flight
         self._max_requests, self._is_draining = max_requests, is_draining
+        self._reason_to_refuse = reason_to_refuse
         self._prefix, self._count = secrets.token_hex(6).encode(), 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,6 +81,8 @@ class RequestMiddleware:
             if self._in_flight.n_requests > self._max_requests and not raw_path.startswith(_UNLIMITED):
                 detail = f"the server is handling {self._max_requests} requests: send this one again in a moment"
                 await problem(503, "Too many requests", detail)(scope, receive, send_with_id)
+            elif (reason := self._reason_to_refuse()) is not None and not raw_path.startswith(_ALWAYS_OPEN):
+                await problem(503, DatabaseError.title, reason)(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive, send_with_id)
         except Exception as error:

@@ -122,7 +122,9 @@ async def _handle(request: Request, error: Exception) -> JSONResponse:
 def answer_to(request: Request, error: Exception) -> JSONResponse:
     """Return the answer to a request that failed with an error."""
     if isinstance(error, RecsysError):
-        return problem(error.status, error.title, str(error))
+        if error.public != str(error):
+            _log.warning("request failed", extra={"reason": str(error), "path": request.url.path[:200]})
+        return problem(error.status, error.title, error.public)
     if isinstance(error, RequestValidationError):
         return invalid(error)
     if isinstance(error, HTTPException):

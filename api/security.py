@@ -40,10 +40,11 @@ def check_key(request: Request, state: AppState, scope: Scope) -> str:
     A service without keys is open, unless its settings require a key.
 
     Raises:
+        DatabaseError: the keys cannot be checked now.
         UnauthorizedError: a key is needed, and the request has none or one that is not active.
         ForbiddenError: the key does not have the scope.
     """
-    keys = state.live.keys
+    keys = state.database.keys(scope)
     if not keys.any_ever and not state.settings.key_required:
         return ANONYMOUS
     kind, _, key = request.headers.get("authorization", "").partition(" ")

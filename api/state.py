@@ -1,6 +1,7 @@
 """The objects that requests need, made once at start-up."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from typing import Annotated, Any, TypeVar, cast
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
+from api.access import DatabaseWatch
 from api.metrics import Metrics
 from api.middleware import InFlight
-from recsys.errors import OverloadedError
+from recsys.errors import DatabaseError, OverloadedError
 from recsys.serving.batching import Searcher, StateReader
 from recsys.serving.refresh import LiveRecommender
 from recsys.settings import Settings
@@ -25,23 +27,36 @@ MAX_WRITERS = 8
 WRITE_WAIT_SECONDS = 1.0
 """Longest time that a request waits for a write slot."""
 
+PROBLEM_SECONDS = 60.0
+"""How long a write that the database refused counts as a problem of the service, unless a later one succeeds."""
+
 
 class WriteLimiter:
-    """Limits the number of requests that write at the same time; enter it to take a write slot.
+    """Limits the number of requests that write at the same time, and notes whether writes succeed.
 
-    Raises:
-        OverloadedError: no slot became free within `WRITE_WAIT_SECONDS`.
+    Enter it to take a write slot; it raises `OverloadedError` if none becomes free within `WRITE_WAIT_SECONDS`.
     """
 
     def __init__(self, max_writers: int = MAX_WRITERS) -> None:
         self._slots = BoundedSemaphore(max_writers)
+        self._problem: tuple[str, float] | None = None
+
+    def problem(self) -> str | None:
+        """Return why the last write failed, if that was less than `PROBLEM_SECONDS` ago."""
+        if self._problem is None or time.monotonic() - self._problem[1] > PROBLEM_SECONDS:
+            return None
+        return self._problem[0]
 
     def __enter__(self) -> None:
         if not self._slots.acquire(timeout=WRITE_WAIT_SECONDS):
             raise OverloadedError("too many requests are waiting to write: send this one again in a moment")
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         self._slots.release()
+        if isinstance(error, DatabaseError):
+            self._problem = error.public, time.monotonic()
+        elif error is None:
+            self._problem = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +64,8 @@ class AppState:
     """The state of one server process.
 
     Attributes:
-        live: the newest snapshot, the cache of users and the keys.
+        live: the newest snapshot and the cache of users.
+        database: the API keys, and whether the database answers.
         reader: reads users, those of concurrent requests in one query.
         searcher: finds lists, those of concurrent requests in one matrix product.
         threads: run work that would keep the event loop busy for too long.
@@ -60,6 +76,7 @@ class AppState:
     engine: Engine
     settings: Settings
     live: LiveRecommender
+    database: DatabaseWatch
     reader: StateReader
     searcher: Searcher
     threads: ThreadPoolExecutor
@@ -67,6 +84,11 @@ class AppState:
     metrics: Metrics
     in_flight: InFlight
     draining: Event
+
+    @property
+    def problem(self) -> str | None:
+        """Why the service is degraded: it cannot read, or cannot write, or a write failed a moment ago."""
+        return self.live.problem or self.database.problem() or self.writers.problem()
 
 
 def state_of(request: Request) -> AppState:

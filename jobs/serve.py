@@ -1,5 +1,6 @@
-"""The HTTP service under uvicorn."""
+"""Run the HTTP service under uvicorn."""
 
+import gc
 import ipaddress
 import logging
 import os
@@ -20,6 +21,7 @@ from recsys.errors import DatabaseError, InputError
 from recsys.settings import Settings
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+KEY_REQUIRED = "RECSYS_KEY_REQUIRED"
 
 _log = logging.getLogger(__name__)
 
@@ -36,72 +38,102 @@ def serve(
     """Serve until interrupted.
 
     Args:
-        workers: processes that answer; each holds the item side of the live versions.
-        insecure: allow an address that other machines can reach, though nobody is asked for a key.
+        workers: number of processes that answer; each holds the item side of the live versions.
+        insecure: allow an address that other machines can reach without any key.
         on_ready: called once, when the service can answer from a model.
 
     Raises:
-        InputError: the address is not a loopback address, no key is in force and `insecure` was not given; or the
-            address is taken.
+        InputError: the address is not a loopback address, no key is active and `insecure` was not given; or another
+            process listens on the address.
     """
-    keys = _keys(settings)
-    where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    if not is_loopback(host) and not insecure:
-        if not keys.by_hash:
-            raise InputError(
-                f"{host} can be reached from other machines, and no key is in force: make one with "
-                "`recsys keys create NAME --scope read`, or say --insecure"
-            )
-        os.environ["RECSYS_KEY_REQUIRED"] = "true"
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise InputError(
-            f"cannot listen on {host} port {port} ({error.strerror}): end what listens there, or choose another --port"
-        ) from error
     config = uvicorn.Config(
         "api.app:create_app",
         factory=True,
         workers=workers,
-        access_log=False,  # `api.middleware` logs what is worth a line, with the request's id
+        access_log=False,  # `api.middleware` logs requests, with their ids
         log_config=logging_config(settings.log_level),
         server_header=False,
         timeout_graceful_shutdown=round(settings.drain_seconds),
     )
+    require_keys(settings, host, insecure=insecure)
+    listener = listen(host, port)
     if on_ready is not None:
-        threading.Thread(target=_await_ready, args=(host, port, on_ready), daemon=True).start()
+        threading.Thread(target=await_ready, args=(host, port, on_ready), daemon=True).start()
+    where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     _log.info("listening", extra={"url": where, "docs": "/docs", "workers": workers})
-    if not keys.any_ever and not settings.key_required:
-        _log.warning("open: nobody needs a key, since none was ever made; `recsys keys create` makes one")
     with listener:
         if workers == 1:
+            gc.disable()  # until the application has started, which enables it again: see `api.process`
             uvicorn.Server(config).run(sockets=[listener])
-        else:
-            _serve_with(config, listener)
+            return
+        # Several processes add up their metrics in a folder.
+        with tempfile.TemporaryDirectory(prefix="recsys-metrics-") as folder:
+            os.environ.setdefault(METRICS_FOLDER, folder)
+            Multiprocess(config, sockets=[listener]).run()
 
 
-def _serve_with(config: uvicorn.Config, listener: socket.socket) -> None:
-    """Several processes, which add up their metrics in a folder."""
-    with tempfile.TemporaryDirectory(prefix="recsys-metrics-") as folder:
-        os.environ.setdefault(METRICS_FOLDER, folder)
-        Multiprocess(config, sockets=[listener]).run()
+def require_keys(settings: Settings, host: str, *, insecure: bool) -> None:
+    """Decide whether requests need a key, and pass that to the server processes by their environment.
+
+    Requests need one if a key exists or the address can be reached from other machines. Whether a key exists is not
+    known while the database cannot be reached: the server then refuses every request until it has read the keys.
+
+    Raises:
+        InputError: the address can be reached from other machines, no key is active and `insecure` was not given.
+    """
+    is_public = not is_loopback(host) and not insecure
+    try:
+        keys = read_keys(settings)
+    except DatabaseError as error:
+        _log.warning(
+            "the database cannot be reached: requests are refused until the keys are read", extra={"reason": str(error)}
+        )
+        if is_public:
+            os.environ[KEY_REQUIRED] = "true"
+        return
+    if is_public and not keys.by_hash:
+        raise InputError(
+            f"other machines can reach {host}, and no key is active: create one with "
+            "`recsys keys create NAME --scope read`, or give --insecure"
+        )
+    if is_public or keys.any_ever:
+        os.environ[KEY_REQUIRED] = "true"
+    elif not settings.key_required:
+        _log.warning("open: requests need no key, since none was ever created; `recsys keys create` creates one")
 
 
-def _keys(settings: Settings) -> KeyRing:
-    """The keys there are; none where the database does not answer: the service then says so itself."""
-    engine = connect(settings.database_url)
+def read_keys(settings: Settings) -> KeyRing:
+    """Read the keys.
+
+    Raises:
+        DatabaseError: the database cannot be reached, or has no tables.
+    """
+    engine = connect(settings.database_url, create=False)
     try:
         with reading(engine) as connection:
             return read_keyring(connection)
-    except DatabaseError:
-        return KeyRing({}, any_ever=False)
     finally:
         engine.dispose()
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Open the socket that the server processes share.
+
+    Raises:
+        InputError: another process listens on the address.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {host} port {port} ({error.strerror}): stop the process that listens there, or choose "
+            "another --port"
+        ) from error
+
+
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
+    """Return whether only this machine can reach the address."""
     if host == "localhost":
         return True
     try:
@@ -110,18 +142,20 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _await_ready(host: str, port: int, on_ready: Callable[[], None]) -> None:
-    while not _is_ready(host, port):
+def await_ready(host: str, port: int, on_ready: Callable[[], None]) -> None:
+    """Call `on_ready` when the service answers that it is ready."""
+    while not is_ready(host, port):
         time.sleep(0.1)
     on_ready()
 
 
-def _is_ready(host: str, port: int) -> bool:
+def is_ready(host: str, port: int) -> bool:
+    """Return whether the service answers that it is ready."""
     connection = HTTPConnection(host, port, timeout=1)
     try:
         connection.request("GET", "/health/ready")
         return connection.getresponse().status == 200
     except (OSError, HTTPException):
-        return False  # not answering yet
+        return False  # it does not answer yet
     finally:
         connection.close()

@@ -28,6 +28,11 @@ class RecsysError(Exception):
     exit_code = 1
     title = "The request could not be served"
 
+    @property
+    def public(self) -> str:
+        """The message for clients of the API."""
+        return str(self)
+
 
 class MissingExtraError(RecsysError):
     """A module that an extra of the package installs is missing; the message names both."""
@@ -62,10 +67,24 @@ class NoModelError(RecsysError):
 
 
 class DatabaseError(RecsysError):
-    """The database cannot be reached, or its schema is not the one this version needs."""
+    """The database cannot be reached, or its schema is not the one this version needs.
+
+    Args:
+        message: for operators; it may name the host, the file and the user of the database.
+        public: for clients of the API; it names none of them.
+    """
 
     status = 503
     title = "The database is not available"
+
+    def __init__(self, message: str, public: str = "the database is not available: try again in a moment") -> None:
+        super().__init__(message)
+        self._public = public
+
+    @property
+    def public(self) -> str:
+        """The message for clients of the API."""
+        return self._public
 
 
 class OverloadedError(RecsysError):

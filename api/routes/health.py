@@ -6,7 +6,8 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from api.problems import RESPONSES, problem
+from api.problems import RESPONSES
+from api.problems import problem as problem_answer
 from api.security import require
 from api.state import CurrentState
 from recsys.errors import NoModelError
@@ -37,22 +38,23 @@ async def live() -> Alive:
 
 @routes.get("/health/ready", response_model=Ready, responses={503: RESPONSES[503]})
 async def ready(state: CurrentState) -> Ready | Response:
-    """Answer 200 if a model is in memory; `degraded` if one is, but the database is not available. Answer 503 if none
-    is, or if the process is stopping."""
+    """Answer 200 if a model is in memory; `degraded` if one is, but the database cannot be read or written. Answer 503
+    if none is, or if the process is stopping."""
     if state.draining.is_set():
-        return problem(503, "The server is stopping", "it finishes the requests in progress: use another server")
+        return problem_answer(503, "The server is stopping", "it finishes the requests in progress: use another server")
     models = state.live.current.models
     if not models:
         raise NoModelError("no model is live yet: run `recsys load PATH`, then `recsys nightly`")
+    problem = state.problem
     return Ready(
-        status="degraded" if state.live.problem else "ready",
+        status="degraded" if problem else "ready",
         models={objective: model.number for objective, model in models.items()},
-        problem=state.live.problem,
+        problem=problem,
     )
 
 
 @routes.get("/metrics", include_in_schema=False, dependencies=[Depends(require("read"))])
 async def metrics(state: CurrentState) -> Response:
     """Return metrics for Prometheus. Where keys are needed, the request needs one with the scope `read`."""
-    state.metrics.update(state.live, state.in_flight.n_requests)
+    state.metrics.update(state.live, state.in_flight.n_requests, is_degraded=state.problem is not None)
     return Response(state.metrics.page(), media_type=state.metrics.content_type)

@@ -18,6 +18,7 @@ from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.schema import CreateTable
 
+from recsys.database.sqlite_file import file_identity, file_write_problem, open_file
 from recsys.errors import DatabaseError, InputError
 
 BUSY_TIMEOUT_SECONDS = 30
@@ -29,11 +30,12 @@ BREATHER_SECONDS = 0.02
 _MIN_SQLITE = (3, 39, 0)  # IS DISTINCT FROM, RETURNING, upsert
 
 
-def connect(url: str, busy_seconds: float = BUSY_TIMEOUT_SECONDS) -> Engine:
+def connect(url: str, busy_seconds: float = BUSY_TIMEOUT_SECONDS, *, create: bool = True) -> Engine:
     """An engine for `sqlite:///FILE` or `postgresql://…`; nothing is opened yet.
 
     Args:
         busy_seconds: how long a writer waits for another one on SQLite.
+        create: whether a connection creates an SQLite file that does not exist. A server never does.
 
     Raises:
         InputError: the URL is neither, or names a database in memory.
@@ -43,7 +45,11 @@ def connect(url: str, busy_seconds: float = BUSY_TIMEOUT_SECONDS) -> Engine:
     if parsed.get_backend_name() != "sqlite":
         return create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": 10}, **pool)
     engine = create_engine(parsed, connect_args={"timeout": busy_seconds}, **pool)
-    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(
+        engine,
+        "do_connect",
+        lambda _dialect, _record, arguments, options: open_file(*arguments, create=create, **options),
+    )
     event.listen(engine, "begin", lambda connection: _begin_sqlite(connection, busy_seconds))
     return engine
 
@@ -65,12 +71,6 @@ def _checked_url(url: str) -> URL:
     if sqlite3.sqlite_version_info < _MIN_SQLITE:
         raise InputError(f"SQLite {sqlite3.sqlite_version} is too old: 3.39 or newer is needed")
     return parsed.set(drivername="sqlite")
-
-
-def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # transactions are begun by _begin_sqlite, not by the driver
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-65536"):
-        connection.execute(f"PRAGMA {pragma}").close()
 
 
 def _begin_sqlite(connection: Connection, busy_seconds: float) -> None:
@@ -114,22 +114,26 @@ def forget_replaced_file(engine: Engine) -> bool:
     if not is_sqlite(engine):
         return False
     database = Path(engine.url.database or "")
-    try:
-        status = database.stat()
-        identity: tuple[int, int] | None = (status.st_dev, status.st_ino)
-    except OSError:
-        identity = None
+    identity = file_identity(database)
     before = _files.get(engine)
     is_another = before is not None and before != identity
     if is_another:
         engine.dispose()
     if identity is None:
-        raise DatabaseError(f"{database} is not there: run `recsys init`, or check RECSYS_DATABASE_URL")
+        raise DatabaseError(
+            f"{database} is not there: run `recsys init`, or check RECSYS_DATABASE_URL",
+            public="the database is missing: run `recsys init`, or check RECSYS_DATABASE_URL",
+        )
     _files[engine] = identity
     return is_another
 
 
-_files: "WeakKeyDictionary[Engine, tuple[int, int]]" = WeakKeyDictionary()
+_files: "WeakKeyDictionary[Engine, tuple[int, ...]]" = WeakKeyDictionary()
+
+
+def write_problem(engine: Engine) -> str | None:
+    """Return why the database is known to take no writes; `None` where a write may succeed."""
+    return file_write_problem(Path(engine.url.database or "")) if is_sqlite(engine) else None
 
 
 def lock_schema(connection: Connection) -> None:
@@ -310,6 +314,11 @@ def _foreign_errors(engine: Engine) -> Iterator[None]:
         said = _meaning(where, error)
         if said is None:
             raise  # a row or a statement is wrong, not the database
+        if "recsys init" in said:
+            raise DatabaseError(said, public=said.replace(where, "the database")) from error
+        if "unable to open" in said:
+            public = "the database cannot be opened: run `recsys init`, or check RECSYS_DATABASE_URL"
+            raise DatabaseError(said, public=public) from error
         raise DatabaseError(said) from error
 
 

@@ -12,7 +12,6 @@ from recsys.database.changes import Changes, changes_since
 from recsys.database.counts import read_counts
 from recsys.database.engine import forget_replaced_file, reading
 from recsys.database.items import read_items
-from recsys.database.keys import KeyRing, read_keyring
 from recsys.database.models import live_numbers
 from recsys.errors import DatabaseError, RecsysError
 from recsys.results import Objective
@@ -22,7 +21,8 @@ from recsys.serving.users import UserCache
 COUNTS_SECONDS = 30
 """How old the numbers of ratings may be while ratings come in one by one."""
 
-NO_KEYS = KeyRing({}, any_ever=False)
+START_SECONDS = 60.0
+"""Longest time that `start` waits for the first snapshot."""
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +32,6 @@ class LiveRecommender:
 
     Attributes:
         users: states of users, for whatever version they were read; forgotten when they change.
-        keys: the API keys that are in force.
         problem: why the database could not be asked last time; None when all is well.
     """
 
@@ -49,12 +48,11 @@ class LiveRecommender:
             on_load: called after a snapshot or a version was loaded, such as to tune the memory of the process.
         """
         self.users = UserCache(user_cache_bytes)
-        self.keys = NO_KEYS
         self.problem: str | None = None
         self._engine = engine
         self._refresh_seconds = refresh_seconds
         self._on_load = on_load
-        self._stop = Event()
+        self._tried, self._stop = Event(), Event()
         self._thread = Thread(target=self._watch, name="refresh", daemon=True)
         self._turn = Lock()
         self._recommender: Recommender | None = None
@@ -77,7 +75,8 @@ class LiveRecommender:
             DatabaseError: there has been none yet.
         """
         if self._recommender is None:
-            raise DatabaseError(self.problem or "nothing has been read from the database yet: try again")
+            reason = self.problem or "nothing has been read from the database yet: try again"
+            raise DatabaseError(reason, public=reason)
         return self._recommender
 
     def refresh(self) -> None:
@@ -91,28 +90,32 @@ class LiveRecommender:
                     self._seq, self._loaded_at = -1, -math.inf
                     self.users.begin_anew()
                 with reading(self._engine) as connection:
-                    self.keys = read_keyring(connection)
                     self._catch_up(connection)
                 self.problem = None
             except RecsysError as error:
                 if self.problem is None:
                     _log.warning("database not available", extra={"reason": str(error)})
-                self.problem = str(error)
-
-    def start(self) -> None:
-        self.refresh()
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(self._refresh_seconds):
-            try:
-                self.refresh()
+                self.problem = error.public
             except Exception:
                 _log.exception("the snapshot could not be refreshed")
+                self.problem = "the snapshot could not be refreshed: the server's log has the error"
+            finally:
+                self._tried.set()
+
+    def start(self) -> None:
+        """Start to refresh, and wait for the first attempt, but not for ever: a database may hang."""
+        self._thread.start()
+        self._tried.wait(START_SECONDS)
+
+    def stop(self) -> None:
+        """Stop to refresh. An attempt that hangs ends with the process."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _watch(self) -> None:
+        self.refresh()
+        while not self._stop.wait(self._refresh_seconds):
+            self.refresh()
 
     def _catch_up(self, connection: Connection) -> None:
         changes = changes_since(connection, self._seq)

@@ -171,7 +171,7 @@ def test_overload_is_told_at_once(known_engine: Engine) -> None:
             started = time.monotonic()
             answer = client.get("/v1/users/u1/recommendations")
             assert time.monotonic() - started < 1
-            check_problem(answer, 503, "1 requests are being worked on")
+            check_problem(answer, 503, "the server is handling 1 requests")
             assert int(answer.headers["retry-after"]) > 0
             assert answer.headers["x-request-id"]
             assert client.get("/health/live").status_code == 200
@@ -207,7 +207,9 @@ def test_promise_6_a_file_that_was_removed_is_noticed(known_engine: Engine) -> N
         assert client.get("/health/ready").json()["status"] == "ready"
         path.rename(path.with_suffix(".away"))
         eventually(lambda: client.get("/health/ready").json()["status"] == "degraded", 5)
-        assert f"{path} is not there" in client.get("/health/ready").json()["problem"]
+        problem = client.get("/health/ready").json()["problem"]
+        assert "recsys init" in problem
+        assert str(path.parent) not in problem
         assert "recsys_degraded 1.0" in client.get("/metrics").text
         assert ids(client.get("/v1/items/a/similar", params={"n": 1})) == ["b"]
 
@@ -232,7 +234,8 @@ def test_promise_6_with_the_database_gone_the_model_in_memory_still_answers(
             )
         admin.dispose()
         eventually(lambda: client.get("/health/ready").json()["status"] == "degraded", 10)
-        assert str(name) in client.get("/health/ready").json()["problem"]
+        assert "database" in client.get("/health/ready").json()["problem"]
+        assert str(name) not in client.get("/health/ready").text
         assert ids(client.get("/v1/items/a/similar", params={"n": 1})) == ["b"]
         assert client.get("/v1/users/u1/recommendations").json() == known  # in the cache
         query: dict[str, Any] = {"explain": True}
@@ -241,4 +244,6 @@ def test_promise_6_with_the_database_gone_the_model_in_memory_still_answers(
         told = client.get("/v1/users/nobody/recommendations", params=query)
         assert told.status_code in (200, 503)
         assert client.post("/v1/recommendations", json={"users": [{"user_id": "u2"}, {}]}).status_code == 200
-        check_problem(client.post("/v1/ratings", json=RATING), 503, str(name))
+        answer = client.post("/v1/ratings", json=RATING)
+        check_problem(answer, 503, "the database is not available")
+        assert str(name) not in answer.text

@@ -139,7 +139,26 @@ def test_keys(served: Served, known_engine: Engine, tmp_path: Path) -> None:
         assert client.get("/health/live").status_code == 200
         revoke_key(known_engine, str(made.number), actor="test")
         wait_until(lambda: client.get("/v1/popular?by=count", headers=bearer).status_code == 401, 2)
-    assert any("nobody needs a key" in str(line["message"]) for line in log_lines(tmp_path))
+    assert any("requests need no key" in str(line["message"]) for line in log_lines(tmp_path))
     assert key not in (tmp_path / "log").read_text()
     # Revoked keys do not open the service to everybody again.
-    assert "no key is in force" in recsys("serve", "--host", "0.0.0.0", "--port", str(free_port()), code=1)
+    assert "no key is active" in recsys("serve", "--host", "0.0.0.0", "--port", str(free_port()), code=1)
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_promise_9_with_the_database_down_a_public_address_starts_closed_and_says_so(
+    served: Served, known_engine: Engine, tmp_path: Path
+) -> None:
+    path = Path(str(known_engine.url.database))
+    known_engine.dispose()
+    away = path.rename(path.with_suffix(".away"))
+    with served("--host", "0.0.0.0") as (client, _):
+        assert client.get("/v1/popular?by=count").status_code == 503
+        assert client.delete("/v1/users/u1").status_code == 503
+        assert not path.exists()
+        away.rename(path)
+        wait_until(lambda: client.get("/v1/popular?by=count").status_code == 401)  # closed, though no key exists
+        assert client.delete("/v1/users/u1").status_code == 401
+    messages = [str(line["message"]) for line in log_lines(tmp_path)]
+    assert any("the database cannot be reached" in message for message in messages)
+    assert not any("keys create" in message for message in messages)

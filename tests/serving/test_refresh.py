@@ -265,7 +265,8 @@ class TestFile:
         path.rename(path.with_suffix(".away"))
         live.refresh()
         assert live.problem is not None
-        assert "is not there" in live.problem
+        assert "recsys init" in live.problem
+        assert str(path) not in live.problem
         assert live.current is before
         path.with_suffix(".away").rename(path)
         live.refresh()

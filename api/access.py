@@ -1,0 +1,106 @@
+"""Watch the database of a server: its API keys, and whether it answers and takes writes."""
+
+import logging
+import threading
+import time
+
+from sqlalchemy import Engine
+
+from recsys.database.engine import reading, write_problem
+from recsys.database.keys import KeyRing, Scope, read_keyring
+from recsys.errors import DatabaseError, RecsysError
+
+READ_SECONDS = 600.0
+"""How long the last key ring serves reads while the database is not available."""
+CHANGE_SECONDS = 60.0
+"""How long it serves writes and administration. They need the database anyway; this bounds what a revoked key can do
+where the database answers writes, but not this reader."""
+SILENT_SECONDS = 10.0
+"""A database that has not answered for this long counts as a problem."""
+START_SECONDS = 15.0
+"""Longest time that start-up waits for the first key ring. Without one the server starts, and answers 503."""
+
+_log = logging.getLogger(__name__)
+
+
+class DatabaseWatch:
+    """Asks the database again and again in a thread of its own, so that no loading of a model delays a revocation."""
+
+    def __init__(self, engine: Engine, refresh_seconds: float) -> None:
+        self._engine = engine
+        self._refresh_seconds = refresh_seconds
+        self._ring: KeyRing | None = None
+        self._read_at = 0.0
+        self._reason = "the API keys are not read yet: try again in a moment"
+        self._write_problem: str | None = None
+        self._is_failing = False
+        self._tried, self._stop = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="database watch", daemon=True)
+
+    def start(self) -> None:
+        """Start to watch, and wait for the first attempt."""
+        self._thread.start()
+        self._tried.wait(START_SECONDS)
+
+    def stop(self) -> None:
+        """Stop to watch. A read that hangs ends with the process."""
+        self._stop.set()
+        self._thread.join(timeout=1)
+
+    def reason_to_refuse(self) -> str | None:
+        """Return why every request is refused, until a first key ring is read; then `None`."""
+        return self._reason if self._ring is None else None
+
+    def problem(self) -> str | None:
+        """Return why the database cannot be read or written; `None` if it can."""
+        if self._is_failing or self._ring is None:
+            return self._reason
+        if time.monotonic() - self._read_at > SILENT_SECONDS + self._refresh_seconds:
+            return "the database does not answer"
+        return self._write_problem
+
+    def keys(self, scope: Scope) -> KeyRing:
+        """Return the keys to check a request against.
+
+        Args:
+            scope: the scope that the request needs.
+
+        Raises:
+            DatabaseError: no keys were read yet, or too long ago for this scope.
+        """
+        ring, age = self._ring, time.monotonic() - self._read_at
+        if ring is None:
+            raise DatabaseError(self._reason, public=self._reason)
+        if age > (READ_SECONDS if scope == "read" else CHANGE_SECONDS):
+            reason = "the API keys cannot be checked, since the database does not answer: try again in a moment"
+            raise DatabaseError(reason, public=reason)
+        return ring
+
+    def refresh(self) -> None:
+        """Ask the database once. A failure is logged once, and leaves the keys as they are."""
+        started = time.monotonic()
+        self._write_problem = write_problem(self._engine)
+        try:
+            with reading(self._engine) as connection:
+                ring = read_keyring(connection)
+        except RecsysError as error:
+            self._reason = error.public
+            if not self._is_failing:
+                _log.warning("the API keys cannot be read", extra={"reason": str(error)})
+            self._is_failing = True
+        except Exception:
+            self._reason = "the API keys cannot be read: the server's log has the error"
+            if not self._is_failing:
+                _log.exception("the API keys cannot be read")
+            self._is_failing = True
+        else:
+            if self._ring is not None and self._ring.any_ever and not ring.any_ever:
+                # Another database, or an older copy of it: a service that needed keys does not open.
+                ring = KeyRing(ring.by_hash, any_ever=True)
+            self._read_at, self._ring, self._is_failing = started, ring, False
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            self.refresh()
+            self._tried.set()
+            self._stop.wait(self._refresh_seconds)

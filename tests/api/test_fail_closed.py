@@ -1,0 +1,249 @@
+"""Promise 9, access fails closed: before the keys are read, while the database is away, and when it was replaced."""
+
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import Engine, text
+
+from api import access
+from api.access import DatabaseWatch
+from api.app import create_app
+from recsys.database.engine import connect, reading
+from recsys.database.keys import create_key, read_keyring
+from recsys.errors import DatabaseError
+from recsys.settings import Settings
+from tests.api.asking import check_problem, eventually
+from tests.api.conftest import serving, url_of
+from tests.conftest import add_known_model, add_known_rows
+
+STARTS = 20
+REQUESTS = [
+    ("GET", "/v1/popular?by=count"),
+    ("GET", "/v1/users/u1/recommendations"),
+    ("GET", "/v1/models"),
+    ("GET", "/metrics"),
+    ("GET", "/openapi.json"),
+    ("GET", "/nothing"),
+    ("PUT", "/v1/items/a"),
+    ("DELETE", "/v1/users/u1"),
+    ("POST", "/v1/models/1/publish"),
+    ("POST", "/v1/ratings"),
+]
+ADMIN = [(method, path) for method, path in REQUESTS if path.startswith("/v1/")]
+BODIES = {"PUT": {"title": "x"}, "POST": {"reason": "x"}, "GET": None, "DELETE": None}
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+class Switch:
+    """Takes the database away, and gives it back."""
+
+    def __init__(self, engine: Engine, postgres_url: str | None) -> None:
+        self.engine, self._postgres_url = engine, postgres_url
+        self._path = Path(engine.url.database or "")
+
+    def off(self) -> None:
+        if self._postgres_url is None:
+            self.engine.dispose()
+            for path in self._path.parent.glob(f"{self._path.name}*"):
+                path.rename(path.with_name(f"away-{path.name}"))
+        else:
+            self._allow(False)
+
+    def on(self) -> None:
+        if self._postgres_url is None:
+            for path in self._path.parent.glob("away-*"):
+                path.rename(path.with_name(path.name.removeprefix("away-")))
+        else:
+            self._allow(True)
+
+    def _allow(self, allowed: bool) -> None:
+        assert self._postgres_url is not None
+        name = self.engine.url.database
+        self.engine.dispose()
+        admin = connect(self._postgres_url).execution_options(isolation_level="AUTOCOMMIT")
+        with admin.connect() as connection:
+            connection.execute(text(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS {allowed}"))
+            ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"
+            connection.execute(text(ended), {"name": name})
+        admin.dispose()
+
+
+@pytest.fixture
+def switch(known_engine: Engine, request: pytest.FixtureRequest) -> Iterator[Switch]:
+    is_file = known_engine.dialect.name == "sqlite"
+    made = Switch(known_engine, None if is_file else request.getfixturevalue("postgres_url"))
+    yield made
+    made.on()
+
+
+@contextmanager
+def delayed(action: Callable[[], None], seconds: float) -> Iterator[None]:
+    timer = threading.Timer(seconds, action)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()
+
+
+def test_promise_9_no_request_without_a_key_passes_in_any_order_of_starts(
+    switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty starts: the database is there, comes a moment later, or goes and comes back while requests arrive."""
+    create_key(switch.engine, "ops", ["admin"], actor="test")
+    monkeypatch.setattr(access, "START_SECONDS", 0.05)
+    draw = random.Random(0)
+    passed = []
+    for start in range(STARTS):
+        is_there, wait = start % 4 == 0, draw.uniform(0.0, 0.2)
+        if not is_there:
+            switch.off()
+        with serving(url_of(switch.engine), refresh_seconds=0.02) as client, delayed(switch.on, wait):
+            for method, path in (draw.choice(REQUESTS) for _ in range(30)):
+                answer = client.request(method, path, json=BODIES[method])
+                allowed = {401, 503} if path.startswith(("/v1/", "/metrics")) else {200, 404, 503}
+                if answer.status_code not in allowed:
+                    passed.append((start, method, path, answer.status_code))
+            assert client.get("/health/live").status_code == 200
+    assert passed == []
+
+
+def test_promise_9_before_the_keys_are_read_everything_but_health_is_503(switch: Switch) -> None:
+    _, key = create_key(switch.engine, "ops", ["admin"], actor="test")
+    switch.off()
+    with serving(url_of(switch.engine)) as client:
+        for method, path in REQUESTS:
+            for headers in ({}, bearer(key)):
+                answer = client.request(method, path, json=BODIES[method], headers=headers)
+                check_problem(answer, 503, "database")
+        assert client.get("/health/live").status_code == 200
+        check_problem(client.get("/health/ready"), 503, "database")
+        switch.on()
+        eventually(lambda: client.get("/v1/popular?by=count", headers=bearer(key)).status_code == 200, 10)
+        check_problem(client.get("/v1/popular?by=count"), 401, "key")
+
+
+def test_promise_9_with_the_database_gone_the_last_keys_serve_reads_for_ten_minutes(
+    switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, key = create_key(switch.engine, "ops", ["admin"], actor="test")
+    with serving(url_of(switch.engine)) as client:
+        url = "/v1/popular?by=count"
+        assert client.get(url, headers=bearer(key)).status_code == 200
+        switch.off()
+        eventually(lambda: client.get("/health/ready").json()["status"] == "degraded", 10)
+        assert client.get(url, headers=bearer(key)).status_code == 200
+        check_problem(client.get(url), 401, "key")
+        check_problem(client.put("/v1/items/a", json={}, headers=bearer(key)), 503, "database")
+        check_problem(client.delete("/v1/users/u1", headers=bearer(key)), 503, "database")
+        real = time.monotonic
+        monkeypatch.setattr(access.time, "monotonic", lambda: real() + 590)
+        assert client.get(url, headers=bearer(key)).status_code == 200
+        check_problem(client.put("/v1/items/a", json={}, headers=bearer(key)), 503, "cannot be checked")
+        monkeypatch.setattr(access.time, "monotonic", lambda: real() + 601)
+        check_problem(client.get(url, headers=bearer(key)), 503, "cannot be checked")
+        check_problem(client.get("/v1/users/u1/recommendations"), 503, "cannot be checked")
+        monkeypatch.undo()
+        switch.on()
+        eventually(lambda: client.put("/v1/items/a", json={}, headers=bearer(key)).status_code == 200, 10)
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_a_service_that_needed_keys_does_not_open_with_another_database(
+    switch: Switch, migrated_sqlite: Path, tmp_path: Path
+) -> None:
+    create_key(switch.engine, "ops", ["admin"], actor="test")
+    path, other = Path(str(switch.engine.url.database)), tmp_path / "other.db"
+    shutil.copy(migrated_sqlite, other)
+    engine = connect(f"sqlite:///{other}")
+    add_known_rows(engine)
+    add_known_model(engine, "ranking")
+    engine.dispose()
+    with serving(f"sqlite:///{path}") as client:
+        check_problem(client.get("/v1/popular?by=count"), 401, "key")
+        switch.off()
+        other.rename(path)
+        eventually(lambda: client.get("/health/ready").status_code == 503, 10)  # it has no live version
+        for _ in range(20):
+            check_problem(client.get("/v1/popular?by=count"), 401, "key")
+            check_problem(client.delete("/v1/users/u1"), 401, "key")
+            time.sleep(0.02)
+        path.unlink()
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_no_request_creates_the_database_file(tmp_path: Path, engine: Engine) -> None:
+    path = tmp_path / "missing.db"
+    with serving(f"sqlite:///{path}") as client:
+        for method, url in REQUESTS:
+            check_problem(client.request(method, url, json=BODIES[method]), 503, "recsys init")
+        check_problem(client.get("/health/ready"), 503, "recsys init")
+        time.sleep(0.2)
+        assert not path.exists()
+        shutil.copy(str(engine.url.database), path)
+        eventually(lambda: client.get("/v1/popular?by=count").status_code == 200, 10)
+
+
+class TestWatch:
+    def test_a_database_that_hangs_does_not_hold_up_the_start(
+        self, known_engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        released = threading.Event()
+
+        def hanging(*_: object) -> None:
+            released.wait(10)
+            raise DatabaseError("it hung")
+
+        monkeypatch.setattr(access, "read_keyring", hanging)
+        monkeypatch.setattr(access, "START_SECONDS", 0.1)
+        started = time.monotonic()
+        with serving(url_of(known_engine)) as client:
+            assert time.monotonic() - started < 5
+            check_problem(client.get("/v1/popular?by=count"), 503, "not read yet")
+            assert client.get("/health/live").status_code == 200
+            monkeypatch.setattr(access, "read_keyring", read_keyring)
+            released.set()
+            eventually(lambda: client.get("/v1/popular?by=count").status_code == 200)
+
+    def test_a_database_that_falls_silent_is_a_problem(
+        self, known_engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        watch = DatabaseWatch(known_engine, 0.5)
+        watch.refresh()
+        assert watch.problem() is None
+        real = time.monotonic
+        monkeypatch.setattr(access.time, "monotonic", lambda: real() + 11)
+        assert watch.problem() == "the database does not answer"
+
+    def test_a_damaged_row_of_a_key_opens_nothing(self, known_engine: Engine) -> None:
+        _, key = create_key(known_engine, "ops", ["read"], actor="test")
+        with serving(url_of(known_engine)) as client:
+            assert client.get("/v1/popular?by=count", headers=bearer(key)).status_code == 200
+            with known_engine.connect() as connection, connection.begin():
+                connection.execute(text("UPDATE api_keys SET scopes = 'null'"))
+            eventually(lambda: client.get("/health/ready").json()["status"] == "degraded")
+            for method, path in ADMIN:
+                if method != "GET":
+                    answer = client.request(method, path, json=BODIES[method], headers=bearer(key))
+                    assert answer.status_code in (401, 403, 503)
+                check_problem(client.request(method, path, json=BODIES[method]), 401, "key")
+
+    def test_nothing_is_read_when_the_application_is_made(self, tmp_path: Path) -> None:
+        create_app(Settings(database_url=f"sqlite:///{tmp_path / 'none.db'}"))
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_ring_remembers_that_a_key_was_made(known_engine: Engine) -> None:
+    create_key(known_engine, "ops", ["admin"], actor="test")
+    with reading(known_engine) as connection:
+        assert read_keyring(connection).any_ever
