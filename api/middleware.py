@@ -34,6 +34,7 @@ class RequestMiddleware:
     """The outermost middleware.
 
     - Routes by the raw path, so that `a%2Fb` is one segment.
+    - Answers HEAD as GET, without the body.
     - Gives every request an id, the client's own (`X-Request-ID`) or a new one, and sends it back.
     - Answers 503 if more than `max_requests` are in flight.
     - Answers 503 to everything but `/health/` until the API keys are read.
@@ -59,7 +60,9 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
+        started, method = time.perf_counter(), scope["method"]
+        if method == "HEAD":
+            scope = {**scope, "method": "GET"}  # a copy, since the server reads the method too
         raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
         scope["path"] = raw_path.partition(b"?")[0].decode("latin-1")
         request_id = scope["request_id"] = self._request_id(scope)
@@ -74,6 +77,8 @@ class RequestMiddleware:
                 if self._is_draining():
                     headers.append((b"connection", b"close"))
                 message["headers"] = headers
+            elif method == "HEAD":
+                message = {**message, "body": b""}
             await send(message)
 
         self._in_flight.n_requests += 1
@@ -91,7 +96,7 @@ class RequestMiddleware:
             await answer_to(Request(scope, receive), error)(scope, receive, send_with_id)
         finally:
             self._in_flight.n_requests -= 1
-            self._note(scope, status or 500, time.perf_counter() - started)
+            self._note(scope, method, status or 500, time.perf_counter() - started)
 
     def _request_id(self, scope: Scope) -> bytes:
         """Return the client's own id if it is a plain one, else a new one."""
@@ -102,9 +107,9 @@ class RequestMiddleware:
         self._count += 1
         return b"%b-%x" % (self._prefix, self._count)
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+    def _note(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         """Count a request, and log it if it is worth a line."""
-        method, route = scope["method"], getattr(scope.get("route"), "path", "none")
+        route = getattr(scope.get("route"), "path", "none")
         self._metrics.count_request(method, route, status, seconds)
         is_notable = status >= 500 or seconds > SLOW_SECONDS or (method not in ("GET", "HEAD") and status < 400)
         level = logging.INFO if is_notable else logging.DEBUG

@@ -147,11 +147,15 @@ def allowed_methods(request: Request) -> list[str]:
     path = request.scope["path"]
     routes = [route for route in request.app.routes if isinstance(route, Route) and route.path_regex.match(path)]
     exact = [route for route in routes if route.path == path]
-    return sorted({method for route in exact or routes for method in route.methods or ()})
+    methods = {method for route in exact or routes for method in route.methods or ()}
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)  # the middleware answers HEAD as GET
 
 
 def invalid(error: RequestValidationError) -> JSONResponse:
     """Return the answer to a request whose parameters or body are not valid."""
-    found = [Where(where=".".join(str(part) for part in each["loc"]), message=each["msg"]) for each in error.errors()]
+    found = [
+        Where(where=".".join(str(part) for part in each["loc"]), message=each["msg"].removeprefix("Value error, "))
+        for each in error.errors()
+    ]
     detail = "; ".join(f"{each.where}: {each.message}" for each in found[:3])
     return problem(422, "The request is not valid", f"{detail}. See /docs for what is expected.", found[:MAX_ERRORS])

@@ -1,10 +1,21 @@
 """Query parameters and bodies of requests; `recsys.results` has those of answers."""
 
+import json
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, StrictBool, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    StrictBool,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from api.routing import Params
 from recsys.results import Order, PopularBy
@@ -130,6 +141,12 @@ class ListUser(Body):
     )
 
 
+MAX_LISTED = 100_000
+"""Items of all lists of one request: about 8 MB of JSON."""
+MAX_EXPLAINED = 5_000
+"""Explained items of all lists of one request: about a second of one thread."""
+
+
 class ListsBody(Body):
     users: list[ListUser] = Field(min_length=1, max_length=1000)
     n: StrictN = 10
@@ -143,6 +160,27 @@ class ListsBody(Body):
     explain: StrictBool = Field(default=False, description="Explain the score of every item.")
     model: ModelChoice | None = None
 
+    @model_validator(mode="after")
+    def _has_bounded_work(self) -> Self:
+        limit = MAX_EXPLAINED if self.explain else MAX_LISTED
+        if len(self.users) * self.n > limit:
+            asked = f"{len(self.users):,} users × n {self.n:,}"
+            kind = "explained items" if self.explain else "items"
+            raise ValueError(f"{asked} is more than {limit:,} {kind} in one request: send several, or lower n")
+        return self
+
+
+MAX_ATTRIBUTES = 100
+MAX_NAME_LENGTH = 200
+MAX_TEXT_LENGTH = 10_000
+MAX_LIST_LENGTH = 1000
+MAX_ATTRIBUTE_BYTES = 64 << 10
+"""All attributes of one item as JSON. Every server holds those of all items in memory."""
+
+AttributeName = Annotated[str, StringConstraints(max_length=MAX_NAME_LENGTH)]
+AttributeText = Annotated[str, StringConstraints(max_length=MAX_TEXT_LENGTH)]
+AttributeList = Annotated[list[AttributeText], Field(max_length=MAX_LIST_LENGTH)]
+
 
 class PutItem(Body):
     """Fields that are left out keep their values; null removes the title or the year."""
@@ -154,10 +192,23 @@ class PutItem(Body):
         default=[], max_length=100, examples=[["Action", "Sci-Fi"]]
     )
     year: int | None = Field(default=None, strict=True, ge=-10_000, le=10_000, examples=[1977])
-    attributes: dict[str, str | int | FiniteFloat | bool | list[str]] = Field(
-        default={}, max_length=100, description="Other metadata; replaces all present attributes."
+    attributes: dict[AttributeName, AttributeText | int | FiniteFloat | bool | AttributeList] = Field(
+        default={},
+        max_length=MAX_ATTRIBUTES,
+        description=f"Other metadata, up to {MAX_ATTRIBUTE_BYTES:,} bytes as JSON; replaces all present attributes.",
     )
     hidden: StrictBool = Field(default=False, description="Whether the item is left out of all lists.")
+
+    @field_validator("attributes")
+    @classmethod
+    def _has_bounded_size(cls, attributes: dict[str, object]) -> dict[str, object]:
+        n_bytes = len(json.dumps(attributes, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        if n_bytes > MAX_ATTRIBUTE_BYTES:
+            raise ValueError(
+                f"the attributes have {n_bytes:,} bytes as JSON: expected at most {MAX_ATTRIBUTE_BYTES:,}; "
+                "keep long texts elsewhere, and their address here"
+            )
+        return attributes
 
 
 class Reason(Body):

@@ -170,6 +170,30 @@ class TestPut:
         assert reader.get("/v1/items/a").json() == ALIEN
         assert reader.get("/v1/items/fresh").status_code == 404
 
+    @pytest.mark.parametrize(
+        "attributes",
+        [
+            {f"name {i}": i for i in range(101)},
+            {"n" * 201: 1},
+            {"a": "x" * 10_001},
+            {"a": ["x"] * 1001},
+            {f"name {i}": "x" * 9_000 for i in range(8)},
+            {f"name {i}": ["ü" * 500] * 90 for i in range(80)},  # 3.9 MB in 4 MiB of body
+        ],
+    )
+    def test_attributes_are_bounded(self, reader: httpx.Client, attributes: dict[str, object]) -> None:
+        body = json.dumps({"attributes": attributes}, ensure_ascii=False)
+        check_problem(reader.put("/v1/items/a", **as_json(body)), 422, "body.attributes")
+        assert reader.get("/v1/items/a").json() == ALIEN
+
+    def test_as_large_attributes_as_may_be(self, client: httpx.Client) -> None:
+        attributes = {f"name {i}": "x" * 9_000 for i in range(7)}
+        assert client.put("/v1/items/a", json={"attributes": attributes}).json()["attributes"] == attributes
+        too_large = {**attributes, "one more": "x" * 2_500}
+        answer = client.put("/v1/items/a", json={"attributes": too_large})
+        check_problem(answer, 422, "bytes as JSON: expected at most 65,536")
+        assert "Value error" not in answer.text
+
     @pytest.mark.parametrize("item_id", ["%20", "a%00", "x" * 10_000, "%0A"])
     def test_ids_that_cannot_be_kept(self, reader: httpx.Client, item_id: str) -> None:
         check_problem(reader.put(f"/v1/items/{item_id}", json={}), 422, "item_id")

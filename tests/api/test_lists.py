@@ -198,6 +198,19 @@ class TestBatch:
     def test_wrong_bodies(self, reader: httpx.Client, body: object, where: str) -> None:
         check_problem(reader.post(self.URL, **as_json(json.dumps(body))), 422, where)
 
+    @pytest.mark.parametrize(
+        ("n_users", "n", "explain", "limit"),
+        [(1000, 101, False, "100,000 items"), (200, 501, False, "100,000 items"), (1000, 6, True, "5,000 explained")],
+    )
+    def test_the_work_of_one_request_is_bounded(
+        self, reader: httpx.Client, n_users: int, n: int, explain: bool, limit: str
+    ) -> None:
+        body = {"users": [{"user_id": "u1"}] * n_users, "n": n, "explain": explain}
+        problem = check_problem(reader.post(self.URL, json=body), 422, limit)
+        assert [error["where"] for error in problem["errors"]] == ["body"]
+        answer = reader.post(self.URL, json={**body, "n": n - 1})
+        assert len(answer.json()["lists"]) == n_users
+
     @pytest.mark.parametrize("explain", [False, True])
     def test_half_a_surrogate_pair_is_no_id(self, reader: httpx.Client, explain: bool) -> None:
         body = {"users": [{"user_id": "\ud800"}], "explain": explain}

@@ -41,7 +41,43 @@ def test_unknown_paths_and_methods_are_problems_too(reader: httpx.Client) -> Non
     check_problem(reader.get("/v1/popular/"), 404, "/v1/popular/")
     answer = reader.put("/v1/popular")
     check_problem(answer, 405, "PUT /v1/popular")
-    assert answer.headers["allow"] == "GET"
+    assert answer.headers["allow"] == "GET, HEAD"
+    assert reader.get("/v1/recommendations").headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+        "/openapi.json",
+        "/docs",
+        "/v1/popular?by=count",
+        "/v1/items",
+        "/v1/items/a",
+        "/v1/items/a/similar",
+        "/v1/items/zzz",
+        "/v1/models",
+        "/v1/models/1",
+        "/v1/users/s%2F1%20%C3%BC/recommendations",
+        "/v1/users/u1/ratings",
+        "/v1/users/u1/predictions?item_id=a",
+        "/v1/nothing",
+        "/v1/popular?n=0",
+        "/v1/recommendations",
+    ],
+)
+def test_head_is_answered_wherever_get_is(reader: httpx.Client, path: str) -> None:
+    """The same status and headers, without the body; and the connection stays usable."""
+    plain = {"accept-encoding": "identity"}
+    got, head = reader.get(path, headers=plain), reader.head(path, headers=plain)
+    assert head.content == b""
+    assert head.status_code == got.status_code
+    for name in ("content-type", "content-length", "allow", "retry-after"):
+        if name != "content-length" or not path.startswith("/metrics"):
+            assert head.headers.get(name) == got.headers.get(name)
+    assert reader.get("/health/live").json() == {"status": "ok"}
 
 
 @pytest.fixture(scope="module")
