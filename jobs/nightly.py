@@ -1,24 +1,55 @@
-"""The nightly job: load, train both objectives, publish what the gate lets through, record why."""
+"""The nightly job: load, train both objectives, publish what the gate allows, and record why."""
 
 import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 from sqlalchemy import Engine
 
+from jobs.interrupt import Interrupted, explain_interrupt
 from jobs.load import load
 from jobs.progress import say
 from jobs.train import already_trained, train
 from recsys.database.counts import recount
 from recsys.database.engine import reading
-from recsys.database.leases import LOADING, TRAINING, lease
+from recsys.database.leases import LOADING, TRAINING, Lease, lease
 from recsys.database.runs import recorded
-from recsys.results import LoadReport, NightlyReport, Objective, TrainReport
+from recsys.errors import LockedError, RecsysError
+from recsys.results import LoadReport, NightlyReport, Objective, ObjectiveReport, TrainReport
 from recsys.settings import Settings
 
 _log = logging.getLogger(__name__)
+
+
+class Night:
+    """What one night has done so far."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self.loads: list[LoadReport] = []
+        self.trainings: list[TrainReport] = []
+        self.objectives: list[ObjectiveReport] = []
+
+    def report(self) -> NightlyReport:
+        """Return everything that was done, with one status for the whole."""
+        return NightlyReport(
+            status=night_status([each.status for each in self.objectives]),
+            objectives=self.objectives,
+            loads=self.loads,
+            trainings=self.trainings,
+            seconds=round(time.perf_counter() - self._started, 3),
+        )
+
+    def summary(self) -> str:
+        """Return the outcome of each objective, in one line."""
+        return "; ".join(each.line() for each in self.objectives)
+
+    def kept(self) -> str:
+        """Return what an interrupted night leaves behind, and what to do next."""
+        done = self.summary() or "no objective was trained"
+        return f"{done}. Run the same command again: it does only what is left"
 
 
 def nightly(
@@ -26,44 +57,83 @@ def nightly(
 ) -> NightlyReport:
     """Load the sources, then train each objective whose ratings changed since it was last trained.
 
+    The objectives are independent: one that fails is reported, and the other is trained all the same.
+
     Raises:
-        LockedError: another training or nightly run is at work.
-        RecsysError: a source could not be loaded, or a training failed; what was done before stays.
+        Interrupted: the night was stopped; the message says what was kept.
+        LockedError: another training or nightly run is at work, or has taken over the lease.
+        RecsysError: a source could not be loaded. What was loaded before it stays.
     """
-    started = time.perf_counter()
-    loads: list[LoadReport] = []
-    trainings: list[TrainReport] = []
-    with lease(engine, TRAINING) as held, recorded(engine, "nightly") as run:
+    night = Night()
+    with (
+        lease(engine, TRAINING) as held,
+        recorded(engine, "nightly") as run,
+        explain_interrupt(night.kept),
+    ):
         for source in sources:
             with lease(engine, LOADING):
-                loads.append(load(engine, source, settings))
-        mended = recount(engine)
-        if mended:
-            _log.warning("counts of items were mended", extra={"items": mended})
+                night.loads.append(load(engine, source, settings))
+        n_corrected = recount(engine)
+        if n_corrected:
+            _log.warning("corrected the rating counts of items", extra={"items": n_corrected})
         for objective in get_args(Objective):
-            with reading(engine) as connection:
-                done = already_trained(connection, objective, {}, seed)
-            if done is not None:
-                say(f"{objective}: nothing new since version {done.number}")
-                continue
-            trainings.append(train(engine, settings, held, objective, device=device, seed=seed))
-        report = NightlyReport(
-            status="nothing_new"
-            if not trainings
-            else "published"
-            if any(training.published for training in trainings)
-            else "not_better",
-            loads=loads,
-            trainings=trainings,
-            seconds=round(time.perf_counter() - started, 3),
-        )
-        run.detail = report.model_dump(mode="json")
-        run.reason = (
-            "; ".join(
-                f"{training.objective} version {training.model_version} "
-                f"{'published' if training.published else 'kept back'}: {training.reason}"
-                for training in trainings
-            )
-            or "the ratings are the same as at the last training"
-        )
+            try:
+                train_if_new(engine, settings, held, night, objective, device, seed)
+            except Interrupted as interrupted:
+                raise Interrupted(f"{interrupted}. Before: {night.summary() or 'nothing'}") from interrupted
+            run.detail, run.reason = night.report().model_dump(mode="json"), night.summary()
+        report = night.report()
+        run.failed = report.status == "failed"
     return report
+
+
+def train_if_new(
+    engine: Engine, settings: Settings, held: Lease, night: Night, objective: Objective, device: str, seed: int
+) -> None:
+    """Train an objective, unless the training would only repeat an earlier one; add the outcome to the night.
+
+    Raises:
+        LockedError: the lease was lost, so that nothing more can be stored.
+    """
+    try:
+        with reading(engine) as connection:
+            latest = already_trained(connection, objective, {}, seed)
+        if latest is not None:
+            reason = f"the ratings are the same as at the training of version {latest.number}"
+            say(f"{objective}: {reason}")
+            night.objectives.append(
+                ObjectiveReport(objective=objective, status="nothing_new", model_version=latest.number, reason=reason)
+            )
+            return
+        training = train(engine, settings, held, objective, device=device, seed=seed)
+    except LockedError:
+        raise
+    except Exception as error:
+        # Whatever went wrong, the other objective must not suffer from it.
+        if not isinstance(error, RecsysError):
+            _log.exception("training failed", extra={"objective": objective})
+        reason = str(error) if isinstance(error, RecsysError) else f"{type(error).__name__}: {error}"
+        night.objectives.append(
+            ObjectiveReport(objective=objective, status="failed", model_version=None, reason=reason)
+        )
+        return
+    night.trainings.append(training)
+    night.objectives.append(
+        ObjectiveReport(
+            objective=objective,
+            status="published" if training.published else "not_better",
+            model_version=training.model_version,
+            reason=training.reason,
+        )
+    )
+
+
+def night_status(
+    statuses: Sequence[Literal["published", "not_better", "nothing_new", "failed"]],
+) -> Literal["published", "some_refused", "not_better", "nothing_new", "failed"]:
+    """Return one status for all objectives."""
+    if "failed" in statuses:
+        return "failed"
+    if "published" in statuses:
+        return "some_refused" if "not_better" in statuses else "published"
+    return "not_better" if "not_better" in statuses else "nothing_new"

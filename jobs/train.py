@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Engine
 
+from jobs.interrupt import explain_interrupt
 from jobs.progress import progress, say
 from jobs.training_data import choose_config, rating_scale, ratings_to_train_on, split_ratings
 from recsys.data.dataset import Ratings
@@ -87,7 +88,8 @@ def train(
     device: str = "auto",
     seed: int = 0,
     accumulate: int = 1,
-    publish_it: bool | None = None,
+    publish_it: bool = True,
+    force_reason: str | None = None,
 ) -> TrainReport:
     """Train one version without the held-out ratings, measure it on them, store it, and publish it if allowed.
 
@@ -97,50 +99,55 @@ def train(
         held: the lease of training.
         overrides: fields of `Config` to set in place of tuned values and defaults; `None` values are ignored.
         accumulate: number of parts to split each batch into, if the device has too little memory for a whole one.
-        publish_it: `None` lets the gate decide; `True` publishes whatever it says, `False` never.
+        publish_it: whether to publish the version if the gate allows it.
+        force_reason: publish the version even if the gate refuses it, for this reason, which is recorded.
 
     Raises:
+        Interrupted: the training was stopped; the message says what was kept.
         TrainingError: there are too few ratings, or training diverged.
     """
     started = time.perf_counter()
-    source = read_input(engine, objective, architecture, overrides)
-    config, scale = source.config, rating_scale(source.ratings, settings)
-    training_set, test = split_ratings(source.ratings)
-    say(f"{objective}: training on {training_set.n_ratings:,} ratings, measuring on {test.n_ratings:,} held-out ones")
-    identity = [training_set.fingerprint(), config.as_record(), seed, scale, accumulate, pick_device(device).type]
-    checkpoint = open_checkpoint(settings.checkpoints, config, identity)
-    curve = Judge(objective, training_set, test.select(test.user_idx < CURVE_USERS).compact(), scale)
-    fitted = fit_with_progress(
-        training_set, config, scale, device, seed, curve, accumulate=accumulate, checkpoint=checkpoint
-    )
-    measured = measure(Judge(objective, training_set, test, scale), fitted.factors, source.live, settings.gate_margin)
-    number = store(
-        engine,
-        fitted.factors,
-        Training(
-            architecture=config.architecture,
-            configuration={**config.as_record(), "seed": seed, "n_users": source.ratings.n_users},
-            metrics=measured.metrics,
-            baselines=measured.baselines,
-            history=[
-                {"epoch": row.epoch, "train_loss": row.train_loss, curve.metric: row.valid, "seconds": row.seconds}
-                for row in fitted.history
-            ],
-            data_fingerprint=source.ratings.fingerprint(),
-            trained_seq=source.seq,
-            n_ratings=source.ratings.n_ratings,
-            rating_scale=scale,
-            training_seconds=round(fitted.seconds, 3),
-            gate_passed=measured.verdict.publish,
-            gate_reason=measured.verdict.reason,
-        ),
-    )
-    checkpoint.path.unlink(missing_ok=True)
-    decision = measured.verdict
-    if publish_it is not None:
-        decision = Decision(publish_it, f"{'asked for' if publish_it else 'not asked for'}; gate: {decision.reason}")
-    if decision.publish:
-        decision = publish_compared(engine, objective, number, decision, held, source.live_number)
+    number: int | None = None
+    with explain_interrupt(lambda: kept_of(objective, number, settings.checkpoints)):
+        source = read_input(engine, objective, architecture, overrides)
+        config, scale = source.config, rating_scale(source.ratings, settings)
+        training_set, test = split_ratings(source.ratings)
+        say(f"{objective}: training on {training_set.n_ratings:,} ratings, measuring on {test.n_ratings:,} others")
+        identity = [training_set.fingerprint(), config.as_record(), seed, scale, accumulate, pick_device(device).type]
+        checkpoint = open_checkpoint(settings.checkpoints, config, identity)
+        curve = Judge(objective, training_set, test.select(test.user_idx < CURVE_USERS).compact(), scale)
+        fitted = fit_with_progress(
+            training_set, config, scale, device, seed, curve, accumulate=accumulate, checkpoint=checkpoint
+        )
+        measured = measure(
+            Judge(objective, training_set, test, scale), fitted.factors, source.live, settings.gate_margin
+        )
+        number = store(
+            engine,
+            fitted.factors,
+            Training(
+                architecture=config.architecture,
+                configuration={**config.as_record(), "seed": seed, "n_users": source.ratings.n_users},
+                metrics=measured.metrics,
+                baselines=measured.baselines,
+                history=[
+                    {"epoch": row.epoch, "train_loss": row.train_loss, curve.metric: row.valid, "seconds": row.seconds}
+                    for row in fitted.history
+                ],
+                data_fingerprint=source.ratings.fingerprint(),
+                trained_seq=source.seq,
+                n_ratings=source.ratings.n_ratings,
+                rating_scale=scale,
+                training_seconds=round(fitted.seconds, 3),
+                gate_passed=measured.verdict.publish,
+                gate_reason=measured.verdict.reason,
+            ),
+        )
+        checkpoint.path.unlink(missing_ok=True)
+        decision = decide_publication(measured.verdict, publish_it, force_reason)
+        if decision.publish:
+            force = not measured.verdict.publish
+            decision = publish_compared(engine, objective, number, decision, held, source.live_number, force=force)
     return TrainReport(
         model_version=number,
         objective=objective,
@@ -151,6 +158,19 @@ def train(
         reason=decision.reason,
         seconds=round(time.perf_counter() - started, 3),
     )
+
+
+def kept_of(objective: Objective, number: int | None, checkpoints: Path) -> str:
+    """Return what an interrupted training leaves behind, and what to do next.
+
+    Args:
+        number: of the stored version; `None` if none is stored yet.
+    """
+    if number is not None:
+        return f"{objective} version {number} is stored. To publish it: `recsys models publish {number}`"
+    if any(checkpoints.glob(f"{objective}-*.safetensors")):
+        return f"no {objective} version was stored. Run the same command again to continue from the last checkpoint"
+    return f"no {objective} version was stored, and there is no checkpoint yet. Run the same command again"
 
 
 def read_input(
@@ -205,13 +225,30 @@ def open_checkpoint(folder: Path, config: Config, identity: list[object]) -> Che
     return Checkpoint(path)
 
 
+def decide_publication(verdict: Decision, publish_it: bool, force_reason: str | None) -> Decision:
+    """Return whether a version goes live: the verdict of the gate, unless the caller decided otherwise."""
+    if not publish_it:
+        return Decision(False, f"not published, as asked; gate: {verdict.reason}")
+    if force_reason is not None and not verdict.publish:
+        return Decision(True, force_reason)
+    return verdict
+
+
 def publish_compared(
-    engine: Engine, objective: Objective, number: int, decision: Decision, held: Lease, compared_with: int | None
+    engine: Engine,
+    objective: Objective,
+    number: int,
+    decision: Decision,
+    held: Lease,
+    compared_with: int | None,
+    *,
+    force: bool,
 ) -> Decision:
     """Publish a version, unless another version went live since the comparison.
 
     Args:
         compared_with: number of the version that was live when the gate decided.
+        force: publish it although the gate refused it.
 
     Returns:
         The decision, turned down if another version is live now.
@@ -224,7 +261,7 @@ def publish_compared(
             raise LiveChangedError(f"version {live} went live during the training and was not compared with")
 
     try:
-        publish(engine, number, decision.reason, guard)
+        publish(engine, number, decision.reason, guard, force=force)
     except LiveChangedError as error:
         return Decision(False, f"{error}; gate: {decision.reason}")
     return decision

@@ -13,6 +13,7 @@
     ├── UnauthorizedError       no key came with a request, or one that is not in force
     ├── ForbiddenError          a key may not do what was asked
     ├── LockedError             another process holds the lease of this job
+    ├── GateRefusedError        a version that the publish gate refused, without force
     ├── LiveChangedError        another version went live than the one that was compared with
     └── TrainingError           training cannot start or did not converge
 
@@ -128,6 +129,13 @@ class LockedError(RecsysError):
     status = 409
     exit_code = 3
     title = "Another run holds the lease"
+
+
+class GateRefusedError(RecsysError):
+    """The publish gate refused this version; publishing it all the same needs force and a reason."""
+
+    status = 409
+    title = "The publish gate refused this version"
 
 
 class LiveChangedError(RecsysError):

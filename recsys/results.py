@@ -190,8 +190,34 @@ class EvaluateReport(Result):
     seconds: float
 
 
+class ObjectiveReport(Result):
+    """What a night did for one objective."""
+
+    objective: Objective
+    status: Literal["published", "not_better", "nothing_new", "failed"]
+    model_version: int | None = Field(description="The new version; the latest one if nothing is new; null if failed.")
+    reason: str = Field(description="Why it was published or not, or what failed.")
+
+    def line(self) -> str:
+        """Return the outcome in one line."""
+        version = "" if self.model_version is None else f" version {self.model_version}"
+        outcome = {
+            "published": f"{version} published",
+            "not_better": f"{version} not published",
+            "nothing_new": " nothing new",
+            "failed": " failed",
+        }[self.status]
+        return f"{self.objective}{outcome}: {self.reason}"
+
+
 class NightlyReport(Result):
-    status: Literal["published", "not_better", "nothing_new"]
+    """What a night did: the objectives are independent of each other."""
+
+    status: Literal["published", "some_refused", "not_better", "nothing_new", "failed"] = Field(
+        description="`failed`: an objective failed; `some_refused`: one was published, another refused; `not_better`: "
+        "none was published, and one or more refused."
+    )
+    objectives: list[ObjectiveReport]
     loads: list[LoadReport]
     trainings: list[TrainReport]
     seconds: float
@@ -205,6 +231,26 @@ class AllListsReport(Result):
     rows: int
     file: str
     seconds: float
+
+
+class PruneReport(Result):
+    """Outcome of deleting old versions."""
+
+    deleted: list[int] = Field(description="Numbers of the deleted versions.")
+
+
+class InitReport(Result):
+    """State of the database after `recsys init`."""
+
+    database: str = Field(description="Its URL, without the password.")
+    server: str = Field(examples=["SQLite 3.45.1"])
+    revision: str = Field(description="Version of the schema.")
+
+
+class PageReport(Result):
+    """The report page that was written."""
+
+    file: str
 
 
 class ModelSummary(Result):

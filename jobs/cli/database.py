@@ -1,14 +1,15 @@
 """`recsys init` and `recsys load`: the tables of the database, and the ratings in them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from jobs.cli.options import FormatOption, JsonOption, MapOption, columns_of, open_database
+from jobs.cli.options import FormatOption, JsonOption, MapOption, columns_of, database_to_preview, open_database
+from jobs.cli.stopping import stoppable
 
 
-def init_command() -> None:
+def init_command(json: JsonOption = False) -> None:
     """Create the tables, or upgrade them to this version.
 
     Running it again changes nothing. `recsys load` does it by itself for a new SQLite file.
@@ -16,16 +17,25 @@ def init_command() -> None:
         recsys init
         RECSYS_DATABASE_URL=postgresql://recsys@db.example/recsys recsys init
     """
+    from jobs.cli.show import show
     from recsys.database import migration
     from recsys.database.engine import connect, server_version
+    from recsys.results import InitReport
     from recsys.settings import load_settings
 
     engine = connect(load_settings().database_url)
     migration.upgrade(engine)
-    where = engine.url.render_as_string(hide_password=True)
-    typer.echo(f"{where} is ready: {server_version(engine)}, schema {migration.head_revision()}")
+    report = InitReport(
+        database=engine.url.render_as_string(hide_password=True),
+        server=server_version(engine),
+        revision=migration.head_revision(),
+    )
+    show(report, json)
 
 
+@stoppable(
+    "the rows written so far are kept, the others are missing. Run the same command again: it adds the missing ones"
+)
 def load_command(
     path: Annotated[
         Path, typer.Argument(help="File, folder or zip of ratings. The path may go on inside a zip: ml.zip/u1.base.")
@@ -51,23 +61,24 @@ def load_command(
         recsys load export.parquet --map user_id=customer,item_id=sku,rating=stars
         recsys load ratings.csv --dry-run
     """
-    from contextlib import nullcontext
-
     from jobs.cli.show import show
     from jobs.load import load
     from recsys.database.leases import LOADING, lease
+    from recsys.database.runs import recorded
 
-    engine, settings = open_database()
-    with nullcontext() if dry_run else lease(engine, LOADING):
-        report = load(
-            engine,
-            path,
-            settings,
-            items=items,
-            users=users,
-            format=format,
-            columns=columns_of(map),
-            dry_run=dry_run,
-            rejects_file=rejects,
-        )
+    arguments: dict[str, Any] = {
+        "items": items,
+        "users": users,
+        "format": format,
+        "columns": columns_of(map),
+        "rejects_file": rejects,
+    }
+    if dry_run:
+        with database_to_preview() as (engine, settings):
+            report = load(engine, path, settings, dry_run=True, **arguments)
+    else:
+        engine, settings = open_database(create=True)
+        with lease(engine, LOADING), recorded(engine, "load") as run:
+            report = load(engine, path, settings, **arguments)
+            run.reason, run.detail = f"loaded {path}", report.model_dump(mode="json")
     show(report, json)

@@ -6,8 +6,10 @@ from typing import Annotated
 import typer
 
 from jobs.cli.options import CountOption, JsonOption, OrderName, PopularByName, open_database
+from jobs.cli.stopping import stoppable
 
 
+@stoppable("no list was written")
 def recommend_command(
     user_id: Annotated[str | None, typer.Argument(metavar="USER_ID", help="Id of a user, as in your files.")] = None,
     n: CountOption = 10,

@@ -4,10 +4,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.cli.options import JsonOption, ObjectiveOption, actor, open_database
+from jobs.cli.options import JsonOption, ObjectiveOption, actor, open_database, reason_to_force
 from jobs.cli.teaching import add_command, as_markdown
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
     from recsys.database.models import Guard
 
 models_app = typer.Typer(
@@ -66,24 +68,33 @@ def show_command(number: NumberArgument, json: JsonOption = False) -> None:
 
 def publish_command(
     number: NumberArgument,
-    reason: Annotated[str, typer.Option(help="Why. It is recorded.")] = "published by hand",
+    reason: Annotated[str | None, typer.Option(help="Why. It is recorded.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Publish the version although the gate refused it. Needs --reason.")
+    ] = False,
+    json: JsonOption = False,
 ) -> None:
     """Make a version the live one of its objective.
 
-    Running servers answer from it within a second. The one that was live stays stored: `recsys models rollback`.
+    Running servers answer from it within a second. The one that was live stays stored: `recsys models rollback`
+    returns to it. A version that the gate refused needs --force and a reason.
 
         recsys models publish 7 --reason "better for new users"
+        recsys models publish 7 --force --reason "the old model lists withdrawn items"
     """
     from recsys.database.models import publish
 
+    reason = reason_to_force(force, reason) or reason or "published by hand"
     engine, _ = open_database()
-    chosen = publish(engine, number, reason, audited("publish", {"number": number, "reason": reason}))
-    typer.echo(f"version {number} is the live {chosen.objective} model")
+    detail: dict[str, object] = {"number": number, "reason": reason, "force": force}
+    chosen = publish(engine, number, reason, audited("publish", detail), force=force)
+    show_version(engine, number, f"version {number} is the live {chosen.objective} model", json)
 
 
 def rollback_command(
     objective: ObjectiveOption,
     reason: Annotated[str, typer.Option(help="Why. It is recorded.")] = "rolled back by hand",
+    json: JsonOption = False,
 ) -> None:
     """Make the previous live version live again.
 
@@ -95,33 +106,56 @@ def rollback_command(
 
     engine, _ = open_database()
     chosen = roll_back(engine, objective, reason, audited("rollback", {"objective": objective, "reason": reason}))
-    typer.echo(f"version {chosen.number} is the live {objective} model again")
+    show_version(engine, chosen.number, f"version {chosen.number} is the live {objective} model again", json)
 
 
 def prune_command(
     keep: Annotated[int, typer.Option(min=1, help="Number of the newest versions of each objective to keep.")] = 3,
+    json: JsonOption = False,
 ) -> None:
     """Delete old versions. Live versions are never deleted.
 
-    A deleted version cannot be published or rolled back to any more.
+    A deleted version cannot be published or rolled back to any more. The exit code is 3 while a training runs.
 
         recsys models prune
         recsys models prune --keep 10
     """
+    from jobs.cli.show import show
+    from recsys.database.audit import record
+    from recsys.database.leases import TRAINING, lease
     from recsys.database.models import prune
+    from recsys.results import PruneReport
 
     engine, _ = open_database()
-    deleted = prune(engine, keep)
-    typer.echo(f"deleted: {', '.join(map(str, deleted)) or 'none'}")
+    with lease(engine, TRAINING) as held:
+
+        def audit(connection: "Connection", numbers: list[int]) -> None:
+            held.guard(connection)
+            record(connection, actor(), "prune", {"keep": keep, "numbers": numbers})
+
+        deleted = prune(engine, keep, audit)
+    show(PruneReport(deleted=deleted), json)
+
+
+def show_version(engine: "Engine", number: int, line: str, as_json: bool) -> None:
+    """Print a version that just went live: one line for people, its summary for machines."""
+    from jobs.cli.show import show
+    from recsys.database.engine import reading
+    from recsys.database.models import version
+    from recsys.serving.versions import summarised
+
+    if not as_json:
+        typer.echo(line)
+        return
+    with reading(engine) as connection:
+        show(summarised(version(connection, number)), as_json)
 
 
 def audited(action: str, detail: dict[str, object]) -> "Guard":
     """Return a function that records the change in the audit log, in the transaction of the change."""
-    from sqlalchemy import Connection
-
     from recsys.database.audit import record
 
-    def guard(connection: Connection) -> None:
+    def guard(connection: "Connection") -> None:
         record(connection, actor(), action, detail)
 
     return guard

@@ -6,6 +6,9 @@ Nothing here imports pydantic, SQLAlchemy or torch when it is loaded, so that `r
 from __future__ import annotations
 
 import getpass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -76,21 +79,78 @@ MapOption = Annotated[
 ]
 
 
-def open_database() -> tuple[Engine, Settings]:
+def open_database(*, create: bool = False) -> tuple[Engine, Settings]:
     """Return the database that the settings name, with the tables of this version, and the settings.
+
+    Args:
+        create: whether to create a missing SQLite file, and the tables of an empty one.
+
+    Raises:
+        InputError: a setting has a value that cannot be used.
+        DatabaseError: the database cannot be reached, is missing, or needs `recsys init`.
+    """
+    from recsys.database import migration
+    from recsys.database.engine import connect
+    from recsys.errors import DatabaseError
+    from recsys.settings import load_settings
+
+    settings = load_settings()
+    engine = connect(settings.database_url)
+    if not create and is_new_file(engine):
+        raise DatabaseError(
+            f"{engine.url.render_as_string(hide_password=True)} holds no ratings yet: run `recsys load PATH` first, or "
+            "`recsys init`; or name another database with RECSYS_DATABASE_URL"
+        )
+    migration.ready(engine)
+    return engine, settings
+
+
+def is_new_file(engine: Engine) -> bool:
+    """Return whether the database is an SQLite file that is missing or empty. Creates nothing."""
+    if engine.dialect.name != "sqlite":
+        return False
+    path = Path(engine.url.database or "")
+    return not path.exists() or path.stat().st_size == 0
+
+
+@contextmanager
+def database_to_preview() -> Iterator[tuple[Engine, Settings]]:
+    """Yield the database for a dry run: an empty temporary one in place of a missing or empty SQLite file.
 
     Raises:
         InputError: a setting has a value that cannot be used.
         DatabaseError: the database cannot be reached, or needs `recsys init`.
     """
+    import tempfile
+
     from recsys.database import migration
     from recsys.database.engine import connect
     from recsys.settings import load_settings
 
     settings = load_settings()
-    engine = connect(settings.database_url)
-    migration.ready(engine)
-    return engine, settings
+    if not is_new_file(connect(settings.database_url)):
+        yield open_database()
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        engine = connect(f"sqlite:///{folder}/preview.db")
+        migration.upgrade(engine)
+        yield engine, settings
+        engine.dispose()
+
+
+def reason_to_force(force: bool, reason: str | None) -> str | None:
+    """Return the reason of a forced publication; `None` if it is not forced.
+
+    Raises:
+        InputError: `--force` without `--reason`.
+    """
+    from recsys.errors import InputError
+
+    if not force:
+        return None
+    if reason is None or not reason.strip():
+        raise InputError('--force needs a reason, which is recorded: add --reason "…"')
+    return reason
 
 
 def columns_of(pairs: list[str] | None) -> dict[str, str] | None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli.options import open_database
+from jobs.cli.options import JsonOption, open_database
 
 PortOption = Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to listen on.")]
 
@@ -55,6 +55,7 @@ def demo_command(
 
 def report_command(
     out: Annotated[Path, typer.Option(help="Folder to write report.html to.")] = Path("report"),
+    json: JsonOption = False,
 ) -> None:
     """Write the live models as one HTML page: a map of the items, what each factor means, biases, training curves.
 
@@ -63,7 +64,9 @@ def report_command(
         recsys report
         recsys report --out /var/www/recsys
     """
+    from jobs.cli.show import show
     from jobs.report import report
+    from recsys.results import PageReport
 
     engine, _ = open_database()
-    typer.echo(str(report(engine, out)))
+    show(PageReport(file=str(report(engine, out))), json)

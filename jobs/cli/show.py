@@ -10,16 +10,27 @@ from rich.text import Text
 from recsys.database.keys import ApiKey
 from recsys.results import (
     Explanation,
+    InitReport,
     ItemList,
     KeySummaries,
     KeySummary,
     LoadReport,
     ModelSummaries,
     NightlyReport,
+    PageReport,
+    PruneReport,
     Result,
     TrainReport,
     as_time,
 )
+
+NIGHT_STATUS = {
+    "published": "published",
+    "some_refused": "published in part: one objective was refused",
+    "not_better": "not better: nothing was published",
+    "nothing_new": "nothing new",
+    "failed": "failed",
+}
 
 
 def show(result: Result, as_json: bool) -> None:
@@ -41,6 +52,12 @@ def show(result: Result, as_json: bool) -> None:
             console.print(models_table(result))
         case KeySummaries():
             console.print(keys_table(result))
+        case InitReport():
+            show_line(console, f"{result.database} is ready: {result.server}, schema {result.revision}")
+        case PageReport():
+            show_line(console, result.file)
+        case PruneReport():
+            show_line(console, f"deleted: {', '.join(map(str, result.deleted)) or 'none'}")
         case _:
             for name, value in result.model_dump(mode="json").items():
                 if name not in ("metrics", "baselines"):
@@ -165,4 +182,6 @@ def show_night(console: Console, report: NightlyReport) -> None:
         show_load(console, load)
     for training in report.trainings:
         show_training(console, training)
-    show_line(console, f"{report.status.replace('_', ' ')} after {report.seconds:.1f} s")
+    for objective in report.objectives:
+        show_line(console, objective.line())
+    show_line(console, f"{NIGHT_STATUS[report.status]} after {report.seconds:.1f} s")

@@ -19,9 +19,15 @@ from jobs.cli.options import (
     SplitName,
     columns_of,
     open_database,
+    reason_to_force,
 )
+from jobs.cli.stopping import stoppable
+from recsys.errors import InputError
+
+DETAILED_EXIT_CODES = {"published": 0, "not_better": 10, "nothing_new": 11, "some_refused": 12}
 
 
+@stoppable("nothing was stored. Run the same command again")
 def train_command(
     objective: ObjectiveOption = "ranking",
     architecture: ArchitectureOption = "dot",
@@ -35,9 +41,13 @@ def train_command(
     ] = 1,
     seed: SeedOption = 0,
     publish: Annotated[
-        bool | None,
-        typer.Option("--publish/--no-publish", help="Publish, or do not, whatever the gate decides. Default: ask it."),
-    ] = None,
+        bool,
+        typer.Option("--publish/--no-publish", help="Publish the version if the gate allows it, or only store it."),
+    ] = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Publish the version even if the gate refuses it. Needs --reason.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option(help="Why you force the publication. It is recorded.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Train one model on the ratings in the database, store it as a new version, and publish it if it is good enough.
@@ -49,13 +59,18 @@ def train_command(
         recsys train
         recsys train --objective rating --n-epochs 20
         recsys train --architecture neural --no-publish
+        recsys train --force --reason "first model of the new shop"
     """
+    force_reason = reason_to_force(force, reason)
+    if force and not publish:
+        raise InputError("--force and --no-publish: give one of them")
     from jobs.cli.show import show
     from jobs.train import train
     from recsys.database.leases import TRAINING, lease
+    from recsys.database.runs import recorded
 
     engine, settings = open_database()
-    with lease(engine, TRAINING) as held:
+    with lease(engine, TRAINING) as held, recorded(engine, "train") as run:
         report = train(
             engine,
             settings,
@@ -67,10 +82,13 @@ def train_command(
             seed=seed,
             accumulate=accumulate,
             publish_it=publish,
+            force_reason=force_reason,
         )
+        run.reason, run.detail = report.reason, report.model_dump(mode="json")
     show(report, json)
 
 
+@stoppable("nothing was stored")
 def evaluate_command(
     train: Annotated[Path, typer.Option(help="File, folder or zip of the ratings to train on.")],
     test: Annotated[
@@ -133,6 +151,7 @@ def evaluate_command(
     show(report, json)
 
 
+@stoppable("nothing was trained. Run the same command again")
 def nightly_command(
     source: Annotated[
         list[Path] | None, typer.Option(help="Ratings to load first: a file, folder or zip. Repeat it for several.")
@@ -142,14 +161,17 @@ def nightly_command(
     detailed_exit_code: Annotated[
         bool,
         typer.Option(
-            "--detailed-exit-code", help="Exit with 10 if no version was good enough to publish, 11 if nothing is new."
+            "--detailed-exit-code",
+            help="Exit with 10 if no new version was good enough to publish, with 11 if nothing is new, and with 12 if "
+            "one objective was published and the other refused.",
         ),
     ] = False,
     json: JsonOption = False,
 ) -> None:
     """Load new ratings, train both objectives, and publish the versions that are good enough. Run it every night.
 
-    An objective whose ratings did not change is not trained again. The exit code is 3 if another run is at work.
+    An objective whose ratings did not change is not trained again. The objectives are independent: if one fails, the
+    other is trained all the same, and the exit code is 1. It is 3 if another run is at work.
 
         recsys nightly
         recsys nightly --source /data/ratings.csv --json
@@ -158,8 +180,13 @@ def nightly_command(
     from jobs.cli.show import show
     from jobs.nightly import nightly
 
-    engine, settings = open_database()
+    engine, settings = open_database(create=bool(source))
     report = nightly(engine, settings, source or (), device=device, seed=seed)
     show(report, json)
+    for each in report.objectives:
+        if each.status == "failed":
+            typer.echo(f"recsys: {each.objective}: {each.reason}", err=True)
+    if report.status == "failed":
+        raise typer.Exit(1)
     if detailed_exit_code:
-        raise typer.Exit({"published": 0, "not_better": 10, "nothing_new": 11}[report.status])
+        raise typer.Exit(DETAILED_EXIT_CODES[report.status])

@@ -15,6 +15,7 @@ from jobs.cli.options import (
     SeedOption,
     open_database,
 )
+from jobs.cli.stopping import stoppable
 from recsys.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ OutOption = Annotated[
 RANGE = "LOW:HIGH, in powers of ten: 1e-3:1e1 is .001, .01, .1, 1 and 10."
 
 
+@stoppable("nothing was stored")
 def lr_find_command(
     objective: ObjectiveOption = "ranking",
     lowest: Annotated[float, typer.Option("--from", help="Learning rate of the first step.")] = 1e-5,
@@ -76,6 +78,7 @@ def lr_find_command(
         show_learning_rates(report)
 
 
+@stoppable("nothing was stored")
 def sweep_command(
     objective: ObjectiveOption = "ranking",
     weight_decay: Annotated[
@@ -137,6 +140,7 @@ def sweep_command(
         show_sweep(report)
 
 
+@stoppable("the trials that ended are recorded. Run the same command again to continue")
 def tune_command(
     objective: ObjectiveOption = "ranking",
     architecture: ArchitectureOption = "dot",

@@ -25,7 +25,7 @@ from recsys.database.engine import (
     writing,
 )
 from recsys.database.weights import pack_weights, unpack_weights
-from recsys.errors import InputError, NotFoundError
+from recsys.errors import GateRefusedError, InputError, NotFoundError
 from recsys.factors import Factors, Side
 from recsys.results import Architecture, Objective
 
@@ -128,15 +128,31 @@ def _store_side(
     write_in_pieces(engine, len(side), write)
 
 
-def publish(engine: Engine, number: int, reason: str, guard: Guard | None = None) -> ModelVersion:
+def publish(
+    engine: Engine, number: int, reason: str, guard: Guard | None = None, *, force: bool = False
+) -> ModelVersion:
     """Make a version the live one of its objective, and record why. Publishing the live one changes nothing.
+
+    Args:
+        force: publish it even if the gate refused it. The record then holds the verdict of the gate beside the reason.
 
     Raises:
         NotFoundError: there is no such version.
+        GateRefusedError: the gate refused the version, and `force` is not given.
+        InputError: `force` is given without a reason.
         RecsysError: whatever `guard` raises.
     """
+    if force and not reason.strip():
+        raise InputError("a forced publication needs a reason, which is recorded: give one")
     with writing(engine) as connection:
         chosen = version(connection, number)
+        if not (chosen.training.gate_passed or chosen.live):
+            if not force:
+                raise GateRefusedError(
+                    f"the gate refused version {number} ({chosen.training.gate_reason}): publish it with force and a "
+                    "reason, or publish another version"
+                )
+            reason = f"forced: {reason}; gate: {chosen.training.gate_reason}"
         if guard is not None:
             guard(connection)
         if not chosen.live:
@@ -205,8 +221,11 @@ def was_published(connection: Connection, number: int) -> bool:
     return connection.scalar(select(published).where(published == number).limit(1)) is not None
 
 
-def prune(engine: Engine, keep: int) -> list[int]:
+def prune(engine: Engine, keep: int, audit: Callable[[Connection, list[int]], None] | None = None) -> list[int]:
     """Delete old versions: of each objective all but the newest `keep` and the live one.
+
+    Args:
+        audit: called with the numbers of the versions, inside the transaction from which on they are out of reach.
 
     Returns:
         The numbers of the versions that are gone.
@@ -223,6 +242,8 @@ def prune(engine: Engine, keep: int) -> list[int]:
         numbers = [old.number for group in versions_by_objective.values() for old in group[keep:] if not old.live]
         # From here on nobody sees them, nor can they go live.
         connection.execute(update(schema.models).where(schema.models.c.number.in_(numbers)).values(status="storing"))
+        if audit is not None:
+            audit(connection, numbers)
     for number in numbers:
         _delete(engine, number)
     return numbers

@@ -11,18 +11,26 @@ from recsys.database.engine import writing
 
 
 class Run:
-    """A run that is being recorded; what it says of itself is written when it ends."""
+    """A run that is being recorded. Its attributes are written when it ends.
+
+    Attributes:
+        reason: outcome in a sentence.
+        detail: outcome as JSON holds it.
+        failed: whether the run is recorded as failed although it raises nothing.
+    """
 
     def __init__(self) -> None:
         self.reason = ""
         self.detail: Mapping[str, object] = {}
+        self.failed = False
 
 
 @contextmanager
 def recorded(engine: Engine, job: str) -> Iterator[Run]:
     """Record a run: `running`, then `done`, or `failed` with the error. The caller holds the job's lease.
 
-    A run of the same job that is still `running` was killed, and is put down as failed.
+    A run of the same job that is still `running` was killed, and is recorded as failed. So is a run that a person or a
+    service manager stopped, with "interrupted" in its reason.
     """
     runs = schema.job_runs.c
     started_at = now_ms()
@@ -37,7 +45,10 @@ def recorded(engine: Engine, job: str) -> Iterator[Run]:
     run, status = Run(), "failed"
     try:
         yield run
-        status = "done"
+        status = "failed" if run.failed else "done"
+    except KeyboardInterrupt as error:
+        run.reason = f"interrupted: {error}" if str(error) else "interrupted"
+        raise
     except BaseException as error:
         run.reason = str(error) or type(error).__name__
         raise

@@ -58,3 +58,14 @@ def erase_user(engine: Engine, user_id: str, *, actor: str) -> UserChange | None
         connection.execute(delete(schema.users).where(users.user_key == user_key))
         record(connection, actor, "erase user", {"user_key": user_key, "n_ratings": len(rows)})
     return UserChange(user_key, seq)
+
+
+def first_known_user(connection: Connection) -> str:
+    """Return the id of the first user whom a stored model version knows."""
+    user_id: str = connection.scalars(
+        select(schema.users.c.user_id)
+        .join(schema.user_factors, schema.user_factors.c.user_key == schema.users.c.user_key)
+        .order_by(schema.users.c.user_key)
+        .limit(1)
+    ).one()
+    return user_id

@@ -53,26 +53,29 @@ def test_promise_5_what_is_no_better_than_its_baseline_does_not_go_live(recsys: 
     assert "recsys train --objective ranking" in recsys("recommend", "u1", code=1)
     first, second = runs(recsys)
     assert first[0] == "done"
-    assert "rating version 1 kept back: not better than the baseline" in first[1]
-    assert second == ("done", "the ratings are the same as at the last training")
+    assert "rating version 1 not published: not better than the baseline" in first[1]
+    same = "nothing new: the ratings are the same as at the training of version"
+    assert second == ("done", f"rating {same} 1; ranking {same} 2")
 
 
 def test_a_version_that_was_not_to_be_published_does_not_stop_the_night(recsys: Recsys, ratings: Path) -> None:
     recsys("load", str(ratings))
     trained = recsys.json("train", "--objective", "ranking", "--no-publish")
     assert not trained["published"]
-    assert str(trained["reason"]).startswith("not asked for; gate: the first version")
+    assert str(trained["reason"]).startswith("not published, as asked; gate: the first version")
     assert [training["objective"] for training in recsys.json("nightly")["trainings"]] == ["rating", "ranking"]
 
 
 def test_versions_by_hand(recsys: Recsys, ratings: Path) -> None:
     recsys("load", str(ratings))
     for seed in ("0", "1", "2"):
-        recsys("train", "--objective", "ranking", "--n-epochs", "1", "--n-factors", "4", "--publish", "--seed", seed)
+        small = ("--objective", "ranking", "--n-epochs", "1", "--n-factors", "4", "--seed", seed)
+        recsys("train", *small, "--force", "--reason", "test")
     assert "version 2 is the live ranking model again" in recsys("models", "rollback", "--objective", "ranking")
     assert "version 1 is the live ranking model again" in recsys("models", "rollback", "--objective", "ranking")
     assert "no earlier live version" in recsys("models", "rollback", "--objective", "ranking", code=1)
-    assert "version 3 is the live ranking model" in recsys("models", "publish", "3", "--reason", "it was fine")
+    forced = ("--force", "--reason", "it was fine")
+    assert "version 3 is the live ranking model" in recsys("models", "publish", "3", *forced)
     assert "deleted: 2, 1" in recsys("models", "prune", "--keep", "1")
     shown = recsys.json("models", "show", "3")
     assert (shown["live"], shown["n_factors"], len(shown["history"])) == (True, 4, 1)
@@ -84,7 +87,7 @@ def test_promise_1_a_training_that_is_killed_changes_nothing_that_is_seen(recsys
     before = recsys("recommend", "u0001", "--json")
     for delay in (1.0, 2.0, 3.0):
         process = subprocess.Popen(
-            recsys.command("train", "--objective", "ranking", "--publish", "--n-epochs", "200", "--seed", "9"),
+            recsys.command("train", "--force", "--reason", "test", "--n-epochs", "200", "--seed", "9"),
             cwd=recsys.folder,
             env=recsys.environment,
             stderr=subprocess.DEVNULL,

@@ -213,8 +213,10 @@ def test_settings_tuned_on_other_ratings_are_tried_before_they_are_given_up(load
 def test_training_uses_what_was_tuned_and_given_settings_override_it(loaded: Engine) -> None:
     keep_parameters(loaded, {"learning_rate": 0.02, "n_factors": 16, "n_epochs": 2, "of_another_version": 1})
     with lease(loaded, TRAINING) as held:
-        tuned = train(loaded, Settings(), held, "ranking", device="cpu", publish_it=True)
-        given = train(loaded, Settings(), held, "ranking", overrides={"n_factors": 4}, device="cpu", publish_it=True)
+        tuned = train(loaded, Settings(), held, "ranking", device="cpu", force_reason="test")
+        given = train(
+            loaded, Settings(), held, "ranking", overrides={"n_factors": 4}, device="cpu", force_reason="test"
+        )
     with reading(loaded) as connection:
         first = dict(version(connection, tuned.model_version).training.configuration)
         second = dict(version(connection, given.model_version).training.configuration)

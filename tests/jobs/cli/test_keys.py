@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cli.options import actor
+from recsys.database import migration
 from recsys.database.audit import entries
 from recsys.database.engine import connect, reading
 from recsys.database.keys import KeyRing, read_keyring
@@ -15,6 +16,9 @@ from tests.jobs.cli.test_main import Recsys
 
 @pytest.fixture
 def on_sqlite(tmp_path: Path) -> Recsys:
+    engine = connect(f"sqlite:///{tmp_path / 'recsys.db'}")
+    migration.upgrade(engine)
+    engine.dispose()
     return Recsys(tmp_path, f"sqlite:///{tmp_path / 'recsys.db'}")
 
 

@@ -51,14 +51,14 @@ def connected(recsys: Recsys) -> "closing[sqlite3.Connection]":
 
 
 def all_rows(recsys: Recsys) -> Rows:
-    """Every row of every table, but for the leases, which each run takes."""
+    """Return every row of every table, except the leases and the record of runs, which each run changes."""
     with connected(recsys) as connection:
         names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         assert {"users", "items", "ratings", "changes"} <= set(names)
         return {
             name: sorted(connection.execute(f"SELECT * FROM {name}").fetchall(), key=repr)
             for name in names
-            if name != "job_leases"
+            if name not in ("job_leases", "job_runs")
         }
 
 

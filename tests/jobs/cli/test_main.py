@@ -14,6 +14,8 @@ import httpx
 import pytest
 
 from recsys.data import sample
+from recsys.database import migration
+from recsys.database.engine import connect
 
 
 class Recsys:
@@ -88,7 +90,7 @@ def test_nightly_publishes_then_finds_nothing_new_then_trains_on_what_came(recsy
     assert first["status"] == "published"
     assert [training["objective"] for training in first["trainings"]] == ["rating", "ranking"]
     assert recsys.json("nightly", "--source", str(ratings))["status"] == "nothing_new"
-    assert recsys("nightly", "--detailed-exit-code", code=11).startswith("nothing new")
+    assert recsys("nightly", "--detailed-exit-code", code=11).splitlines()[-1].startswith("nothing new")
     more = recsys.folder / "more.csv"
     more.write_text("user_id,item_id,rating,rated_at\nu0001,i0001,5,2020-01-01T00:00:00Z\nu0001,i0002,5,2020-01-01\n")
     second = recsys.json("nightly", "--source", str(more))
@@ -97,7 +99,6 @@ def test_nightly_publishes_then_finds_nothing_new_then_trains_on_what_came(recsy
 
 
 def test_promise_3_a_run_at_the_same_time_is_refused(recsys: Recsys, ratings: Path) -> None:
-    from recsys.database.engine import connect
     from recsys.database.leases import LOADING, TRAINING, lease
 
     recsys.json("load", str(ratings))
@@ -135,6 +136,7 @@ def test_bad_rows_are_set_aside_and_a_mostly_bad_file_is_refused_whole(on_sqlite
 def test_a_dry_run_changes_nothing(on_sqlite: Recsys, ratings: Path) -> None:
     foretold = on_sqlite.json("load", str(ratings), "--dry-run")
     assert foretold["inserted"] == 9000
+    assert not (on_sqlite.folder / "recsys.db").exists()
     assert on_sqlite.json("load", str(ratings))["inserted"] == 9000
     assert on_sqlite.json("load", str(ratings), "--dry-run")["unchanged"] == 9000
 
@@ -156,6 +158,9 @@ def test_a_dry_run_changes_nothing(on_sqlite: Recsys, ratings: Path) -> None:
     ],
 )
 def test_errors_are_one_line_with_the_fix(on_sqlite: Recsys, arguments: tuple[str, ...], code: int, said: str) -> None:
+    engine = connect(on_sqlite.environment["RECSYS_DATABASE_URL"])
+    migration.upgrade(engine)
+    engine.dispose()
     error = on_sqlite(*arguments, code=code)
     assert said in error
     assert "Traceback" not in error
