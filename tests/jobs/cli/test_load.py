@@ -24,6 +24,9 @@ EARLIER = HEADER + "ann,heat,5,881250949\nann,ran,4,881250950\nbob,heat,3,881250
 
 PIECE = PIECE_ROWS["sqlite"]
 
+SEQUENCE_OF_RUNS = ("sqlite_sequence", "job_runs")
+"""Table and first column of the row where SQLite counts the runs."""
+
 Rows = dict[str, list[tuple[object, ...]]]
 
 
@@ -56,7 +59,10 @@ def all_rows(recsys: Recsys) -> Rows:
         names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         assert {"users", "items", "ratings", "changes"} <= set(names)
         return {
-            name: sorted(connection.execute(f"SELECT * FROM {name}").fetchall(), key=repr)
+            name: sorted(
+                (row for row in connection.execute(f"SELECT * FROM {name}") if (name, row[0]) != SEQUENCE_OF_RUNS),
+                key=repr,
+            )
             for name in names
             if name not in ("job_leases", "job_runs")
         }
