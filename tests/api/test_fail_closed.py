@@ -6,16 +6,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from api import access
 from api.access import DatabaseWatch
 from api.app import create_app
+from recsys.database.clock import now_ms
 from recsys.database.engine import connect, reading
-from recsys.database.keys import create_key, read_keyring
+from recsys.database.keys import KeyRing, create_key, read_keyring
 from recsys.errors import DatabaseError
 from recsys.settings import Settings
 from tests.api.asking import check_problem, eventually
@@ -155,6 +157,27 @@ def test_promise_9_with_the_database_gone_the_last_keys_serve_reads_for_ten_minu
         monkeypatch.undo()
         switch.on()
         eventually(lambda: client.put("/v1/items/a", json={}, headers=bearer(key)).status_code == 200, 10)
+
+
+def test_promise_9_a_key_expires_on_time_while_the_database_is_gone(
+    switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, key = create_key(switch.engine, "ops", ["read"], actor="test")
+    expires_at = now_ms() + 2000
+
+    def with_expiry(connection: Connection) -> KeyRing:
+        ring = read_keyring(connection)
+        return replace(
+            ring, by_hash={text: replace(known, expires_at=expires_at) for text, known in ring.by_hash.items()}
+        )
+
+    monkeypatch.setattr(access, "read_keyring", with_expiry)
+    with serving(url_of(switch.engine)) as client:
+        assert client.get("/v1/popular?by=count", headers=bearer(key)).status_code == 200
+        switch.off()
+        eventually(lambda: client.get("/health/ready").json()["status"] == "degraded", 10)
+        eventually(lambda: client.get("/v1/popular?by=count", headers=bearer(key)).status_code == 401, 10)
+        assert now_ms() >= expires_at
 
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)

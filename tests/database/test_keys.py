@@ -11,7 +11,18 @@ from recsys.database import schema
 from recsys.database.audit import entries, record
 from recsys.database.clock import now_ms
 from recsys.database.engine import is_sqlite, reading, writing
-from recsys.database.keys import SCOPES, ApiKey, KeyRing, Scope, allows, create_key, list_keys, read_keyring, revoke_key
+from recsys.database.keys import (
+    SCOPES,
+    ApiKey,
+    KeyRing,
+    Scope,
+    allows,
+    create_key,
+    hash_of,
+    list_keys,
+    read_keyring,
+    revoke_key,
+)
 from recsys.errors import InputError, NotFoundError
 
 
@@ -98,7 +109,7 @@ def test_a_revoked_key_is_not_found_and_revoking_it_again_changes_nothing(engine
 
 def test_a_name_that_several_keys_share_is_revoked_by_number(engine: Engine) -> None:
     first, second = (create_key(engine, "same", ["read"], actor="ana")[0] for _ in range(2))
-    with pytest.raises(InputError, match=r"^keys 1, 2 share the name 'same': revoke each by its number$"):
+    with pytest.raises(InputError, match=r"^keys 1, 2 have the name 'same': revoke each by its number$"):
         revoke_key(engine, "same", actor="ana")
     revoke_key(engine, "2", actor="ana")
     assert revoke_key(engine, "same", actor="ana").number == first.number  # the only one left in force
@@ -142,6 +153,15 @@ def test_a_key_ring_cannot_be_changed(engine: Engine) -> None:
         held.any_ever = False  # type: ignore[misc]
 
 
+def test_a_key_ring_knows_when_a_key_expires() -> None:
+    key = ApiKey(1, "shop", ("read",), created_at=0, revoked_at=None, expires_at=1000)
+    lasting = ApiKey(2, "ops", ("admin",), created_at=0, revoked_at=None)
+    keys = KeyRing({hash_of("a"): key, hash_of("b"): lasting}, any_ever=True)
+    assert [keys.find("a", at) for at in (0, 999, 1000, 2000)] == [key, key, None, None]
+    assert keys.find("a") is None
+    assert keys.find("b") == keys.find("b", 2**60) == lasting
+
+
 @pytest.mark.parametrize(
     ("scopes", "allowed"),
     [
@@ -168,14 +188,14 @@ def test_good_names(engine: Engine, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("", "is blank: expected who uses it"),
-        ("   ", "is blank: expected who uses it"),
+        ("", "is blank: give the name of its user"),
+        ("   ", "is blank: give the name of its user"),
         ("x" * 81, "has 81 characters: expected at most 80; shorten it"),
-        ("web\nshop", r"'web\\nshop' has characters that cannot be printed: leave them out"),
-        ("\0", "cannot be printed: leave them out"),
-        ("\x1b[31mred", "cannot be printed: leave them out"),
-        ("\ud800", "cannot be printed: leave them out"),
-        ("42", "'42' could be the number of a key: add a letter"),
+        ("web\nshop", r"'web\\nshop' has characters that cannot be printed: remove them"),
+        ("\0", "cannot be printed: remove them"),
+        ("\x1b[31mred", "cannot be printed: remove them"),
+        ("\ud800", "cannot be printed: remove them"),
+        ("42", "'42' looks like the number of a key: add a letter"),
     ],
 )
 def test_bad_names(engine: Engine, name: str, said: str) -> None:
@@ -189,8 +209,8 @@ def test_bad_names(engine: Engine, name: str, said: str) -> None:
     ("scopes", "said"),
     [
         ([], "a key needs a scope: give at least one of read, write, admin"),
-        (["read", "root"], "there is no scope 'root': expected some of read, write, admin"),
-        (["read", "write", "read"], "a scope is given twice in read, write, read: give each once"),
+        (["read", "root"], "there is no scope 'root': expected one of read, write, admin"),
+        (["read", "write", "read"], "a scope is repeated in read, write, read: give each once"),
     ],
 )
 def test_bad_scopes(engine: Engine, scopes: list[Scope], said: str) -> None:
