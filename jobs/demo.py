@@ -18,7 +18,7 @@ from recsys.database.engine import connect, reading
 from recsys.database.models import live_numbers, publish, versions
 from recsys.database.users import first_known_user
 from recsys.results import Objective
-from recsys.serving.recommender import load_recommender
+from recsys.serving.snapshot import load_recommender
 from recsys.settings import Settings
 
 FOLDER = Path(".demo")
@@ -65,7 +65,8 @@ def three_requests(engine: Engine, port: int) -> list[str]:
     with reading(engine) as connection:
         recommender = load_recommender(connection)
         user_id = first_known_user(connection)
-    item_id = recommender.as_list(recommender.popular("count", 1)).items[0].item_id
+    (item_idx,) = recommender.popular("count", 1).best.item_idx
+    item_id = recommender.catalogue.items[item_idx].item_id
     paths = (
         f"users/{quote(user_id, safe='')}/recommendations",
         f"items/{quote(item_id, safe='')}/similar",

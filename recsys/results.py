@@ -97,7 +97,7 @@ class UserList(Result):
 class UserLists(Result):
     """Lists in the order in which they were asked for."""
 
-    model_version: int
+    model_version: int | None = Field(description="The version that was asked; null where no version was.")
     lists: list[UserList]
 
 
@@ -226,7 +226,7 @@ class NightlyReport(Result):
 class AllListsReport(Result):
     """What became of the lists of all users."""
 
-    model_version: int
+    model_version: int | None
     users: int
     rows: int
     file: str

@@ -28,7 +28,7 @@ async def search(_: Reader, query: Annotated[ItemsParams, Query()], state: Curre
 async def item(_: Reader, item_id: ItemId, state: CurrentState) -> Item:
     """Return one item, hidden or not."""
     recommender = state.live.current
-    return recommender.catalogue.item(recommender.place_of(item_id))
+    return recommender.catalogue.item(recommender.catalogue.require(item_id))
 
 
 @routes.put(
@@ -52,12 +52,11 @@ def put(
     if "categories" in values:
         values["categories"] = list(dict.fromkeys(values["categories"]))
     with state.writers:
-        _, created = put_item(state.engine, item_id, values, actor=actor)
-    state.live.refresh()
+        stored, created = put_item(state.engine, item_id, values, actor=actor)
     if created:
         response.status_code = status.HTTP_201_CREATED
-    recommender = state.live.current
-    return recommender.catalogue.item(recommender.place_of(item_id))
+    catalogue = state.live.refresh_items([stored.item_key]).catalogue
+    return catalogue.item(catalogue.require(item_id))
 
 
 def check_texts(item_id: str, body: PutItem) -> None:

@@ -13,10 +13,10 @@ from api.state import CurrentState
 from recsys.database.engine import reading
 from recsys.database.feedback import NewRating, rate
 from recsys.database.ratings import delete_rating
+from recsys.database.user_states import read_user_ratings
 from recsys.database.users import erase_user
 from recsys.errors import NotFoundError
 from recsys.results import RateReport, UserRatings
-from recsys.serving.users import read_user_ratings
 
 routes = router("ratings")
 

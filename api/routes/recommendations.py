@@ -11,11 +11,15 @@ from api.schemas import ListsBody, PopularParams, PredictParams, RecommendParams
 from api.state import AppState, in_thread, state_of
 from recsys.database.engine import glancing
 from recsys.results import ItemList, Predictions, UserLists
-from recsys.serving.batch import Asking, lists_for
-from recsys.serving.explain import explained
+from recsys.serving.batch import ListRequest, lists_for
+from recsys.serving.encode import to_json
+from recsys.serving.explain import explain_list
+from recsys.serving.lists import DEFAULT_QUERY, ListQuery, plan_list
 from recsys.serving.live_model import LiveModel
-from recsys.serving.recommender import DEFAULT_WISH, Listed, Recommender, Wish
-from recsys.serving.users import UserState, read_rated_by
+from recsys.serving.predictions import predict as predict_ratings
+from recsys.serving.searches import RankedItems
+from recsys.serving.snapshot import Recommender
+from recsys.serving.users import UserState, read_rated_items_by_id
 
 routes = router("lists", FastRoute)
 
@@ -34,44 +38,45 @@ async def recommend(request: Request, user_id: UserId, query: Annotated[Recommen
     """
     state = state_of(request)
     recommender = state.live.current
-    model = recommender.model_for_lists(query.model)
+    model = recommender.list_model(query.model)
     user = await state.reader.state(user_id, recommender.catalogue, model)
     is_plain = query.model_fields_set <= _PLAIN
     if is_plain and user.answer is not None and user.answer[:2] == (recommender.number, query.n):
         return Response(user.answer[2], media_type="application/json")
-    wish = _wish(recommender, query)
-    search = recommender.search_for(model, user, wish)
-    if search is None:
-        listed = recommender.popularity(model, user, wish)
-    else:
-        listed = recommender.found(model, user, await state.searcher.find(search))
+    plan = plan_list(recommender, model, user, _list_query(recommender, query))
+    ranked = plan if isinstance(plan, RankedItems) else plan.finish(await state.searcher.find(plan))
     if query.explain:
-        answer = await in_thread(state, _explained, state, recommender, model, user, user_id, listed)
+        answer = await in_thread(state, _explain, state, recommender, model, user, user_id, ranked)
         return Response(answer.model_dump_json(), media_type="application/json")
-    content = recommender.as_json(listed)
+    content = to_json(recommender.catalogue, ranked)
     if is_plain and user.user_key is not None and len(content) <= MAX_CACHED_BYTES:
         user.answer = (recommender.number, query.n, content)
     return Response(content, media_type="application/json")
 
 
-def _wish(recommender: Recommender, query: RecommendParams) -> Wish:
+def _list_query(recommender: Recommender, query: RecommendParams) -> ListQuery:
     if not query.model_fields_set:
-        return DEFAULT_WISH
-    return Wish(
+        return DEFAULT_QUERY
+    return ListQuery(
         n=query.n,
         exclude_seen=query.exclude_seen,
-        exclude=recommender.places_of(query.exclude),
+        exclude=recommender.catalogue.find(query.exclude),
         categories=tuple(query.category),
         min_ratings=query.min_ratings,
     )
 
 
-def _explained(
-    state: AppState, recommender: Recommender, model: LiveModel, user: UserState, user_id: str, listed: Listed
+def _explain(
+    state: AppState,
+    recommender: Recommender,
+    model: LiveModel | None,
+    user: UserState,
+    user_id: str,
+    ranked: RankedItems,
 ) -> ItemList:
     with glancing(state.engine) as connection:
-        rated = read_rated_by(connection, [user_id], recommender.catalogue)[user_id]
-    return explained(recommender, model, user, rated, listed)
+        rated = read_rated_items_by_id(connection, [user_id], recommender.catalogue)[user_id]
+    return explain_list(recommender, model, user, rated, ranked)
 
 
 @routes.post("/recommendations", response_model=UserLists, responses=BODY_RESPONSES)
@@ -83,18 +88,18 @@ async def recommend_many(request: Request, body: ListsBody) -> Response:
     """
     state = state_of(request)
     recommender = state.live.current
-    model = recommender.model_for_lists(body.model)
-    wish = Wish(
+    model = recommender.list_model(body.model)
+    list_query = ListQuery(
         n=body.n,
         exclude_seen=body.exclude_seen,
-        exclude=recommender.places_of(body.exclude),
-        among=None if body.candidates is None else recommender.places_of(body.candidates),
+        exclude=recommender.catalogue.find(body.exclude),
+        candidates=None if body.candidates is None else recommender.catalogue.find(body.candidates),
         categories=tuple(body.category),
         min_ratings=body.min_ratings,
     )
-    asking = [Asking(user.user_id, [(row.item_id, row.rating) for row in user.ratings]) for user in body.users]
+    requests = [ListRequest(user.user_id, [(row.item_id, row.rating) for row in user.ratings]) for user in body.users]
     content = await in_thread(
-        state, lists_for, state.engine, state.live.users, recommender, model, asking, wish, body.explain
+        state, lists_for, state.engine, state.live.users, recommender, model, requests, list_query, body.explain
     )
     return Response(content, media_type="application/json")
 
@@ -105,9 +110,9 @@ async def predict(request: Request, user_id: UserId, query: Annotated[PredictPar
     item's usual rating."""
     state = state_of(request)
     recommender = state.live.current
-    model = recommender.model_for_lists("rating")
+    model = recommender.list_model("rating")
     user = await state.reader.state(user_id, recommender.catalogue, model)
-    return recommender.predict(user, query.item_id)
+    return predict_ratings(recommender, user, query.item_id)
 
 
 @routes.get("/items/{item_id}/similar", response_model=ItemList)
@@ -115,16 +120,14 @@ async def similar(request: Request, item_id: ItemId, query: Annotated[SimilarPar
     """Return the items that appeal to the same users, by the cosine between item factors."""
     state = state_of(request)
     recommender = state.live.current
-    model, search = recommender.search_similar(item_id, query.n, query.category)
-    listed = recommender.similar(model, await state.searcher.find(search))
-    return Response(recommender.as_json(listed), media_type="application/json")
+    search = recommender.similar.search(item_id, query.n, query.category)
+    ranked = recommender.similar.finish(search, await state.searcher.find(search))
+    return Response(to_json(recommender.catalogue, ranked), media_type="application/json")
 
 
 @routes.get("/popular", response_model=ItemList)
 async def popular(request: Request, query: Annotated[PopularParams, Query()]) -> Response:
     """Return popular items by bias (liked more than the factors explain), by number of ratings, or by mean rating."""
     recommender = state_of(request).live.current
-    listed = recommender.popular(
-        query.by, query.n, order=query.order, min_ratings=query.min_ratings, categories=query.category
-    )
-    return Response(recommender.as_json(listed), media_type="application/json")
+    ranked = recommender.popular(query.by, query.n, query.order, query.min_ratings, query.category)
+    return Response(to_json(recommender.catalogue, ranked), media_type="application/json")

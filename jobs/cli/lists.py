@@ -34,16 +34,16 @@ def recommend_command(
     """
     from jobs.cli.show import show
     from jobs.recommend import recommend, recommend_all
-    from recsys.serving.recommender import Wish
+    from recsys.serving.lists import ListQuery
 
     if all == (user_id is not None):
         raise typer.BadParameter("give the id of one user, or --all for the lists of all users")
     engine, _ = open_database()
-    wish = Wish(n=n, exclude_seen=not include_seen)
+    query = ListQuery(n=n, exclude_seen=not include_seen)
     if user_id is None:
-        show(recommend_all(engine, out, wish), json)
+        show(recommend_all(engine, out, query), json)
     else:
-        show(recommend(engine, user_id, wish, explain=explain), json)
+        show(recommend(engine, user_id, query, explain=explain), json)
 
 
 def similar_command(
@@ -60,13 +60,16 @@ def similar_command(
     """
     from jobs.cli.show import show
     from recsys.database.engine import reading
-    from recsys.serving.recommender import find, load_recommender
+    from recsys.serving.encode import to_item_list
+    from recsys.serving.searches import run_searches
+    from recsys.serving.snapshot import load_recommender
 
     engine, _ = open_database()
     with reading(engine) as connection:
         recommender = load_recommender(connection)
-    model, search = recommender.search_similar(item_id, n)
-    show(recommender.as_list(recommender.similar(model, find([search])[0])), json)
+    search = recommender.similar.search(item_id, n)
+    ranked = recommender.similar.finish(search, run_searches([search])[0])
+    show(to_item_list(recommender.catalogue, ranked), json)
 
 
 def popular_command(
@@ -96,9 +99,10 @@ def popular_command(
     """
     from jobs.cli.show import show
     from recsys.database.engine import reading
-    from recsys.serving.recommender import load_recommender
+    from recsys.serving.encode import to_item_list
+    from recsys.serving.snapshot import load_recommender
 
     engine, _ = open_database()
     with reading(engine) as connection:
         recommender = load_recommender(connection)
-    show(recommender.as_list(recommender.popular(by, n, order=order, min_ratings=min_ratings)), json)
+    show(to_item_list(recommender.catalogue, recommender.popular(by, n, order, min_ratings)), json)

@@ -1,6 +1,6 @@
-"""Lists for many users at once."""
+"""Lists of many users and visitors at once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,15 +10,17 @@ from recsys.database.engine import glancing
 from recsys.errors import InputError
 from recsys.results import UserList, UserLists
 from recsys.serving.batching import read_users
-from recsys.serving.catalogue import Catalogue
-from recsys.serving.explain import explained
+from recsys.serving.encode import to_json_lists
+from recsys.serving.explain import explain_list
+from recsys.serving.lists import ListQuery, recommend
 from recsys.serving.live_model import LiveModel
-from recsys.serving.recommender import Recommender, Wish
-from recsys.serving.users import NOBODY, Rated, UserCache, UserState, new_state, read_rated_by
+from recsys.serving.snapshot import Recommender
+from recsys.serving.user_cache import UserCache
+from recsys.serving.users import UNKNOWN_USER, RatedItems, UserState, new_state, read_rated_items_by_id
 
 
-class Asking(NamedTuple):
-    """Somebody who wants a list: a user by id, a visitor by ratings (item id, rating), or a user with some more."""
+class ListRequest(NamedTuple):
+    """A list that was requested: for a user by id, for a visitor by ratings (item id, rating), or for both."""
 
     user_id: str | None
     ratings: Sequence[tuple[str, float]] = ()
@@ -28,82 +30,83 @@ def lists_for(
     engine: Engine,
     cache: UserCache,
     recommender: Recommender,
-    model: LiveModel,
-    asking: Sequence[Asking],
-    wish: Wish,
+    model: LiveModel | None,
+    requests: Sequence[ListRequest],
+    query: ListQuery,
     explain: bool = False,
 ) -> bytes:
-    """Lists for all who ask, in their order, as the JSON of `UserLists`.
+    """Return the requested lists, in their order, as the JSON of `UserLists`.
 
     Raises:
-        InputError: a visitor's rating is off the scale.
+        InputError: a visitor's rating lies outside the scale.
     """
-    _check_scale(recommender, asking)
-    rated = _rated(engine, recommender, asking, explain)
-    users = _states(engine, cache, recommender, model, asking, rated)
-    listed = recommender.recommend(model, users, wish)
+    _check_scale(recommender, requests)
+    rated = _read_rated(engine, recommender, requests, explain)
+    users = _read_states(engine, cache, recommender, model, requests, rated)
+    lists = recommend(recommender, model, users, query)
+    number = model.number if model else None
     if not explain:
-        return recommender.as_json_lists(model.number, [asked.user_id for asked in asking], listed)
-    lists = []
-    for asked, user, mine, found in zip(asking, users, rated, listed, strict=True):
-        single = explained(recommender, model, user, mine, found)
-        lists.append(
-            UserList(user_id=asked.user_id, source=single.source, items=single.items, fallback=single.fallback)
+        return to_json_lists(recommender.catalogue, number, [request.user_id for request in requests], lists)
+    explained = []
+    for request, user, mine, ranked in zip(requests, users, rated, lists, strict=True):
+        single = explain_list(recommender, model, user, mine, ranked)
+        explained.append(
+            UserList(user_id=request.user_id, source=single.source, items=single.items, fallback=single.fallback)
         )
-    return UserLists(model_version=model.number, lists=lists).model_dump_json().encode()
+    return UserLists(model_version=number, lists=explained).model_dump_json().encode()
 
 
-def _states(
+def _read_states(
     engine: Engine,
     cache: UserCache,
     recommender: Recommender,
-    model: LiveModel,
-    asking: Sequence[Asking],
-    rated: Sequence[Rated],
+    model: LiveModel | None,
+    requests: Sequence[ListRequest],
+    rated: Sequence[RatedItems],
 ) -> list[UserState]:
-    catalogue = recommender.catalogue
-    by_id = {asked.user_id: cache.get(model.number, asked.user_id) for asked in asking if asked.user_id is not None}
-    missing = [user_id for user_id, state in by_id.items() if state is None]
+    user_ids = dict.fromkeys(request.user_id for request in requests if request.user_id is not None)
+    cached = {user_id: cache.get(model.number, user_id) if model else None for user_id in user_ids}
+    states = {user_id: state for user_id, state in cached.items() if state is not None}
+    missing = [user_id for user_id in user_ids if user_id not in states]
     if missing:
-        by_id |= read_users(engine, cache, missing, catalogue, model)
-    states = []
-    for asked, mine in zip(asking, rated, strict=True):
-        known = NOBODY if asked.user_id is None else by_id[asked.user_id] or NOBODY
-        if asked.ratings:
-            known = new_state(model, mine, np.union1d(known.seen, mine.places).astype(np.int32))
-        states.append(known)
-    return states
+        states |= read_users(engine, cache, missing, recommender.catalogue, model)
+    result = []
+    for request, mine in zip(requests, rated, strict=True):
+        state = UNKNOWN_USER if request.user_id is None else states.get(request.user_id, UNKNOWN_USER)
+        if request.ratings:
+            state = new_state(model, mine, np.union1d(state.seen, mine.item_idx).astype(np.int32))
+        result.append(state)
+    return result
 
 
-def _rated(engine: Engine, recommender: Recommender, asking: Sequence[Asking], explain: bool) -> list[Rated]:
-    """What each rated: what is stored, where that is needed, and what they came with in its place."""
-    catalogue = recommender.catalogue
-    wanted = [asked.user_id for asked in asking if asked.user_id is not None and (explain or asked.ratings)]
-    stored: dict[str, Rated] = {}
-    if wanted:
+def _read_rated(
+    engine: Engine, recommender: Recommender, requests: Sequence[ListRequest], explain: bool
+) -> list[RatedItems]:
+    """Return the ratings of each request: the stored ones, if they are needed, overridden by those it came with."""
+    user_ids = [r.user_id for r in requests if r.user_id is not None and (explain or r.ratings)]
+    stored: Mapping[str, RatedItems] = {}
+    if user_ids:
         with glancing(engine) as connection:
-            stored = read_rated_by(connection, wanted, catalogue)
-    return [_merged(stored.get(asked.user_id or ""), asked.ratings, catalogue) for asked in asking]
+            stored = read_rated_items_by_id(connection, user_ids, recommender.catalogue)
+    result = []
+    for request in requests:
+        mine = stored.get(request.user_id or "", RatedItems.none())
+        ratings = dict(zip(mine.item_idx.tolist(), mine.ratings.tolist(), strict=True))
+        for item_id, rating in request.ratings:
+            item_idx = recommender.catalogue.idx_of.get(item_id)
+            if item_idx is not None:
+                ratings[item_idx] = rating
+        result.append(RatedItems(np.array(list(ratings), np.int64), np.array(list(ratings.values()), np.float32)))
+    return result
 
 
-def _merged(stored: Rated | None, given: Sequence[tuple[str, float]], catalogue: Catalogue) -> Rated:
-    ratings: dict[int, float] = {}
-    if stored is not None:
-        ratings = dict(zip(stored.places.tolist(), stored.ratings.tolist(), strict=True))
-    for item_id, rating in given:
-        place = catalogue.idx_of.get(item_id)
-        if place is not None:
-            ratings[place] = rating
-    return Rated(np.array(list(ratings), np.int64), np.array(list(ratings.values()), np.float32))
-
-
-def _check_scale(recommender: Recommender, asking: Sequence[Asking]) -> None:
+def _check_scale(recommender: Recommender, requests: Sequence[ListRequest]) -> None:
     scale = recommender.rating_scale
     if scale is None:
         return
     low, high = scale
-    for at, asked in enumerate(asking):
-        for place, (_, rating) in enumerate(asked.ratings):
+    for user, request in enumerate(requests):
+        for row, (_, rating) in enumerate(request.ratings):
             if not low <= rating <= high:
-                where = f"body.users.{at}.ratings.{place}"
+                where = f"body.users.{user}.ratings.{row}"
                 raise InputError(f"{where}: rating {rating:g} is outside the scale: expected {low:g} to {high:g}")

@@ -1,10 +1,11 @@
-"""Requests that wait together are answered together: users read in one query, lists found in one matrix product."""
+"""Requests that wait at the same time share one query for their users, and one matrix product for their lists."""
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy import Engine
 
@@ -13,23 +14,25 @@ from recsys.errors import DatabaseError
 from recsys.scoring.search import TopN
 from recsys.serving.catalogue import Catalogue
 from recsys.serving.live_model import LiveModel
-from recsys.serving.recommender import Search, find
-from recsys.serving.users import UNREAD, UserCache, UserState, read_states
+from recsys.serving.searches import Search, run_searches
+from recsys.serving.user_cache import UserCache
+from recsys.serving.users import UNREAD_USER, UserState, read_states
 
-MOST_USERS = 64
-"""Users that are read in one query."""
+MAX_USERS = 64
+"""Most users that one query reads."""
 
-MOST_WORK = 70_000_000
-"""Multiplications of one matrix product that the event loop does by itself, in some milliseconds: 16 lists among 62,000
-items of 64 factors. More go to a thread."""
+MAX_INLINE_WORK = 70_000_000
+"""Most multiplications of a matrix product that the event loop computes itself, in some milliseconds: 16 lists among
+62,000 items of 64 factors. Larger products go to a thread."""
 
-MOST_WAITING = 32
-"""Searches that wait for no more to join them."""
+MAX_WAITING = 32
+"""Number of searches that start at once, without waiting for more to join."""
 
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
-class _Asked(NamedTuple):
+class _StateRequest(NamedTuple):
     user_id: str
     catalogue: Catalogue
     model: LiveModel | None
@@ -37,60 +40,64 @@ class _Asked(NamedTuple):
 
 
 class StateReader:
-    """Reads states of users off the event loop; those asked for while a query runs share the next one.
+    """Reads user states off the event loop; requests that arrive while a query runs share the next query.
 
-    So a state never comes from a query that began before it was asked for: what a client did before it asks counts.
+    So a state never comes from a query that began before it was requested, and everything a client did before its
+    request counts.
     """
 
     def __init__(self, engine: Engine, cache: UserCache, executor: Executor) -> None:
         self._engine, self._cache, self._executor = engine, cache, executor
-        self._waiting: list[_Asked] = []
+        self._waiting: list[_StateRequest] = []
         self._reading: asyncio.Task[None] | None = None
 
     async def state(self, user_id: str, catalogue: Catalogue, model: LiveModel | None) -> UserState:
-        """The state of a user for a version; one that says so where the database cannot be reached."""
+        """Return the state of a user for a version; `UNREAD_USER` if the database cannot be reached."""
         if model is not None:
-            kept = self._cache.get(model.number, user_id)
-            if kept is not None:
-                return kept
+            cached = self._cache.get(model.number, user_id)
+            if cached is not None:
+                return cached
         answer: asyncio.Future[UserState] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Asked(user_id, catalogue, model, answer))
+        self._waiting.append(_StateRequest(user_id, catalogue, model, answer))
         if self._reading is None:
             self._reading = asyncio.create_task(self._read())
         return await answer
 
     async def _read(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            batch, self._waiting = self._waiting[:MOST_USERS], self._waiting[MOST_USERS:]
-            for _, same in groupby(batch, lambda asked: (id(asked.catalogue), id(asked.model))):
-                group = list(same)
-                user_ids = [asked.user_id for asked in group]
-                reading = loop.run_in_executor(
-                    self._executor, read_users, self._engine, self._cache, user_ids, group[0].catalogue, group[0].model
-                )
-                try:
-                    states = await reading
-                except Exception as error:
-                    _fail([asked.answer for asked in group], error)
-                else:
-                    for asked in group:
-                        if not asked.answer.done():  # its client may have gone
-                            asked.answer.set_result(states[asked.user_id])
-        self._reading = None
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:MAX_USERS], self._waiting[MAX_USERS:]
+                for _, same in groupby(batch, lambda request: (id(request.catalogue), id(request.model))):
+                    await self._read_group(list(same))
+        finally:
+            self._reading = None
+
+    async def _read_group(self, group: Sequence[_StateRequest]) -> None:
+        user_ids = [request.user_id for request in group]
+        catalogue, model = group[0].catalogue, group[0].model
+        answers = [request.answer for request in group]
+        try:
+            # The executor refuses work once it is shut down: then these requests fail, and do not wait for ever.
+            states = await asyncio.get_running_loop().run_in_executor(
+                self._executor, read_users, self._engine, self._cache, user_ids, catalogue, model
+            )
+        except Exception as error:
+            _fail(answers, error)
+        else:
+            _settle(answers, [states[user_id] for user_id in user_ids])
 
 
 def read_users(
     engine: Engine, cache: UserCache, user_ids: list[str], catalogue: Catalogue, model: LiveModel | None
 ) -> dict[str, UserState]:
-    """Read states of users and keep them; `UNREAD` where the database cannot be reached."""
+    """Read user states and cache them; return `UNREAD_USER` for all if the database cannot be reached."""
     try:
         with glancing(engine) as connection:
             states = read_states(connection, user_ids, catalogue, model)
     except DatabaseError as error:
-        # The snapshot still answers, but not for these users: better the popular items than none.
+        # The snapshot can still answer with popular items.
         _log.warning("answered without the database", extra={"reason": str(error)})
-        return dict.fromkeys(user_ids, UNREAD)
+        return dict.fromkeys(user_ids, UNREAD_USER)
     if model is not None:
         for user_id, state in states.items():
             cache.put(model.number, user_id, state)
@@ -98,73 +105,68 @@ def read_users(
 
 
 class Searcher:
-    """Finds lists; those asked for in one turn of the event loop, or while others are found, share a matrix product."""
+    """Runs searches; those that arrive in one pass of the event loop, or while others run, share a matrix product."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._waiting: list[tuple[Search, asyncio.Future[TopN]]] = []
         self._busy = False
-        self._finding: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[None] | None = None
 
     async def find(self, search: Search) -> TopN:
-        """The list of one search."""
+        """Return the result of one search."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[TopN] = loop.create_future()
         self._waiting.append((search, answer))
         if not self._busy:
             self._busy = True
-            loop.call_soon(self._look_again, 0)
+            loop.call_soon(self._gather, 0)
         return await answer
 
-    def _look_again(self, n_before: int) -> None:
-        """Wait for as long as every turn of the event loop brings more: what arrives together is found together."""
+    def _gather(self, n_before: int) -> None:
+        """Wait as long as each pass of the event loop brings more searches, then run them."""
         n_waiting = len(self._waiting)
-        if n_before < n_waiting < MOST_WAITING:
-            asyncio.get_running_loop().call_soon(self._look_again, n_waiting)
+        if n_before < n_waiting < MAX_WAITING:
+            asyncio.get_running_loop().call_soon(self._gather, n_waiting)
         else:
-            self._find_all()
+            self._run_waiting()
 
-    def _find_all(self) -> None:
+    def _run_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
         searches, answers = [search for search, _ in waiting], [answer for _, answer in waiting]
-        if _is_quick(searches):
+        work = sum(search.index.items.size for search in searches)
+        if work <= MAX_INLINE_WORK and all(search.index.head is None for search in searches):
             self._busy = False
             try:
-                found = find(searches)
+                found = run_searches(searches)
             except Exception as error:
                 _fail(answers, error)
             else:
                 _settle(answers, found)
             return
-        self._finding = asyncio.create_task(self._find_aside(searches, answers))
+        self._running = asyncio.create_task(self._run_in_thread(searches, answers))
 
-    async def _find_aside(self, searches: list[Search], answers: "list[asyncio.Future[TopN]]") -> None:
+    async def _run_in_thread(self, searches: list[Search], answers: "list[asyncio.Future[TopN]]") -> None:
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self._executor, find, searches)
+            found = await loop.run_in_executor(self._executor, run_searches, searches)
         except Exception as error:
             _fail(answers, error)
         else:
             _settle(answers, found)
         if self._waiting:
-            loop.call_soon(self._find_all)
+            loop.call_soon(self._run_waiting)
         else:
             self._busy = False
 
 
-def _is_quick(searches: list[Search]) -> bool:
-    """Whether the event loop may find these by itself."""
-    no_layers = all(search.among.head is None for search in searches)
-    return no_layers and sum(search.among.items.size for search in searches) <= MOST_WORK
+def _settle(answers: "Sequence[asyncio.Future[_T]]", results: Sequence[_T]) -> None:
+    for answer, result in zip(answers, results, strict=True):
+        if not answer.done():  # the client may have disconnected
+            answer.set_result(result)
 
 
-def _settle(answers: "list[asyncio.Future[TopN]]", found: list[TopN]) -> None:
-    for answer, best in zip(answers, found, strict=True):
-        if not answer.done():  # its client may have gone
-            answer.set_result(best)
-
-
-def _fail(answers: "list[asyncio.Future[TopN]] | list[asyncio.Future[UserState]]", error: Exception) -> None:
+def _fail(answers: "Sequence[asyncio.Future[_T]]", error: Exception) -> None:
     for answer in answers:
         if not answer.done():
             answer.set_exception(error)

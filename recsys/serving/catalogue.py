@@ -1,4 +1,4 @@
-"""All items of the database and what is known of them, as one immutable snapshot."""
+"""All items of the database and their metadata, as one immutable snapshot."""
 
 import json
 from collections import defaultdict
@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from recsys.data.keyed import positions
 from recsys.database.counts import read_counts
 from recsys.database.items import StoredItem, read_items
+from recsys.errors import NotFoundError
 from recsys.results import Item, ItemPage
 from recsys.serving.titles import TitleIndex, title_index
 
@@ -23,36 +24,106 @@ Counts = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Items in the order of their keys; a position in these arrays is an item's `place`.
+    """The items of the database. An item's position in these arrays is its `item_idx`.
 
-    Items are never deleted and keys only grow, so that places stay as they are while items are added.
+    Items are never deleted, and new items are appended, so positions stay valid while items are added. Keys are not
+    always ascending: PostgreSQL hands out a key before the transaction commits, so a smaller key can arrive later.
 
     Attributes:
-        item_keys: (n_items,) int64, ascending.
-        items: what the database has of each.
-        places_by_category: category → places of its items, ascending.
+        item_keys: (n_items,) int64.
+        items: the stored metadata of each item.
+        idx_by_category: category → positions of its items, ascending.
         hidden: (n_items,) mask of items that no list shows.
-        n_ratings: (n_items,) int64, how often each was rated.
-        mean_rating: (n_items,) float64, 0 where nobody rated it.
+        n_ratings: (n_items,) int64.
+        mean_rating: (n_items,) float64, 0 for an item without ratings.
         idx_of: external id → position.
-        json_heads: (n_items,) the beginning of each item in a list as JSON, made when it is first listed.
+        json_prefixes: (n_items,) the beginning of each item in a list as JSON, computed when it is first listed.
     """
 
     item_keys: NDArray[np.int64]
     items: Sequence[StoredItem]
-    places_by_category: Mapping[str, NDArray[np.int64]]
+    idx_by_category: Mapping[str, NDArray[np.int64]]
     hidden: NDArray[np.bool_]
     n_ratings: NDArray[np.int64]
     mean_rating: NDArray[np.float64]
     idx_of: Mapping[str, int]
-    json_heads: list[bytes | None] = field(repr=False)
+    json_prefixes: list[bytes | None] = field(repr=False)
+
+    @classmethod
+    def from_items(cls, items: Sequence[StoredItem], counts: Counts) -> "Catalogue":
+        """Return a catalogue of these items, in their order.
+
+        Args:
+            counts: item keys, ascending, with their numbers of ratings and sums of ratings.
+        """
+        item_keys = np.fromiter((item.item_key for item in items), np.int64, len(items))
+        by_category: dict[str, list[int]] = defaultdict(list)
+        for idx, item in enumerate(items):
+            for category in item.categories:
+                by_category[category].append(idx)
+        n_ratings, mean_rating = _align_counts(item_keys, counts)
+        return cls(
+            item_keys=item_keys,
+            items=items,
+            idx_by_category={name: np.unique(np.array(found, np.int64)) for name, found in by_category.items()},
+            hidden=np.fromiter((item.hidden for item in items), bool, len(items)),
+            n_ratings=n_ratings,
+            mean_rating=mean_rating,
+            idx_of={item.item_id: idx for idx, item in enumerate(items)},
+            json_prefixes=[None] * len(items),
+        )
 
     @property
     def n_items(self) -> int:
         return len(self.item_keys)
 
-    def item(self, place: int) -> Item:
-        stored, count = self.items[place], int(self.n_ratings[place])
+    @cached_property
+    def _key_order(self) -> NDArray[np.int64] | None:
+        """The order of the keys; `None` if they are ascending."""
+        if (self.item_keys[1:] > self.item_keys[:-1]).all():
+            return None
+        return np.argsort(self.item_keys, kind="stable")
+
+    def positions(self, item_keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the positions of items by key, (n,) → (n,); −1 for a key that the catalogue does not have."""
+        order = self._key_order
+        if order is None:
+            return positions(self.item_keys, item_keys)
+        found = positions(self.item_keys[order], item_keys)
+        return np.where(found >= 0, order[found], -1)
+
+    def require(self, item_id: str) -> int:
+        """Return the position of an item.
+
+        Raises:
+            NotFoundError: there is no such item.
+        """
+        item_idx = self.idx_of.get(item_id)
+        if item_idx is None:
+            raise NotFoundError(f"there is no item {item_id[:80]!r}: search by title with GET /v1/items?title=…")
+        return item_idx
+
+    def find(self, item_ids: Iterable[str]) -> NDArray[np.int64]:
+        """Return the positions of items, each once, ascending; ids that do not exist are left out."""
+        found = {self.idx_of.get(item_id, -1) for item_id in item_ids} - {-1}
+        return np.array(sorted(found), np.int64)
+
+    def mask(self, item_idx: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Return a mask (n_items,) of some items."""
+        mask = np.zeros(self.n_items, bool)
+        mask[item_idx] = True
+        return mask
+
+    def category_mask(self, categories: Sequence[str]) -> NDArray[np.bool_]:
+        """Return a mask (n_items,) of the items in any of the categories."""
+        mask = np.zeros(self.n_items, bool)
+        for category in categories:
+            mask[self.idx_by_category.get(category, [])] = True
+        return mask
+
+    def item(self, item_idx: int) -> Item:
+        """Return an item as a result."""
+        stored, count = self.items[item_idx], int(self.n_ratings[item_idx])
         year = stored.attributes.get("year")
         return Item(
             item_id=stored.item_id,
@@ -62,110 +133,90 @@ class Catalogue:
             attributes={name: value for name, value in stored.attributes.items() if name != "year"},
             hidden=stored.hidden,
             n_ratings=count,
-            mean_rating=float(self.mean_rating[place]) if count else None,
+            mean_rating=float(self.mean_rating[item_idx]) if count else None,
         )
 
-    def json_head(self, place: int) -> bytes:
-        """`{"item_id":…,"title":…,"score":` of an item."""
-        head = self.json_heads[place]
-        if head is None:
-            item = self.items[place]
-            as_text = json.dumps({"item_id": item.item_id, "title": item.title}, separators=(",", ":"))
-            self.json_heads[place] = head = f'{as_text[:-1]},"score":'.encode()
-        return head
-
-    def in_categories(self, categories: Sequence[str]) -> NDArray[np.int64]:
-        """Places of the items that have any of the categories; a category nobody has has none."""
-        nothing = np.empty(0, np.int64)
-        found = [self.places_by_category.get(category, nothing) for category in categories]
-        return found[0] if len(found) == 1 else np.unique(np.concatenate([nothing, *found]))
+    def json_prefix(self, item_idx: int) -> bytes:
+        """Return `{"item_id":…,"title":…,"score":` for an item."""
+        prefix = self.json_prefixes[item_idx]
+        if prefix is None:
+            item = self.items[item_idx]
+            text = json.dumps({"item_id": item.item_id, "title": item.title}, separators=(",", ":"))
+            self.json_prefixes[item_idx] = prefix = f'{text[:-1]},"score":'.encode()
+        return prefix
 
     @cached_property
     def titles(self) -> TitleIndex:
-        """Made when a title is first searched: whoever changes an item need not wait for it."""
+        """The index of titles, built at the first search: a change of an item does not wait for it."""
         return title_index(self.items)
 
     def search(self, text: str, limit: int, after: str | None = None) -> ItemPage:
-        """Items whose title has all the words of `text`, by title; no words: all items.
+        """Return items whose title has all words of `text`, ordered by title; all items if there are no words.
 
-        Case and accents do not matter. Hidden items are not found.
+        Case and accents do not matter. Hidden items are left out.
 
         Args:
             after: the cursor of the page before; see `TitleIndex.cursor`.
 
         Raises:
-            InputError: it is not a cursor.
+            InputError: the cursor is not valid.
         """
         titles = self.titles
-        shown = (at for at in titles.search(text, after) if not self.hidden[titles.places[at]])
+        shown = (at for at in titles.search(text, after) if not self.hidden[titles.item_idx[at]])
         found = list(islice(shown, limit + 1))
-        items = [self.item(int(titles.places[at])) for at in found[:limit]]
+        items = [self.item(int(titles.item_idx[at])) for at in found[:limit]]
         return ItemPage(items=items, next_cursor=titles.cursor(found[limit - 1]) if len(found) > limit else None)
 
     def with_counts(self, counts: Counts) -> "Catalogue":
-        """The same items with other numbers of ratings."""
-        n_ratings, mean_rating = _spread(self.item_keys, counts)
+        """Return the same items with new numbers of ratings."""
+        n_ratings, mean_rating = _align_counts(self.item_keys, counts)
         return replace(self, n_ratings=n_ratings, mean_rating=mean_rating)
 
     def with_items(self, changed: Iterable[StoredItem]) -> "Catalogue":
-        """The same with some items changed or added."""
-        items, heads, place_of = list(self.items), list(self.json_heads), dict(self.idx_of)
-        hidden = self.hidden.tolist()
-        touched: set[str] = set()  # categories
+        """Return the same catalogue with some items changed or added."""
+        items, prefixes, idx_of = list(self.items), list(self.json_prefixes), dict(self.idx_of)
+        by_category = dict(self.idx_by_category)
+        hidden: dict[int, bool] = {}
         for item in sorted(changed, key=lambda item: item.item_key):
-            place = place_of.setdefault(item.item_id, len(items))
-            if place == len(items):
+            item_idx = idx_of.setdefault(item.item_id, len(items))
+            before: Sequence[str] = ()
+            if item_idx == len(items):
                 items.append(item)
-                heads.append(None)
-                hidden.append(item.hidden)
-            touched.update(items[place].categories, item.categories)
-            items[place], heads[place], hidden[place] = item, None, item.hidden
+                prefixes.append(None)
+            else:
+                before = items[item_idx].categories
+            hidden[item_idx] = item.hidden
+            for category in {*before} - {*item.categories}:
+                by_category[category] = np.setdiff1d(by_category[category], [item_idx])
+                if not len(by_category[category]):
+                    del by_category[category]
+            for category in {*item.categories} - {*before}:
+                by_category[category] = np.union1d(by_category.get(category, np.empty(0, np.int64)), [item_idx])
+            items[item_idx], prefixes[item_idx] = item, None
         n_new = len(items) - self.n_items
-        by_category = {**self.places_by_category, **_by_category(items, touched)}
+        mask = np.append(self.hidden, np.zeros(n_new, bool))
+        mask[list(hidden)] = list(hidden.values())
         return Catalogue(
             item_keys=np.append(self.item_keys, [item.item_key for item in items[self.n_items :]]).astype(np.int64),
             items=items,
-            places_by_category={name: places for name, places in by_category.items() if len(places)},
-            hidden=np.array(hidden, bool),
+            idx_by_category=by_category,
+            hidden=mask,
             n_ratings=np.append(self.n_ratings, np.zeros(n_new, np.int64)),
             mean_rating=np.append(self.mean_rating, np.zeros(n_new)),
-            idx_of=place_of,
-            json_heads=heads,
+            idx_of=idx_of,
+            json_prefixes=prefixes,
         )
 
 
 def read_catalogue(connection: Connection) -> Catalogue:
-    """The catalogue as the database has it now."""
-    items = read_items(connection)
-    item_keys = np.fromiter((item.item_key for item in items), np.int64, len(items))
-    n_ratings, mean_rating = _spread(item_keys, read_counts(connection))
-    return Catalogue(
-        item_keys=item_keys,
-        items=items,
-        places_by_category=_by_category(items),
-        hidden=np.fromiter((item.hidden for item in items), bool, len(items)),
-        n_ratings=n_ratings,
-        mean_rating=mean_rating,
-        idx_of={item.item_id: place for place, item in enumerate(items)},
-        json_heads=[None] * len(items),
-    )
+    """Read the catalogue from the database."""
+    return Catalogue.from_items(read_items(connection), read_counts(connection))
 
 
-def _by_category(items: Sequence[StoredItem], wanted: set[str] | None = None) -> dict[str, NDArray[np.int64]]:
-    """Category → places of its items, ascending, of the categories that are wanted; None: all."""
-    found: dict[str, list[int]] = defaultdict(list)
-    for place, item in enumerate(items):
-        for category in item.categories:
-            if wanted is None or category in wanted:
-                found[category].append(place)
-    empty: list[int] = []
-    return {name: np.unique(np.array(found.get(name, empty), np.int64)) for name in (wanted or found)}
-
-
-def _spread(item_keys: NDArray[np.int64], counts: Counts) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Numbers of ratings and means of these items."""
+def _align_counts(item_keys: NDArray[np.int64], counts: Counts) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the numbers of ratings and the mean ratings of items, (n_items,) each; 0 for items without counts."""
     keys, n, total = counts
-    place = positions(keys, item_keys)
-    n_ratings = np.where(place >= 0, np.append(n, 0)[place], 0)
-    sums = np.where(place >= 0, np.append(total, 0.0)[place], 0.0)
+    found = positions(keys, item_keys)
+    n_ratings = np.where(found >= 0, np.append(n, 0)[found], 0)
+    sums = np.where(found >= 0, np.append(total, 0.0)[found], 0.0)
     return n_ratings, sums / np.maximum(n_ratings, 1)

@@ -1,109 +1,89 @@
 """Why an item is in a list: the exact parts of its score, and the user's own ratings behind them."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys.results import Contribution, Explanation, ItemList, ListedItem, Neighbour
+from recsys.serving.encode import to_item_list
 from recsys.serving.live_model import LiveModel
-from recsys.serving.recommender import Listed, Recommender
-from recsys.serving.users import Rated, UserState, fold
+from recsys.serving.searches import RankedItems
+from recsys.serving.snapshot import Recommender
+from recsys.serving.users import RatedItems, UserState, fold_in_user
 
 N_SHOWN = 3
-"""How many ratings and nearest items each explanation names."""
+"""Number of ratings and of nearest items that each explanation names."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Behind:
-    """What the ratings of a user add to their row.
+def explain_list(
+    recommender: Recommender, model: LiveModel | None, user: UserState, rated: RatedItems, ranked: RankedItems
+) -> ItemList:
+    """Return a list with an explanation of each item; a list of popularity gets the reason why it is one.
 
-    Attributes:
-        rated: those of the items that the version was trained with.
-        parts: (n, width) what each adds.
+    z = b + b_u + b_i + p_u · q_i (+ the layers of a neural model). The contribution of a rating j to p_u · q_i is
+    part_j · q_i, where Σ_j part_j is the vector that fold-in solves for these ratings (`FoldIn.solve`). A trained
+    vector differs from the folded-in one, so some part of the product belongs to no single rating.
     """
-
-    rated: Rated
-    parts: NDArray[np.float32]
-
-
-def explained(recommender: Recommender, model: LiveModel, user: UserState, rated: Rated, listed: Listed) -> ItemList:
-    """A list with an explanation of every item; of a list of popularity, why it is one.
-
-    z = b + b_u + b_i + p_u · q_i (+ the layers of a neural model). What a rating j adds to p_u · q_i is part_j · q_i,
-    where Σ_j part_j is the row that solving for these ratings gives (`FoldIn.solve`). Of a user whose row was trained
-    that is another row than theirs, so that a part remains which is no single rating's.
-    """
-    plain = recommender.as_list(listed)
-    if user.row is None or listed.source == "popularity":
-        return plain.model_copy(update={"fallback": listed.fallback})
-    behind = _behind(model, rated)
-    liked = _liked(rated)
-    items = []
-    for item, place in zip(plain.items, listed.best.item_idx.tolist(), strict=True):
-        explanation = _explain(recommender, model, user, place, behind, rated.places[liked])
-        items.append(ListedItem(item_id=item.item_id, title=item.title, score=item.score, explanation=explanation))
+    plain = to_item_list(recommender.catalogue, ranked)
+    if model is None or user.embedding is None or ranked.source == "popularity":
+        return plain
+    explainer = _Explainer(recommender, model, user, rated)
+    items = [
+        ListedItem(item_id=item.item_id, title=item.title, score=item.score, explanation=explainer.explain(item_idx))
+        for item, item_idx in zip(plain.items, ranked.best.item_idx.tolist(), strict=True)
+    ]
     return plain.model_copy(update={"items": items})
 
 
-def _explain(
-    recommender: Recommender,
-    model: LiveModel,
-    user: UserState,
-    place: int,
-    behind: _Behind | None,
-    liked: NDArray[np.int64],
-) -> Explanation:
-    assert user.row is not None
-    q, p = model.item_factors[place].astype(np.float64), user.row.vector.astype(np.float64)
-    n_dot = len(q) if model.head is None else model.head.n_dot
-    layers = 0.0 if model.head is None else float(model.head((p + q)[None, n_dot:])[0])
-    added = np.zeros(0) if behind is None else behind.parts[:, :n_dot] @ q[:n_dot]  # (n rated,)
-    catalogue = recommender.catalogue
-    contributions = []
-    for at in np.argsort(-added, kind="stable")[:N_SHOWN].tolist():
-        assert behind is not None
-        stored = catalogue.items[behind.rated.places[at]]
-        contributions.append(
-            Contribution(
-                item_id=stored.item_id,
-                title=stored.title,
-                rating=float(behind.rated.ratings[at]),
-                contribution=float(added[at]),
-            )
+class _Explainer:
+    """Explains items of one user's list."""
+
+    def __init__(self, recommender: Recommender, model: LiveModel, user: UserState, rated: RatedItems) -> None:
+        assert user.embedding is not None
+        self._catalogue, self._model = recommender.catalogue, model
+        self._user = user.embedding
+        folded = fold_in_user(model, rated, explain=True)
+        known = model.trained[rated.item_idx]
+        self._rated = RatedItems(rated.item_idx[known], rated.ratings[known])
+        self._parts = None if folded is None else folded.parts  # (n rated, width)
+        mean = rated.ratings.mean(dtype=np.float64) - 1e-6 if len(rated.ratings) else 0
+        liked = rated.item_idx[rated.ratings >= mean]
+        self._liked = liked[model.known[liked]]
+
+    def explain(self, item_idx: int) -> Explanation:
+        """Return the parts of an item's score."""
+        model = self._model
+        q = model.item_factors[item_idx].astype(np.float64)
+        p = self._user.vector.astype(np.float64)
+        n_dot = model.factors.n_dot
+        layers = 0.0 if model.head is None else float(model.head((p + q)[None, n_dot:])[0])
+        added = np.zeros(0) if self._parts is None else self._parts[:, :n_dot] @ q[:n_dot]  # (n rated,)
+        return Explanation(
+            global_bias=model.factors.global_bias,
+            user_bias=self._user.bias,
+            item_bias=float(model.item_bias[item_idx]),
+            dot_product=float(p[:n_dot] @ q[:n_dot]),
+            layers=layers,
+            contributions=[
+                self._contribution(at, float(added[at])) for at in np.argsort(-added, kind="stable")[:N_SHOWN].tolist()
+            ],
+            all_contributions=float(added.sum()),
+            nearest_liked=self._nearest_liked(item_idx),
         )
-    return Explanation(
-        global_bias=model.version.global_bias,
-        user_bias=user.row.bias,
-        item_bias=float(model.item_bias[place]),
-        dot_product=float(p[:n_dot] @ q[:n_dot]),
-        layers=layers,
-        contributions=contributions,
-        all_contributions=float(added.sum()),
-        nearest_liked=_nearest(recommender, model, place, liked),
-    )
 
+    def _contribution(self, at: int, added: float) -> Contribution:
+        item = self._catalogue.items[self._rated.item_idx[at]]
+        return Contribution(
+            item_id=item.item_id, title=item.title, rating=float(self._rated.ratings[at]), contribution=added
+        )
 
-def _behind(model: LiveModel, rated: Rated) -> _Behind | None:
-    folded = fold(model, rated, explain=True)
-    if folded is None or folded.parts is None:
-        return None
-    known = model.trained[rated.places]
-    return _Behind(Rated(rated.places[known], rated.ratings[known]), folded.parts)
-
-
-def _liked(rated: Rated) -> NDArray[np.bool_]:
-    """Which ratings are no lower than the user's mean."""
-    return rated.ratings >= (rated.ratings.mean(dtype=np.float64) - 1e-6 if len(rated.ratings) else 0)
-
-
-def _nearest(recommender: Recommender, model: LiveModel, place: int, liked: NDArray[np.int64]) -> list[Neighbour]:
-    others = liked[(liked != place) & model.known[liked]]
-    lengths = model.inverse_norms
-    cosines = (model.embeddings[others] @ model.embeddings[place]) * lengths[others] * lengths[place]
-    nearest = np.argsort(-cosines, kind="stable")[:N_SHOWN].tolist()
-    stored = [recommender.catalogue.items[others[at]] for at in nearest]
-    return [
-        Neighbour(item_id=item.item_id, title=item.title, similarity=float(cosines[at]))
-        for item, at in zip(stored, nearest, strict=True)
-    ]
+    def _nearest_liked(self, item_idx: int) -> list[Neighbour]:
+        """Return the nearest items that the user rated no lower than their mean."""
+        others: NDArray[np.int64] = self._liked[self._liked != item_idx]
+        embeddings, inverse_norms = self._model.embeddings, self._model.inverse_norms
+        cosines = (embeddings[others] @ embeddings[item_idx]) * inverse_norms[others] * inverse_norms[item_idx]
+        nearest = np.argsort(-cosines, kind="stable")[:N_SHOWN].tolist()
+        items = [self._catalogue.items[others[at]] for at in nearest]
+        return [
+            Neighbour(item_id=item.item_id, title=item.title, similarity=float(cosines[at]))
+            for item, at in zip(items, nearest, strict=True)
+        ]

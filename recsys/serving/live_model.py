@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.data.features import match_features
-from recsys.data.keyed import positions
 from recsys.database.items import StoredItem
 from recsys.database.models import ModelVersion
 from recsys.factors import Factors, FeatureEmbeddings, Head, Side
@@ -52,7 +51,7 @@ class LiveModel:
         Args:
             factors: of the version; users are ignored.
         """
-        idx = positions(catalogue.item_keys, factors.item_keys)  # (n_items of the version,), in the catalogue
+        idx = catalogue.positions(factors.item_keys)  # (n_items of the version,), in the catalogue
         present = idx >= 0
         aligned = np.zeros((catalogue.n_items, factors.n_factors), np.float32)
         vectors = _in_memory_order(aligned, factors.head)

@@ -1,9 +1,9 @@
-"""The snapshot that answers now, and the thread that keeps it and the cache of users true to the database."""
+"""The current snapshot, and the thread that keeps it and the cache of users up to date with the database."""
 
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Event, Lock, Thread
 
 from sqlalchemy import Connection, Engine
@@ -15,11 +15,11 @@ from recsys.database.items import read_items
 from recsys.database.models import live_numbers
 from recsys.errors import DatabaseError, RecsysError
 from recsys.results import Objective
-from recsys.serving.recommender import Recommender, load_live_model, load_recommender
-from recsys.serving.users import UserCache
+from recsys.serving.snapshot import Recommender, load_live_model, load_recommender
+from recsys.serving.user_cache import UserCache
 
 COUNTS_SECONDS = 30
-"""How old the numbers of ratings may be while ratings come in one by one."""
+"""Largest age of the numbers of ratings while single ratings are posted."""
 
 START_SECONDS = 60.0
 """Longest time that `start` waits for the first snapshot."""
@@ -28,11 +28,11 @@ _log = logging.getLogger(__name__)
 
 
 class LiveRecommender:
-    """Holds one `Recommender` and swaps it for a newer one; a request keeps the one that it began with.
+    """Holds one snapshot and replaces it by a newer one; a request keeps the snapshot that it began with.
 
     Attributes:
-        users: states of users, for whatever version they were read; forgotten when they change.
-        problem: why the database could not be asked last time; None when all is well.
+        users: cached user states; forgotten when the user changes.
+        problem: why the last refresh failed; `None` if it succeeded.
     """
 
     def __init__(
@@ -54,17 +54,17 @@ class LiveRecommender:
         self._on_load = on_load
         self._tried, self._stop = Event(), Event()
         self._thread = Thread(target=self._watch, name="refresh", daemon=True)
-        self._turn = Lock()
+        self._lock = Lock()
         self._recommender: Recommender | None = None
-        self._seq = 0  # of the last change that the snapshot and the cache know of
-        self._stale = False  # whether a change of everything is still to be read
+        self._seq = 0  # of the last change that the snapshot and the cache include
+        self._stale = False  # whether a change of everything has not been loaded yet
         self._counts_seq = 0
         self._counted_at = self._loaded_at = 0.0
         self._load_seconds = 0.0
 
     @property
     def loaded(self) -> bool:
-        """Whether there has been a snapshot."""
+        """Whether a snapshot was loaded."""
         return self._recommender is not None
 
     @property
@@ -72,7 +72,7 @@ class LiveRecommender:
         """The newest snapshot.
 
         Raises:
-            DatabaseError: there has been none yet.
+            DatabaseError: no snapshot was loaded yet.
         """
         if self._recommender is None:
             reason = self.problem or "nothing has been read from the database yet: try again"
@@ -80,15 +80,15 @@ class LiveRecommender:
         return self._recommender
 
     def refresh(self) -> None:
-        """Look once: forget what changed, and load what is newer.
+        """Read what changed: forget cached users, and load newer items, counts and versions.
 
-        A database that cannot be reached is noted in `problem`, not raised.
+        If the database cannot be reached, `problem` says so; nothing is raised.
         """
-        with self._turn:
+        with self._lock:
             try:
-                if forget_replaced_file(self._engine):  # whatever its seq says, it has another past
+                if forget_replaced_file(self._engine):  # another database, whose seq has no relation to the last one
                     self._seq, self._loaded_at = -1, -math.inf
-                    self.users.begin_anew()
+                    self.users.reset()
                 with reading(self._engine) as connection:
                     self._catch_up(connection)
                 self.problem = None
@@ -101,6 +101,19 @@ class LiveRecommender:
                 self.problem = "the snapshot could not be refreshed: the server's log has the error"
             finally:
                 self._tried.set()
+
+    def refresh_items(self, item_keys: Sequence[int]) -> Recommender:
+        """Read some items again, and return the snapshot that includes them: it is the current one from now on.
+
+        A refresh is not enough for an item that was just stored: while a bulk load runs, a refresh postpones reading
+        all items again.
+
+        Raises:
+            DatabaseError: the database cannot be reached, or no snapshot was loaded yet.
+        """
+        with self._lock, reading(self._engine) as connection:
+            self._recommender = self.current.with_items(read_items(connection, item_keys))
+            return self._recommender
 
     def start(self) -> None:
         """Start to refresh, and wait for the first attempt, but not for ever: a database may hang."""
@@ -126,21 +139,21 @@ class LiveRecommender:
             self.users.forget(changes.users, changes.seq)
         numbers = live_numbers(connection)
         before = self._recommender
-        # A bulk load changes everything again and again: do not spend more than a fifth of the time on reading.
+        # A bulk load changes everything again and again: spend at most a fifth of the time on loading.
         may_reload = time.monotonic() - self._loaded_at > 5 * self._load_seconds
         if before is None or (self._stale and may_reload):
             self._load(connection, changes)
         else:
-            now = before
+            after = before
             if changes.items:
-                now = now.with_changes(read_items(connection, changes.items))
-            if numbers != {objective: model.number for objective, model in now.models.items()}:
-                now = self._with_versions(connection, now, numbers)
+                after = after.with_items(read_items(connection, changes.items))
+            if numbers != {objective: model.number for objective, model in after.models.items()}:
+                after = self._with_versions(connection, after, numbers)
             if self._counts_seq < changes.seq and time.monotonic() - self._counted_at > COUNTS_SECONDS:
-                now = Recommender(now.catalogue.with_counts(read_counts(connection)), now.models)
+                after = Recommender(after.catalogue.with_counts(read_counts(connection)), after.models)
                 self._counts_seq, self._counted_at = changes.seq, time.monotonic()
-            if now is not before:
-                self._recommender = now
+            if after is not before:
+                self._recommender = after
         self._seq = changes.seq
 
     def _load(self, connection: Connection, changes: Changes) -> None:
@@ -156,14 +169,16 @@ class LiveRecommender:
         live = {objective: model.number for objective, model in recommender.models.items()}
         _log.info("snapshot loaded", extra={"live": live, "seq": changes.seq, "seconds": round(self._load_seconds, 3)})
 
-    def _with_versions(self, connection: Connection, now: Recommender, numbers: dict[Objective, int]) -> Recommender:
+    def _with_versions(
+        self, connection: Connection, recommender: Recommender, numbers: dict[Objective, int]
+    ) -> Recommender:
         models = {}
         for objective, number in numbers.items():
-            known = now.models.get(objective)
-            if known is None or known.number != number:
-                known = load_live_model(connection, number, now.catalogue)
-                known.warm()
-            models[objective] = known
+            model = recommender.models.get(objective)
+            if model is None or model.number != number:
+                model = load_live_model(connection, number, recommender.catalogue)
+                model.warm()
+            models[objective] = model
         self._on_load()
         _log.info("versions loaded", extra={"live": numbers})
-        return Recommender(now.catalogue, models)
+        return Recommender(recommender.catalogue, models)

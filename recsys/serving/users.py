@@ -1,26 +1,27 @@
-"""What serving knows of one user, as the database had them a moment ago, and the cache that keeps it true."""
+"""Users as lists need them: a vector, the items that they rated, and where their list comes from."""
 
-import sys
-from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, String, bindparam, cast, func, select
+from sqlalchemy import Connection
 
-from recsys.data.keyed import positions
-from recsys.database import schema
-from recsys.database.users import user_key_of
-from recsys.results import Source, UserRating, UserRatings, as_time
+from recsys.database.user_states import (
+    StoredUser,
+    read_ratings_of,
+    read_user_metadata,
+    read_users,
+    user_keys_of,
+)
+from recsys.results import Source
 from recsys.scoring.fold_in import FoldedUser
 from recsys.serving.catalogue import Catalogue
 from recsys.serving.live_model import Embedding, LiveModel, metadata_embedding
 
-NOBODY_KNOWN = "nobody knows this user: they have rated nothing, and no version was trained with them"
-NOTHING_RATED = "the user has rated nothing that the model knows"
-NOT_READ = "the database cannot be reached, so nothing is known of the user"
+USER_UNKNOWN = "the user is unknown: they have no ratings, and the model was not trained with them"
+NOTHING_RATED = "the user has rated no item that the model knows"
+DATABASE_UNREACHABLE = "the database cannot be reached, so the user's ratings are not available"
 
 
 @dataclass(slots=True)
@@ -28,20 +29,19 @@ class UserState:
     """A user for one version.
 
     Attributes:
-        row: their row and bias: the version's own, folded in from their ratings, or of their metadata; None where
-            there is none.
-        source: where a list for them comes from.
-        seen: (n,) int32, places of the items that they have rated.
-        categories: theirs, where nothing else is known of them.
+        embedding: from the version, folded in from the user's ratings, or from their metadata; `None` if there is none.
+        source: where a list for the user comes from.
+        seen: (n,) int32, positions in the catalogue of the items that they rated.
+        categories: of the user, if nothing else is known of them.
         fallback: why the source is popularity.
-        user_key: None where the state cannot be kept: the database does not have the user, or they have rated what the
-            catalogue does not have yet.
-        seq: the state is no older than this change.
-        answer: the last list that was told them, where it was asked for without filters: the snapshot that it came
-            from, how many items were asked for, and the JSON. The only thing here that changes.
+        user_key: `None` if the state must not be cached: the database does not have the user, or they rated an item
+            that the catalogue does not have yet.
+        seq: the state is not older than this change.
+        answer: the last list without filters: the number of the snapshot, the length that was asked for, and the
+            JSON. The only attribute that changes.
     """
 
-    row: Embedding | None
+    embedding: Embedding | None
     source: Source
     seen: NDArray[np.int32]
     categories: tuple[str, ...] = ()
@@ -52,259 +52,126 @@ class UserState:
 
 
 _NOTHING_SEEN = np.empty(0, np.int32)
-NOBODY = UserState(None, "popularity", _NOTHING_SEEN, fallback=NOBODY_KNOWN)
-UNREAD = replace(NOBODY, fallback=NOT_READ)
+UNKNOWN_USER = UserState(None, "popularity", _NOTHING_SEEN, fallback=USER_UNKNOWN)
+UNREAD_USER = replace(UNKNOWN_USER, fallback=DATABASE_UNREACHABLE)
 
 
 @dataclass(frozen=True, slots=True)
-class Rated:
-    """What somebody rated: places in the catalogue, (n,) int64, and the ratings, (n,) float32."""
+class RatedItems:
+    """The ratings of one user.
 
-    places: NDArray[np.int64]
-    ratings: NDArray[np.float32]
-
-
-class UserCache:
-    """States of users, the latest used of them, up to a number of bytes.
-
-    Kept true by whoever learns of a change: `forget` comes with the seq of a change, and a state that was read before
-    it is not kept. Safe between threads.
+    Attributes:
+        item_idx: (n,) int64 positions in the catalogue.
+        ratings: (n,) float32.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._states: OrderedDict[tuple[int, str], UserState] = OrderedDict()
-        self._keys: dict[int, set[tuple[int, str]]] = defaultdict(set)
-        self._n_bytes = 0
-        self._floor = 0
-        self._lock = Lock()
+    item_idx: NDArray[np.int64]
+    ratings: NDArray[np.float32]
 
-    def __len__(self) -> int:
-        return len(self._states)
-
-    def get(self, number: int, user_id: str) -> UserState | None:
-        """The state of a user for a version, where it is kept."""
-        with self._lock:
-            state = self._states.get((number, user_id))
-            if state is not None:
-                self._states.move_to_end((number, user_id))
-            return state
-
-    def put(self, number: int, user_id: str, state: UserState) -> None:
-        """Keep a state, unless something was forgotten since it was read."""
-        if state.user_key is None:
-            return  # nothing tells when somebody of this id is made, or when the catalogue has the item
-        with self._lock:
-            if state.seq < self._floor:
-                return
-            self._drop((number, user_id))
-            self._states[number, user_id] = state
-            self._keys[state.user_key].add((number, user_id))
-            self._n_bytes += _size(state)
-            while self._n_bytes > self._max_bytes and self._states:
-                self._drop(next(iter(self._states)))
-
-    def forget(self, user_keys: Iterable[int], seq: int) -> None:
-        """Forget these users, who changed at `seq` or before."""
-        with self._lock:
-            self._floor = max(self._floor, seq)
-            for user_key in user_keys:
-                for key in list(self._keys.get(user_key, ())):
-                    self._drop(key)
-
-    def clear(self, seq: int) -> None:
-        """Forget everybody."""
-        with self._lock:
-            self._floor = max(self._floor, seq)
-            self._states.clear()
-            self._keys.clear()
-            self._n_bytes = 0
-
-    def begin_anew(self) -> None:
-        """Forget everybody and every seq: the database is another one."""
-        with self._lock:
-            self._floor = 0
-        self.clear(0)
-
-    def _drop(self, key: tuple[int, str]) -> None:
-        state = self._states.pop(key, None)
-        if state is None:
-            return
-        assert state.user_key is not None
-        self._n_bytes -= _size(state)
-        others = self._keys[state.user_key]
-        others.discard(key)
-        if not others:
-            del self._keys[state.user_key]
-
-
-def _size(state: UserState) -> int:
-    """About how many bytes a state takes, with its place in the cache."""
-    vector = 0 if state.row is None else sys.getsizeof(state.row.vector) + state.row.vector.nbytes
-    return 2500 + state.seen.nbytes + vector  # with an answer of ten items
-
-
-_SEEN = (
-    select(func.aggregate_strings(cast(schema.ratings.c.item_key, String), ","))
-    .where(schema.ratings.c.user_key == schema.users.c.user_key)
-    .correlate(schema.users)
-    .scalar_subquery()
-)
-_STATES = (
-    select(
-        schema.users.c.user_id,
-        schema.users.c.user_key,
-        schema.user_changes.c.seq,
-        schema.user_factors.c.bias,
-        schema.user_factors.c.vector,
-        _SEEN.label("seen"),
-        select(schema.change_counter.c.seq).scalar_subquery().label("now"),
-    )
-    .select_from(
-        schema.users.outerjoin(
-            schema.user_changes, schema.user_changes.c.user_key == schema.users.c.user_key
-        ).outerjoin(
-            schema.user_factors,
-            (schema.user_factors.c.user_key == schema.users.c.user_key)
-            & (schema.user_factors.c.number == bindparam("number")),
-        )
-    )
-    .where(schema.users.c.user_id.in_(bindparam("user_ids", expanding=True)))
-)
-_METADATA = select(schema.users.c.user_key, schema.users.c.categories, schema.users.c.attributes).where(
-    schema.users.c.user_key.in_(bindparam("user_keys", expanding=True))
-)
-_RATED = (
-    select(schema.ratings.c.user_key, schema.ratings.c.item_key, schema.ratings.c.rating)
-    .where(schema.ratings.c.user_key.in_(bindparam("user_keys", expanding=True)))
-    .order_by(schema.ratings.c.user_key, schema.ratings.c.item_key)
-)
+    @classmethod
+    def none(cls) -> "RatedItems":
+        return cls(np.empty(0, np.int64), np.empty(0, np.float32))
 
 
 def read_states(
     connection: Connection, user_ids: Sequence[str], catalogue: Catalogue, model: LiveModel | None
 ) -> dict[str, UserState]:
-    """States of users for one version; those nobody knows are `NOBODY`.
+    """Return the state of users for one version; `UNKNOWN_USER` for ids that do not exist.
 
     A user whose ratings changed since the training, or whom the version does not know, is folded in.
     """
-    asked = [user_id for user_id in dict.fromkeys(user_ids) if "\0" not in user_id]  # no id has one
-    rows = connection.execute(_STATES, {"user_ids": asked, "number": model.number if model else None}).all()
-    states = dict.fromkeys(user_ids, NOBODY)
-    others = []
-    for row in rows:
-        if model is None or row.vector is None or (row.seq or 0) > model.version.training.trained_seq:
-            others.append(row)
+    states = dict.fromkeys(user_ids, UNKNOWN_USER)
+    to_fold_in: list[StoredUser] = []
+    for user in read_users(connection, user_ids, model.number if model else None):
+        changed_at = user.changed_seq or 0
+        if model is None or user.vector is None or changed_at > model.version.training.trained_seq:
+            to_fold_in.append(user)
             continue
-        own = Embedding(np.frombuffer(row.vector, "<f4"), row.bias)
-        seen = _places_of(row.seen, catalogue)
-        states[row.user_id] = UserState(
-            own, "model", seen, user_key=_lasting_key(row.user_key, row.seen, seen), seq=row.now
-        )
-    if others:
-        keys = [row.user_key for row in others]
-        metadata = {row.user_key: row for row in connection.execute(_METADATA, {"user_keys": keys})}
-        rated = read_rated(connection, keys, catalogue)
-        for row in others:
-            known = metadata.get(row.user_key)
-            if known is not None:  # None: erased a moment ago
-                seen = _places_of(row.seen, catalogue)
-                state = new_state(model, rated[row.user_key], seen, known.categories, known.attributes)
-                states[row.user_id] = replace(state, user_key=_lasting_key(row.user_key, row.seen, seen), seq=row.now)
+        embedding = Embedding(np.frombuffer(user.vector, "<f4"), user.bias or 0.0)
+        states[user.user_id] = _cacheable(UserState(embedding, "model", _seen(user, catalogue)), user)
+    if to_fold_in:
+        keys = [user.user_key for user in to_fold_in]
+        metadata = read_user_metadata(connection, keys)
+        rated = read_rated_items(connection, keys, catalogue)
+        for user in to_fold_in:
+            known = metadata.get(user.user_key)
+            if known is not None:  # None: erased since the first query
+                seen = _seen(user, catalogue)
+                state = new_state(model, rated[user.user_key], seen, known.categories, known.attributes)
+                states[user.user_id] = _cacheable(state, user)
     return states
 
 
 def new_state(
     model: LiveModel | None,
-    rated: Rated,
+    rated: RatedItems,
     seen: NDArray[np.int32],
     categories: Sequence[str] = (),
     attributes: Mapping[str, object] | None = None,
 ) -> UserState:
-    """The state of somebody who is known by their ratings, or by their metadata alone.
+    """Return the state of a user from their ratings, or from their metadata if there are none.
 
     Args:
-        seen: places of what lists leave out.
+        seen: positions of the items that lists leave out.
     """
     if model is None:
         return UserState(None, "popularity", seen, tuple(categories), NOTHING_RATED)
     prior = None
-    if model.factors.users.features is not None:
-        prior = metadata_embedding(model.factors.users.features, categories, attributes or {})
-    folded = fold(model, rated, prior)
+    features = model.factors.users.features
+    if features is not None:
+        prior = metadata_embedding(features, categories, attributes or {})
+    folded = fold_in_user(model, rated, prior)
     if folded is not None:
         return UserState(Embedding(folded.vector, folded.bias), "fold_in", seen)
     if prior is not None:
-        said = f"{NOTHING_RATED}: what is popular among those of whom the same is known"
-        return UserState(prior, "popularity", seen, fallback=said)
+        reason = f"{NOTHING_RATED}: popular items among users with the same metadata"
+        return UserState(prior, "popularity", seen, fallback=reason)
     return UserState(None, "popularity", seen, tuple(categories), NOTHING_RATED)
 
 
-def fold(model: LiveModel, rated: Rated, prior: Embedding | None = None, *, explain: bool = False) -> FoldedUser | None:
-    """The row that ratings make, from those of items that the version was trained with; None where there is none."""
-    known = model.trained[rated.places]
+def fold_in_user(
+    model: LiveModel, rated: RatedItems, prior: Embedding | None = None, *, explain: bool = False
+) -> FoldedUser | None:
+    """Solve a user's vector from their ratings of items that the version was trained with; `None` if there are none."""
+    known = model.trained[rated.item_idx]
     if not known.any():
         return None
     vector, bias = prior if prior is not None else (None, 0.0)
     return model.fold_in.solve(
-        rated.places[known], rated.ratings[known], prior=vector, prior_bias=bias, explain=explain
+        rated.item_idx[known], rated.ratings[known], prior=vector, prior_bias=bias, explain=explain
     )
 
 
-def read_rated(connection: Connection, user_keys: Sequence[int], catalogue: Catalogue) -> dict[int, Rated]:
-    """What users rated, of the items in the catalogue."""
-    rows = connection.execute(_RATED, {"user_keys": list(user_keys)}).all()
-    table = np.array([tuple(row) for row in rows], np.float64).reshape(len(rows), 3)
-    of_user, places = table[:, 0].astype(np.int64), positions(catalogue.item_keys, table[:, 1].astype(np.int64))
+def read_rated_items(connection: Connection, user_keys: Sequence[int], catalogue: Catalogue) -> dict[int, RatedItems]:
+    """Return the ratings of users by key, of the items in the catalogue."""
+    user_key, item_key, rating = read_ratings_of(connection, user_keys)
+    item_idx = catalogue.positions(item_key)
     result = {}
-    for user_key in user_keys:
-        mine = slice(*np.searchsorted(of_user, [user_key, user_key + 1]))
-        there = places[mine] >= 0
-        result[user_key] = Rated(places[mine][there], table[mine, 2][there].astype(np.float32))
+    for key in user_keys:
+        rows = slice(*np.searchsorted(user_key, [key, key + 1]))
+        present = item_idx[rows] >= 0
+        result[key] = RatedItems(item_idx[rows][present], rating[rows][present])
     return result
 
 
-def read_rated_by(connection: Connection, user_ids: Sequence[str], catalogue: Catalogue) -> dict[str, Rated]:
-    """What some users rated; nothing, where nobody has an id."""
-    asked = [user_id for user_id in dict.fromkeys(user_ids) if "\0" not in user_id]  # no id has one
-    users = schema.users.c
-    rows = connection.execute(select(users.user_id, users.user_key).where(users.user_id.in_(asked))).all()
-    rated = read_rated(connection, [row.user_key for row in rows], catalogue)
-    nothing = Rated(np.empty(0, np.int64), np.empty(0, np.float32))
-    return dict.fromkeys(user_ids, nothing) | {row.user_id: rated[row.user_key] for row in rows}
+def read_rated_items_by_id(
+    connection: Connection, user_ids: Sequence[str], catalogue: Catalogue
+) -> dict[str, RatedItems]:
+    """Return the ratings of users by id; none for ids that do not exist."""
+    keys = user_keys_of(connection, user_ids)
+    rated = read_rated_items(connection, list(keys.values()), catalogue)
+    return dict.fromkeys(user_ids, RatedItems.none()) | {user_id: rated[key] for user_id, key in keys.items()}
 
 
-def read_user_ratings(connection: Connection, user_id: str) -> UserRatings:
-    """A user's ratings, the latest first; of a user nobody knows, none."""
-    rated, items = schema.ratings.c, schema.items.c
-    rows = connection.execute(
-        select(items.item_id, items.title, rated.rating, rated.rated_at)
-        .select_from(schema.ratings.join(schema.items, items.item_key == rated.item_key))
-        .where(rated.user_key == user_key_of(connection, user_id))
-        .order_by(rated.rated_at.desc().nulls_last(), rated.item_key)
-    )
-    return UserRatings(
-        user_id=user_id,
-        ratings=[
-            UserRating(
-                item_id=row.item_id,
-                title=row.title,
-                rating=row.rating,
-                rated_at=None if row.rated_at is None else as_time(row.rated_at),
-            )
-            for row in rows
-        ],
-    )
-
-
-def _lasting_key(user_key: int, rated: str | None, seen: NDArray[np.int32]) -> int | None:
-    """The key of a user all of whose rated items have a place; None of another one."""
-    return user_key if len(seen) == (rated.count(",") + 1 if rated else 0) else None
-
-
-def _places_of(keys: str | None, catalogue: Catalogue) -> NDArray[np.int32]:
-    """Places of item keys that are written with commas between them; keys that are not there have none."""
-    if not keys:
+def _seen(user: StoredUser, catalogue: Catalogue) -> NDArray[np.int32]:
+    """Return the positions of the items that a user rated, of those in the catalogue."""
+    if not user.rated:
         return _NOTHING_SEEN
-    places = positions(catalogue.item_keys, np.fromstring(keys, np.int64, sep=","))
-    return places[places >= 0].astype(np.int32)
+    item_idx = catalogue.positions(np.fromstring(user.rated, np.int64, sep=","))
+    return item_idx[item_idx >= 0].astype(np.int32)
+
+
+def _cacheable(state: UserState, user: StoredUser) -> UserState:
+    """Return the state with the user's key, if the catalogue has all items that they rated."""
+    n_rated = user.rated.count(",") + 1 if user.rated else 0
+    return replace(state, user_key=user.user_key if len(state.seen) == n_rated else None, seq=user.now)

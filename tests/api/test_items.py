@@ -178,7 +178,7 @@ class TestPut:
             {"a": "x" * 10_001},
             {"a": ["x"] * 1001},
             {f"name {i}": "x" * 9_000 for i in range(8)},
-            {f"name {i}": ["ü" * 500] * 90 for i in range(80)},  # 3.9 MB in 4 MiB of body
+            {f"name {i}": ["ü" * 500] * 90 for i in range(42)},  # 3.9 MB in 4 MiB of body
         ],
     )
     def test_attributes_are_bounded(self, reader: httpx.Client, attributes: dict[str, object]) -> None:

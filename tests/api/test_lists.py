@@ -113,8 +113,9 @@ class TestRecommendations:
 
     def test_popularity_says_why(self, reader: httpx.Client) -> None:
         answer = reader.get("/v1/users/nobody/recommendations", params={"explain": True, "n": 1}).json()
-        assert "nobody knows this user" in answer["fallback"]
-        assert "fallback" not in reader.get("/v1/users/nobody/recommendations").json()
+        assert "the user is unknown" in answer["fallback"]
+        assert reader.get("/v1/users/nobody/recommendations").json()["fallback"] == answer["fallback"]
+        assert "fallback" not in reader.get("/v1/users/u1/recommendations").json()
 
 
 class TestBatch:

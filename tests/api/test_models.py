@@ -133,8 +133,16 @@ def test_promise_1_no_answer_mixes_two_versions_and_none_fails(known_engine: Eng
 def test_no_model_yet(engine: Engine) -> None:
     add_known_rows(engine)
     with serving(url_of(engine)) as client:
-        check_problem(client.get("/v1/users/u1/recommendations"), 503, "recsys train --objective ranking")
-        check_problem(client.post("/v1/recommendations", json={"users": [{}]}), 503, "recsys train")
+        one = client.get("/v1/users/u1/recommendations", params={"n": 1}).json()
+        assert (one["model_version"], one["source"], one["items"][0]["item_id"]) == (None, "popularity", "c")
+        assert "no ranking model is live: run `recsys train --objective ranking`" in one["fallback"]
+        many = client.post("/v1/recommendations", json={"users": [{"user_id": "u1"}], "n": 1}).json()
+        assert many["model_version"] is None
+        assert [(x["source"], x["items"], x["fallback"]) for x in many["lists"]] == [
+            ("popularity", one["items"], one["fallback"])
+        ]
+        by_name = client.get("/v1/users/u1/recommendations", params={"model": "ranking"})
+        check_problem(by_name, 503, "recsys train --objective ranking")
         check_problem(client.get("/v1/items/a/similar"), 503, "recsys train")
         check_problem(client.get("/v1/users/u1/predictions", params={"item_id": "a"}), 503, "--objective rating")
         check_problem(client.get("/v1/popular"), 503, "recsys train --objective rating")

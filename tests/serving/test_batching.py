@@ -14,10 +14,12 @@ from recsys.database.feedback import NewRating, rate
 from recsys.errors import DatabaseError
 from recsys.factors import Head
 from recsys.scoring.search import Index, TopN
-from recsys.serving import batching as together
+from recsys.serving import batching
 from recsys.serving.batching import Searcher, StateReader
-from recsys.serving.recommender import Recommender, Search, find
-from recsys.serving.users import UNREAD, UserCache, UserState, read_states
+from recsys.serving.searches import Search, run_searches
+from recsys.serving.snapshot import Recommender
+from recsys.serving.user_cache import UserCache
+from recsys.serving.users import UNREAD_USER, UserState, read_states
 from tests.serving.made import load
 
 pytestmark = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
@@ -37,7 +39,7 @@ class Queries:
         self.begun, self.may_go_on = threading.Event(), threading.Event()
         self.may_go_on.set()
         self.fails: Exception | None = None
-        monkeypatch.setattr(together, "read_states", self._read)
+        monkeypatch.setattr(batching, "read_states", self._read)
 
     def _read(self, connection: Any, user_ids: list[str], *rest: Any) -> dict[str, UserState]:
         self.asked.append(list(user_ids))
@@ -67,7 +69,7 @@ class TestStateReader:
         self, known_engine: Engine, recommender: Recommender, executor: ThreadPoolExecutor, queries: Queries
     ) -> None:
         reader = self.reader(known_engine, executor)
-        catalogue, model = recommender.catalogue, recommender.list_model
+        catalogue, model = recommender.catalogue, recommender.list_model()
         user_ids = ["u1", "u2", "u3", "nobody", "u1"]
 
         async def ask() -> list[UserState]:
@@ -84,7 +86,7 @@ class TestStateReader:
     ) -> None:
         """A state asked for after a write is never from a query that began before it."""
         reader = self.reader(known_engine, executor)
-        catalogue, model = recommender.catalogue, recommender.list_model
+        catalogue, model = recommender.catalogue, recommender.list_model()
         queries.may_go_on.clear()
 
         async def ask() -> tuple[UserState, list[UserState]]:
@@ -110,15 +112,15 @@ class TestStateReader:
         self, known_engine: Engine, recommender: Recommender, executor: ThreadPoolExecutor, queries: Queries
     ) -> None:
         reader = self.reader(known_engine, executor)
-        user_ids = [f"n{i}" for i in range(together.MOST_USERS * 2 + 3)]
+        user_ids = [f"n{i}" for i in range(batching.MAX_USERS * 2 + 3)]
 
         async def ask() -> list[UserState]:
-            asked = [reader.state(user_id, recommender.catalogue, recommender.list_model) for user_id in user_ids]
+            asked = [reader.state(user_id, recommender.catalogue, recommender.list_model()) for user_id in user_ids]
             return await asyncio.gather(*asked)
 
         assert len(asyncio.run(ask())) == len(user_ids)
         assert [user_id for asked in queries.asked for user_id in asked] == user_ids
-        assert [len(asked) for asked in queries.asked] == [together.MOST_USERS] * 2 + [3]
+        assert [len(asked) for asked in queries.asked] == [batching.MAX_USERS] * 2 + [3]
 
     def test_two_versions_are_not_mixed(
         self, known_engine: Engine, recommender: Recommender, executor: ThreadPoolExecutor, queries: Queries
@@ -143,10 +145,10 @@ class TestStateReader:
         queries.fails = DatabaseError("gone")
 
         async def ask() -> list[UserState]:
-            asked = [reader.state(user_id, recommender.catalogue, recommender.list_model) for user_id in ("u1", "u2")]
+            asked = [reader.state(user_id, recommender.catalogue, recommender.list_model()) for user_id in ("u1", "u2")]
             return await asyncio.gather(*asked)
 
-        assert asyncio.run(ask()) == [UNREAD, UNREAD]
+        assert asyncio.run(ask()) == [UNREAD_USER, UNREAD_USER]
         assert len(reader._cache) == 0
         queries.fails = None
         assert [state.source for state in asyncio.run(ask())] == ["model", "model"]
@@ -158,7 +160,7 @@ class TestStateReader:
         queries.fails = RuntimeError("a bug")
 
         async def ask() -> list[Any]:
-            asked = [reader.state(user_id, recommender.catalogue, recommender.list_model) for user_id in ("u1", "u2")]
+            asked = [reader.state(user_id, recommender.catalogue, recommender.list_model()) for user_id in ("u1", "u2")]
             return await asyncio.gather(*asked, return_exceptions=True)
 
         assert [str(error) for error in asyncio.run(ask())] == ["a bug", "a bug"]
@@ -172,7 +174,7 @@ class TestStateReader:
         queries.may_go_on.clear()
 
         async def ask() -> UserState:
-            catalogue, model = recommender.catalogue, recommender.list_model
+            catalogue, model = recommender.catalogue, recommender.list_model()
             gone, stays = (asyncio.create_task(reader.state(user_id, catalogue, model)) for user_id in ("u1", "u2"))
             await asyncio.to_thread(queries.begun.wait, 10)
             gone.cancel()
@@ -195,16 +197,17 @@ class TestSearcher:
         head = Head(2, ((normal(1, 2), normal(1)),)) if neural else None
         among = [Index(normal(n_items, 4), normal(n_items), head) for _ in range(2)]
         return [
-            Search(among[turn % 2], normal(4), float(turn % 3), turn % 7, np.arange(turn % 5)) for turn in range(40)
+            Search(among[turn % 2], normal(4), turn % 7, np.arange(turn % 5), 1, "model", offset=float(turn % 3))
+            for turn in range(40)
         ]
 
     @pytest.mark.parametrize("neural", [False, True])
-    @pytest.mark.parametrize("work", [0, together.MOST_WORK])
+    @pytest.mark.parametrize("work", [0, batching.MAX_INLINE_WORK])
     def test_lists_are_those_found_one_by_one(
         self, engine: Engine, executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, neural: bool, work: int
     ) -> None:
         """On the event loop or in a thread, all at once or as they come."""
-        monkeypatch.setattr(together, "MOST_WORK", work)
+        monkeypatch.setattr(batching, "MAX_INLINE_WORK", work)
         searcher, searches = Searcher(executor), self.searches(300, neural=neural)
 
         async def ask() -> list[TopN]:
@@ -219,10 +222,10 @@ class TestSearcher:
             return at_once
 
         for best, search in zip(asyncio.run(ask()), searches, strict=True):
-            (alone,) = find([search])
+            (alone,) = run_searches([search])
             assert best.item_idx.tolist() == alone.item_idx.tolist()
             assert best.scores.tolist() == alone.scores.tolist()
-            (plain,) = search.among.best(search.vector[None], [search.n], [search.excluded])
+            (plain,) = search.index.best(search.vector[None], [search.n], [search.excluded])
             np.testing.assert_allclose(best.scores, plain.scores + search.offset, atol=2e-6)
 
     def test_they_share_a_product(
@@ -232,9 +235,9 @@ class TestSearcher:
 
         def noting(searches: list[Search]) -> list[TopN]:
             sizes.append(len(searches))
-            return find(searches)
+            return run_searches(searches)
 
-        monkeypatch.setattr(together, "find", noting)
+        monkeypatch.setattr(batching, "run_searches", noting)
         searcher, searches = Searcher(executor), self.searches(100)
 
         async def ask() -> None:
@@ -243,11 +246,11 @@ class TestSearcher:
         asyncio.run(ask())
         assert sizes == [20]
 
-    @pytest.mark.parametrize("work", [0, together.MOST_WORK])
+    @pytest.mark.parametrize("work", [0, batching.MAX_INLINE_WORK])
     def test_an_error_reaches_the_caller_and_the_next_search_works(
         self, engine: Engine, executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, work: int
     ) -> None:
-        monkeypatch.setattr(together, "MOST_WORK", work)
+        monkeypatch.setattr(batching, "MAX_INLINE_WORK", work)
         searcher, (search, *_) = Searcher(executor), self.searches(50)
 
         def fail(searches: list[Search]) -> list[TopN]:
@@ -257,15 +260,17 @@ class TestSearcher:
             return await asyncio.gather(searcher.find(search), searcher.find(search), return_exceptions=True)
 
         with monkeypatch.context() as patched:
-            patched.setattr(together, "find", fail)
+            patched.setattr(batching, "run_searches", fail)
             assert [str(error) for error in asyncio.run(ask())] == ["a bug", "a bug"]
-        assert [best.item_idx.tolist() for best in asyncio.run(ask())] == [find([search])[0].item_idx.tolist()] * 2
+        assert [best.item_idx.tolist() for best in asyncio.run(ask())] == [
+            run_searches([search])[0].item_idx.tolist()
+        ] * 2
 
-    @pytest.mark.parametrize("work", [0, together.MOST_WORK])
+    @pytest.mark.parametrize("work", [0, batching.MAX_INLINE_WORK])
     def test_one_who_hangs_up_takes_nothing_from_the_others(
         self, engine: Engine, executor: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, work: int
     ) -> None:
-        monkeypatch.setattr(together, "MOST_WORK", work)
+        monkeypatch.setattr(batching, "MAX_INLINE_WORK", work)
         searcher, searches = Searcher(executor), self.searches(50)
 
         async def ask() -> list[TopN]:

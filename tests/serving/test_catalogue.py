@@ -14,7 +14,7 @@ from recsys.database.engine import reading
 from recsys.database.items import StoredItem, upsert_items
 from recsys.errors import InputError
 from recsys.serving.catalogue import Catalogue, read_catalogue
-from recsys.serving.titles import fold
+from recsys.serving.titles import normalize_title
 
 TITLES = [
     "Zoo",
@@ -86,13 +86,13 @@ class TestWords:
         assert found(catalogue, text) == expected
 
     def test_no_words_find_all_by_title_and_then_by_key(self, catalogue: Catalogue) -> None:
-        expected = sorted(range(len(TITLES)), key=lambda at: (fold(TITLES[at] or ""), at))
+        expected = sorted(range(len(TITLES)), key=lambda at: (normalize_title(TITLES[at] or ""), at))
         for text in ("", "  ", "\n\t"):
             assert found(catalogue, text) == [f"i{at}" for at in expected]
 
     def test_a_word_does_not_reach_into_the_next_title(self, catalogue: Catalogue) -> None:
         """Titles lie in one text, one after the other."""
-        folded = sorted(fold(title or "") for title in TITLES)
+        folded = sorted(normalize_title(title or "") for title in TITLES)
         for first, second in itertools.pairwise(folded):
             joined = (first[-2:] + second[:2]).replace(" ", "")
             expected = [title for title in folded if all(word in title for word in joined.split())]
@@ -169,8 +169,8 @@ def encoded(value: object) -> str:
         base64.urlsafe_b64encode(b"\xff\xfe").decode(),
     ],
 )
-def test_bad_cursors_are_told(catalogue: Catalogue, cursor: str) -> None:
-    with pytest.raises(InputError, match="is not one that a page ended with"):
+def test_invalid_cursors_are_refused(catalogue: Catalogue, cursor: str) -> None:
+    with pytest.raises(InputError, match="is not the next_cursor of a page"):
         catalogue.search("", 2, cursor)
 
 
@@ -186,14 +186,14 @@ class TestArrays:
         upsert_items(sqlite_engine, [ItemRow(item_id, None, categories, None) for item_id, categories in rows])
         with reading(sqlite_engine) as connection:
             catalogue = read_catalogue(connection)
-        assert catalogue.in_categories(["X"]).tolist() == [0, 3]
-        assert catalogue.in_categories(["Y", "X", "Y"]).tolist() == [0, 2, 3]
-        assert catalogue.in_categories(["nothing"]).tolist() == []
-        assert catalogue.in_categories(["nothing", "Z"]).tolist() == [3]
+        assert np.flatnonzero(catalogue.category_mask(["X"])).tolist() == [0, 3]
+        assert np.flatnonzero(catalogue.category_mask(["Y", "X", "Y"])).tolist() == [0, 2, 3]
+        assert np.flatnonzero(catalogue.category_mask(["nothing"])).tolist() == []
+        assert np.flatnonzero(catalogue.category_mask(["nothing", "Z"])).tolist() == [3]
         changed = catalogue.with_items([catalogue.items[0]._replace(categories=["Z"])])
-        assert changed.in_categories(["X"]).tolist() == [3]
-        assert changed.in_categories(["Z"]).tolist() == [0, 3]
-        assert catalogue.in_categories(["X"]).tolist() == [0, 3]  # the one before stays as it was
+        assert np.flatnonzero(changed.category_mask(["X"])).tolist() == [3]
+        assert np.flatnonzero(changed.category_mask(["Z"])).tolist() == [0, 3]
+        assert np.flatnonzero(catalogue.category_mask(["X"])).tolist() == [0, 3]  # the one before stays as it was
 
     def test_counts(self, catalogue: Catalogue) -> None:
         keys = catalogue.item_keys[[2, 0]][::-1]
@@ -208,11 +208,11 @@ class TestArrays:
             catalogue = read_catalogue(connection)
         assert catalogue.n_items == 0
         assert found(catalogue, "") == found(catalogue, "x") == []
-        assert catalogue.in_categories(["x"]).tolist() == []
+        assert np.flatnonzero(catalogue.category_mask(["x"])).tolist() == []
 
     def test_json_heads(self, catalogue: Catalogue) -> None:
         for place in range(catalogue.n_items):
             item = catalogue.items[place]
-            head = catalogue.json_head(place)
+            head = catalogue.json_prefix(place)
             assert json.loads(head + b"1.5}") == {"item_id": item.item_id, "title": item.title, "score": 1.5}
-            assert catalogue.json_head(place) is head
+            assert catalogue.json_prefix(place) is head

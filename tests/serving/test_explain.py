@@ -9,9 +9,11 @@ from recsys.database.feedback import NewRating, rate
 from recsys.database.models import publish
 from recsys.factors import FeatureEmbeddings, Head
 from recsys.results import Explanation, ItemList
-from recsys.serving.explain import explained
-from recsys.serving.recommender import Wish
-from recsys.serving.users import read_rated_by, read_states
+from recsys.serving import lists
+from recsys.serving.encode import to_item_list
+from recsys.serving.explain import explain_list
+from recsys.serving.lists import ListQuery
+from recsys.serving.users import read_rated_items_by_id, read_states
 from tests.conftest import add_known_model, add_known_rows
 from tests.serving.made import load
 
@@ -21,13 +23,13 @@ pytestmark = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 
 def explain(engine: Engine, user_id: str, asked: str | None = None, *, exclude_seen: bool = False) -> ItemList:
     recommender = load(engine)
-    model = recommender.model_for_lists(asked)
+    model = recommender.list_model(asked)
     with glancing(engine) as connection:
         user = read_states(connection, [user_id], recommender.catalogue, model)[user_id]
-        rated = read_rated_by(connection, [user_id], recommender.catalogue)[user_id]
-    (listed,) = recommender.recommend(model, [user], Wish(exclude_seen=exclude_seen))
-    answer = explained(recommender, model, user, rated, listed)
-    plain = recommender.as_list(listed)
+        rated = read_rated_items_by_id(connection, [user_id], recommender.catalogue)[user_id]
+    (listed,) = lists.recommend(recommender, model, [user], ListQuery(exclude_seen=exclude_seen))
+    answer = explain_list(recommender, model, user, rated, listed)
+    plain = to_item_list(recommender.catalogue, listed)
     assert [(item.item_id, item.score) for item in answer.items] == [(item.item_id, item.score) for item in plain.items]
     assert (answer.source, answer.model_version) == (plain.source, plain.model_version)
     return answer
@@ -97,11 +99,11 @@ def test_the_layers_of_a_neural_version_are_a_part(engine: Engine, objective: st
     one = np.ones((1, 1), np.float32)
     head = Head(1, ((-2 * one, np.ones(1, np.float32)),))
     publish(engine, add_known_model(engine, objective, head=head), "test")  # type: ignore[arg-type]
-    answer = explain(engine, "u1")
+    answer = explain(engine, "u1", objective)
     sums(answer)
     e = of(answer, "e")  # (1 | 0), (1 | 1): 1 · 1, and 1 − 2 · relu(0 + 1)
     assert (e.dot_product, e.layers, e.item_bias) == (1.0, -1.0, -0.5)
-    sums(explain(engine, "u3"))
+    sums(explain(engine, "u3", objective))
 
 
 def test_an_item_known_by_its_metadata_alone(engine: Engine) -> None:
@@ -122,5 +124,5 @@ def test_popularity_says_why_it_is_one(known_engine: Engine) -> None:
     answer = explain(known_engine, "nobody")
     assert answer.source == "popularity"
     assert answer.fallback is not None
-    assert "nobody knows this user" in answer.fallback
+    assert "the user is unknown" in answer.fallback
     assert all(item.explanation is None for item in answer.items)

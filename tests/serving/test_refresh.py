@@ -17,9 +17,11 @@ from recsys.database.items import put_item
 from recsys.database.models import publish
 from recsys.database.users import erase_user
 from recsys.factors import FeatureEmbeddings
+from recsys.serving import lists
 from recsys.serving.batching import read_users
-from recsys.serving.recommender import Recommender, Wish
+from recsys.serving.encode import to_item_list
 from recsys.serving.refresh import LiveRecommender
+from recsys.serving.snapshot import Recommender
 from tests.conftest import add_known_model, add_known_rows
 from tests.serving.made import load, pairs
 
@@ -52,7 +54,7 @@ def same(patched: Recommender, loaded: Recommender, *, counts: bool = True) -> N
     assert dict(patched.catalogue.idx_of) == dict(loaded.catalogue.idx_of)
     for words in ("", "a", "19", "aardvark 1984", "zz"):
         assert patched.catalogue.search(words, 1000) == loaded.catalogue.search(words, 1000)
-    of_patched, of_loaded = patched.catalogue.places_by_category, loaded.catalogue.places_by_category
+    of_patched, of_loaded = patched.catalogue.idx_by_category, loaded.catalogue.idx_by_category
     assert {name: places.tolist() for name, places in of_patched.items()} == {
         name: places.tolist() for name, places in of_loaded.items()
     }
@@ -121,7 +123,7 @@ class TestItems:
 
 class TestUsers:
     def test_what_changed_elsewhere_is_forgotten(self, live: LiveRecommender, known_engine: Engine) -> None:
-        model = live.current.model_for_lists()
+        model = live.current.list_model()
         read_users(known_engine, live.users, ["u1", "u2", "s/1 ü"], live.current.catalogue, model)
         assert len(live.users) == 3
         rate(known_engine, [NewRating("u1", "b", 3.0, None)], None, no_one)
@@ -137,7 +139,7 @@ class TestUsers:
     def test_a_state_read_before_a_change_is_not_kept_after_it(
         self, live: LiveRecommender, known_engine: Engine
     ) -> None:
-        catalogue, model = live.current.catalogue, live.current.model_for_lists()
+        catalogue, model = live.current.catalogue, live.current.list_model()
         states = read_users(known_engine, live.users, ["u1"], catalogue, model)
         rate(known_engine, [NewRating("u1", "b", 3.0, None)], None, live.users.forget)
         live.users.put(1, "u1", states["u1"])  # a slow reader
@@ -173,13 +175,13 @@ class TestVersions:
         def ask() -> None:
             while not stop.is_set():
                 recommender = live.current
-                model = recommender.model_for_lists()
+                model = recommender.list_model()
                 state = live.users.get(model.number, "u1")
                 if state is None:
                     read = read_users(known_engine, live.users, ["u1"], recommender.catalogue, model)
                     state = read["u1"]
-                (listed,) = recommender.recommend(model, [state], Wish())
-                answer = recommender.as_list(listed)
+                (listed,) = lists.recommend(recommender, model, [state])
+                answer = to_item_list(recommender.catalogue, listed)
                 seen.add(answer.model_version)
                 if pairs(answer) != expected.get(answer.model_version or 0):
                     wrong.append(answer)
@@ -232,7 +234,7 @@ class TestFile:
         self, live: LiveRecommender, known_engine: Engine, tmp_path: Path, migrated_sqlite: Path, newer: bool
     ) -> None:
         path = Path(str(known_engine.url.database))
-        read_users(known_engine, live.users, ["u1"], live.current.catalogue, live.current.model_for_lists())
+        read_users(known_engine, live.users, ["u1"], live.current.catalogue, live.current.list_model())
         other = tmp_path / "other.db"
         shutil.copy(migrated_sqlite, other)
         engine = connect(f"sqlite:///{other}")
@@ -252,10 +254,12 @@ class TestFile:
         live.refresh()
         assert live.problem is None
         same(live.current, expected)
-        model = live.current.model_for_lists()
+        model = live.current.list_model()
         assert live.users.get(1, "u1") is None
         read = read_users(known_engine, live.users, ["u1"], live.current.catalogue, model)
-        assert pairs(live.current.as_list(live.current.recommend(model, [read["u1"]])[0]))[0] == ("c", 0.5)
+        assert pairs(to_item_list(live.current.catalogue, lists.recommend(live.current, model, [read["u1"]])[0]))[
+            0
+        ] == ("c", 0.5)
         assert live.users.get(1, "u1") is not None  # the cache is of use again
 
     @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)

@@ -14,7 +14,8 @@ from recsys.database.items import put_item
 from recsys.database.ratings import delete_rating
 from recsys.serving.batching import read_users
 from recsys.serving.live_model import Embedding
-from recsys.serving.users import NOBODY, UserCache, UserState, read_states
+from recsys.serving.user_cache import UserCache
+from recsys.serving.users import UNKNOWN_USER, UserState, read_states
 from tests.serving.made import load
 
 
@@ -101,7 +102,7 @@ def test_a_state_read_before_something_was_forgotten_is_not_kept() -> None:
 
 def test_nobody_is_not_kept() -> None:
     cache = UserCache(1 << 20)
-    cache.put(1, "a", NOBODY)
+    cache.put(1, "a", UNKNOWN_USER)
     assert len(cache) == 0
 
 
@@ -146,15 +147,15 @@ class TestReadStates:
     def read(self, engine: Engine, *user_ids: str) -> list[UserState]:
         recommender = load(engine)
         with glancing(engine) as connection:
-            read = read_states(connection, user_ids, recommender.catalogue, recommender.list_model)
+            read = read_states(connection, user_ids, recommender.catalogue, recommender.list_model())
         assert list(read) == list(dict.fromkeys(user_ids))
         return [read[user_id] for user_id in user_ids]
 
     def test_of_each_kind(self, known_engine: Engine) -> None:
         known, folded, nobody, again = self.read(known_engine, "u1", "u3", "nobody\0", "u1")
-        assert (known.source, folded.source, nobody) == ("model", "fold_in", NOBODY)
-        assert known.row is not None
-        assert known.row.vector.tolist() == [1.0, 0.0]
+        assert (known.source, folded.source, nobody) == ("model", "fold_in", UNKNOWN_USER)
+        assert known.embedding is not None
+        assert known.embedding.vector.tolist() == [1.0, 0.0]
         assert again.user_key == known.user_key
         assert sorted(folded.seen.tolist()) == [0, 2]
 
@@ -176,25 +177,25 @@ class TestReadStates:
     ) -> None:
         """As where another worker has just made the item."""
         before, cache = load(known_engine), UserCache(1 << 20)
-        model = before.model_for_lists()
+        model = before.list_model()
         put_item(known_engine, "just made", {}, actor="test")
         rate(known_engine, [NewRating(user_id, "just made", 4.0, None)], None, cache.forget)
         read = read_users(known_engine, cache, [user_id], before.catalogue, model)
         assert 7 not in read[user_id].seen.tolist()
         assert len(cache) == 0  # nothing would tell that the item is there now
         after = load(known_engine)
-        read = read_users(known_engine, cache, [user_id], after.catalogue, after.model_for_lists())
+        read = read_users(known_engine, cache, [user_id], after.catalogue, after.list_model())
         assert after.catalogue.idx_of["just made"] in read[user_id].seen.tolist()
         assert len(cache) == 1
 
-    def test_a_user_without_ratings_is_told_so(self, known_engine: Engine) -> None:
+    def test_a_user_without_ratings_gets_the_reason(self, known_engine: Engine) -> None:
         delete_rating(known_engine, "u1", "a")
         (state_of_u1,) = self.read(known_engine, "u1")
-        assert state_of_u1.row is None
+        assert state_of_u1.embedding is None
         assert state_of_u1.source == "popularity"
-        assert "has rated nothing" in str(state_of_u1.fallback)
+        assert "has rated no item" in str(state_of_u1.fallback)
 
     @pytest.mark.parametrize("user_id", ["x" * 10_000, "😀", "a'); DROP TABLE users; --", "%"])
     def test_odd_ids_are_nobody(self, known_engine: Engine, user_id: str) -> None:
-        assert self.read(known_engine, user_id) == [NOBODY]
-        assert replace(NOBODY) == NOBODY
+        assert self.read(known_engine, user_id) == [UNKNOWN_USER]
+        assert replace(UNKNOWN_USER) == UNKNOWN_USER

@@ -11,11 +11,16 @@ from recsys.database import schema
 from recsys.database.engine import reading, writing
 from recsys.database.models import publish
 from recsys.database.ratings import delete_rating
+from recsys.database.user_states import read_user_ratings
 from recsys.errors import NoModelError, NotFoundError
 from recsys.factors import Head
 from recsys.results import ItemList
-from recsys.serving.recommender import Recommender, Wish, find
-from recsys.serving.users import read_user_ratings
+from recsys.serving import lists
+from recsys.serving.encode import to_item_list, to_json, to_json_lists
+from recsys.serving.lists import ListQuery
+from recsys.serving.predictions import predict
+from recsys.serving.searches import run_searches
+from recsys.serving.snapshot import Recommender
 from tests.conftest import add_known_model, add_known_rows
 from tests.serving.made import load, pairs, recommend, states
 
@@ -24,9 +29,9 @@ pytestmark = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 
 
 def similar(recommender: Recommender, item_id: str, n: int = 10, categories: Sequence[str] = ()) -> ItemList:
-    model, search = recommender.search_similar(item_id, n, categories)
-    (best,) = find([search])
-    return recommender.as_list(recommender.similar(model, best))
+    search = recommender.similar.search(item_id, n, categories)
+    (best,) = run_searches([search])
+    return to_item_list(recommender.catalogue, recommender.similar.finish(search, best))
 
 
 def test_a_known_user_gets_the_highest_scores_without_what_they_rated(known_engine: Engine) -> None:
@@ -35,8 +40,8 @@ def test_a_known_user_gets_the_highest_scores_without_what_they_rated(known_engi
     assert pairs(answer) == [("b", 2.0), ("c", 0.5), ("e", 0.5), ("d/ä", 0.0)]
     assert (answer.model_version, answer.source) == (1, "model")
     assert answer.items[0].title == "Brazil (1985)"
-    assert pairs(recommend(known_engine, "u1", Wish(n=1))) == [("b", 2.0)]
-    assert pairs(recommend(known_engine, "u1", Wish(n=2, exclude_seen=False))) == [("a", 3.1), ("b", 2.0)]
+    assert pairs(recommend(known_engine, "u1", ListQuery(n=1))) == [("b", 2.0)]
+    assert pairs(recommend(known_engine, "u1", ListQuery(n=2, exclude_seen=False))) == [("a", 3.1), ("b", 2.0)]
 
 
 @pytest.mark.parametrize("user_id", ["nobody", "", "nul\0", "U1", "u1 "])
@@ -66,77 +71,88 @@ def test_popularity_begins_with_the_users_own_categories(known_engine: Engine) -
         connection.execute(update(schema.users).where(schema.users.c.user_id == "u1").values(categories=["Drama"]))
     recommender = load(known_engine)
     users = states(known_engine, recommender, ["u1"])
-    (listed,) = recommender.recommend(recommender.model_for_lists(), users)
-    assert [item.item_id for item in recommender.as_list(listed).items] == ["c", "a", "b", "d/ä", "e", "new"]
-    assert listed.fallback is not None
-    assert "Drama" in listed.fallback
+    (ranked,) = lists.recommend(recommender, recommender.list_model(), users)
+    assert [item.item_id for item in to_item_list(recommender.catalogue, ranked).items] == [
+        "c",
+        "a",
+        "b",
+        "d/ä",
+        "e",
+        "new",
+    ]
+    assert ranked.fallback is not None
+    assert "Drama" in ranked.fallback
 
 
 class TestFilters:
-    def wish(self, engine: Engine, **asked: object) -> Wish:
+    def query(self, engine: Engine, **filters: object) -> ListQuery:
         recommender = load(engine)
-        for name in ("exclude", "among"):
-            if name in asked:
-                asked[name] = recommender.places_of(asked[name])  # type: ignore[arg-type]
-        return Wish(**asked)  # type: ignore[arg-type]
+        for name in ("exclude", "candidates"):
+            if name in filters:
+                filters[name] = recommender.catalogue.find(filters[name])  # type: ignore[arg-type]
+        return ListQuery(**filters)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
-        ("asked", "expected"),
+        ("filters", "expected"),
         [
             ({"exclude": ["b", "zzz"]}, ["c", "e", "d/ä"]),
-            ({"among": ["e", "d/ä", "zzz", "hidden", "a"]}, ["e", "d/ä"]),
-            ({"among": []}, []),
-            ({"among": ["zzz"]}, []),
+            ({"candidates": ["e", "d/ä", "zzz", "hidden", "a"]}, ["e", "d/ä"]),
+            ({"candidates": []}, []),
+            ({"candidates": ["zzz"]}, []),
             ({"categories": ("Sci-Fi",)}, ["b"]),
             ({"categories": ("Sci-Fi", "Drama")}, ["b", "c"]),
             ({"categories": ("sci-fi",)}, []),
             ({"min_ratings": 1}, ["b", "c"]),
             ({"min_ratings": 4}, []),
-            ({"among": ["a", "b"], "exclude": ["b"], "exclude_seen": False}, ["a"]),
+            ({"candidates": ["a", "b"], "exclude": ["b"], "exclude_seen": False}, ["a"]),
             ({"n": 0}, []),
             ({"n": 10_000, "exclude_seen": False}, ["a", "b", "c", "e", "d/ä"]),
         ],
     )
-    def test_a_known_user(self, known_engine: Engine, asked: dict[str, object], expected: list[str]) -> None:
-        answer = recommend(known_engine, "u1", self.wish(known_engine, **asked))
+    def test_a_known_user(self, known_engine: Engine, filters: dict[str, object], expected: list[str]) -> None:
+        answer = recommend(known_engine, "u1", self.query(known_engine, **filters))
         assert [item.item_id for item in answer.items] == expected
 
     @pytest.mark.parametrize(
-        ("asked", "expected"),
+        ("filters", "expected"),
         [
             ({"exclude": ["a"]}, ["c", "b", "d/ä", "e", "new"]),
-            ({"among": ["e", "new", "hidden"]}, ["e", "new"]),
-            ({"among": []}, []),
+            ({"candidates": ["e", "new", "hidden"]}, ["e", "new"]),
+            ({"candidates": []}, []),
             ({"categories": ("Drama",)}, ["c"]),
             ({"min_ratings": 2}, ["a", "c"]),
             ({"n": 1, "exclude": ["a", "c"]}, ["b"]),
         ],
     )
-    def test_popularity(self, known_engine: Engine, asked: dict[str, object], expected: list[str]) -> None:
-        answer = recommend(known_engine, "nobody", self.wish(known_engine, **asked))
+    def test_popularity(self, known_engine: Engine, filters: dict[str, object], expected: list[str]) -> None:
+        answer = recommend(known_engine, "nobody", self.query(known_engine, **filters))
         assert [item.item_id for item in answer.items] == expected
 
 
 def test_many_at_once_get_what_each_gets_alone(known_engine: Engine) -> None:
     recommender = load(known_engine)
     user_ids = ["u1", "nobody", "u3", "s/1 ü", "u2", "u1"]
-    model = recommender.model_for_lists()
+    model = recommender.list_model()
     users = states(known_engine, recommender, user_ids)
-    for wish in (Wish(), Wish(n=2, categories=("Sci-Fi",)), Wish(exclude_seen=False, min_ratings=1)):
-        together = recommender.recommend(model, users, wish)
-        for user_id, listed in zip(user_ids, together, strict=True):
-            assert recommender.as_list(listed) == recommend(known_engine, user_id, wish)
+    for query in (ListQuery(), ListQuery(n=2, categories=("Sci-Fi",)), ListQuery(exclude_seen=False, min_ratings=1)):
+        together = lists.recommend(recommender, model, users, query)
+        for user_id, ranked in zip(user_ids, together, strict=True):
+            assert to_item_list(recommender.catalogue, ranked) == recommend(known_engine, user_id, query)
 
 
 def test_json_is_that_of_the_result(known_engine: Engine) -> None:
     recommender = load(known_engine)
     user_ids = ["u1", "nobody", 'a"\\ü']
-    listed = recommender.recommend(recommender.model_for_lists(), states(known_engine, recommender, user_ids))
-    for each in listed:
-        assert json.loads(recommender.as_json(each)) == json.loads(recommender.as_list(each).model_dump_json())
-    lists = json.loads(recommender.as_json_lists(1, user_ids, listed))["lists"]
-    assert [one["user_id"] for one in lists] == user_ids
-    assert [one["items"] for one in lists] == [json.loads(recommender.as_json(each))["items"] for each in listed]
+    ranked = lists.recommend(recommender, recommender.list_model(), states(known_engine, recommender, user_ids))
+    for each in ranked:
+        assert json.loads(to_json(recommender.catalogue, each)) == json.loads(
+            to_item_list(recommender.catalogue, each).model_dump_json()
+        )
+    encoded = json.loads(to_json_lists(recommender.catalogue, 1, user_ids, ranked))["lists"]
+    assert [one["user_id"] for one in encoded] == user_ids
+    assert [one["items"] for one in encoded] == [
+        json.loads(to_json(recommender.catalogue, each))["items"] for each in ranked
+    ]
 
 
 def test_similar_items_point_the_same_way(known_engine: Engine) -> None:
@@ -160,16 +176,16 @@ def test_items_of_fewer_than_ten_ratings_come_after_all_other_similar_ones(known
 
 def test_similar_to_what_is_not_there(known_engine: Engine) -> None:
     with pytest.raises(NotFoundError, match="there is no item 'zzz'"):
-        load(known_engine).search_similar("zzz")
+        load(known_engine).similar.search("zzz")
     with pytest.raises(NotFoundError, match="item 'new' has no ratings in model version 1"):
-        load(known_engine).search_similar("new")
+        load(known_engine).similar.search("new")
 
 
 def test_popular_by_bias_count_and_mean(known_engine: Engine) -> None:
     recommender = load(known_engine)
 
     def popular(*asked: object, **also: object) -> ItemList:
-        return recommender.as_list(recommender.popular(*asked, **also))  # type: ignore[arg-type]
+        return to_item_list(recommender.catalogue, recommender.popular(*asked, **also))  # type: ignore[arg-type]
 
     by_bias = popular("bias", min_ratings=0)
     assert pairs(by_bias) == [("c", 0.5), ("a", 0.1), ("b", 0.0), ("d/ä", 0.0), ("e", -0.5)]
@@ -187,53 +203,64 @@ def test_popular_by_bias_count_and_mean(known_engine: Engine) -> None:
 def test_predictions_follow_the_formula(known_engine: Engine) -> None:
     recommender = load(known_engine)
     (user,) = states(known_engine, recommender, ["s/1 ü"], "rating")
-    predicted = recommender.predict(user, ["c", "new", "a", "hidden", "c"])
+    predicted = predict(recommender, user, ["c", "new", "a", "hidden", "c"])
     z = np.array([3.5, 0.0, 3.1, 27.0, 3.5])  # (1, 1) · q + b_i; nothing is known of "new"
     expected = 0.5 + 5 / (1 + np.exp(-z))
     assert [row.prediction for row in predicted.items] == pytest.approx(expected.tolist(), abs=1e-6)
     assert [row.item_id for row in predicted.items] == ["c", "new", "a", "hidden", "c"]
     assert (predicted.model_version, predicted.source) == (2, "model")
     (nobody,) = states(known_engine, recommender, ["nobody"], "rating")
-    usual = recommender.predict(nobody, ["c", "new"])
+    usual = predict(recommender, nobody, ["c", "new"])
     assert [row.prediction for row in usual.items] == pytest.approx([0.5 + 5 / (1 + np.exp(-0.5)), 3.0], abs=1e-6)
     assert usual.source == "popularity"
     with pytest.raises(NotFoundError, match="zzz"):
-        recommender.predict(user, ["a", "zzz"])
+        predict(recommender, user, ["a", "zzz"])
 
 
 def test_versions_by_objective_and_by_number(known_engine: Engine) -> None:
     recommender = load(known_engine)
-    assert [recommender.model_for_lists(asked).number for asked in (None, "ranking", "rating", "1", "2")] == [
-        1,
-        1,
-        2,
-        1,
-        2,
-    ]
+    for name, number in ((None, 1), ("ranking", 1), ("rating", 2), ("1", 1), ("2", 2)):
+        model = recommender.list_model(name)
+        assert model is not None
+        assert model.number == number
     with pytest.raises(NotFoundError, match="model version 3 is not live"):
-        recommender.model_for_lists("3")
+        recommender.list_model("3")
 
 
 def test_without_a_model_count_and_mean_still_answer(engine: Engine) -> None:
     add_known_rows(engine)
     recommender = load(engine)
-    assert pairs(recommender.as_list(recommender.popular("count", 1))) == [("a", 3.0)]
-    assert recommender.popular("mean", min_ratings=1).number is None
+    assert pairs(to_item_list(recommender.catalogue, recommender.popular("count", 1))) == [("a", 3.0)]
+    assert recommender.popular("mean", min_ratings=1).model_version is None
     with pytest.raises(NoModelError, match="recsys train --objective rating"):
         recommender.popular("bias")
     with pytest.raises(NoModelError, match="recsys train --objective ranking"):
-        recommend(engine, "u1")
+        recommend(engine, "u1", model="ranking")
+    answer = recommend(engine, "u1")
+    assert (answer.model_version, answer.source) == (None, "popularity")
+    assert pairs(answer)[:2] == [("c", 2.0), ("b", 1.0)]  # without a, which u1 rated
     with pytest.raises(NoModelError):
-        recommender.search_similar("a")
+        recommender.similar.search("a")
 
 
-def test_where_only_a_rating_version_is_live_lists_come_from_it(engine: Engine) -> None:
+def test_where_only_a_rating_version_is_live_lists_come_from_popularity(engine: Engine) -> None:
+    """A rating version orders a catalogue worse than popularity does, so only a request by name gets its order."""
     add_known_rows(engine)
     number = add_known_model(engine, "rating", sign=-1.0)
     publish(engine, number, "test")
     answer = recommend(engine, "u1")
-    assert (answer.model_version, answer.source) == (number, "model")
-    assert pairs(answer) == [("c", 0.5), ("d/ä", 0.0), ("e", -1.5), ("b", -2.0)]
+    assert (answer.model_version, answer.source) == (None, "popularity")
+    assert pairs(answer) == [("c", 2.0), ("b", 1.0), ("d/ä", 0.0), ("e", 0.0), ("new", 0.0)]
+    assert answer.fallback is not None
+    assert "no ranking model is live: run `recsys train --objective ranking`" in answer.fallback
+    by_name = recommend(engine, "u1", model="rating")
+    assert (by_name.model_version, by_name.source, by_name.fallback) == (number, "model", None)
+    assert pairs(by_name) == [("c", 0.5), ("d/ä", 0.0), ("e", -1.5), ("b", -2.0)]
+
+
+def test_an_empty_database_has_no_lists(engine: Engine) -> None:
+    with pytest.raises(NoModelError, match="recsys train --objective ranking"):
+        recommend(engine, "u1")
 
 
 def test_a_neural_version_lists_by_its_layers(engine: Engine) -> None:

@@ -1,0 +1,135 @@
+"""What a server reads about users: their row in a version, what they rated, their metadata."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, String, bindparam, cast, func, select
+
+from recsys.database import schema
+from recsys.database.users import user_key_of
+from recsys.results import UserRating, UserRatings, as_time
+
+
+class StoredUser(NamedTuple):
+    """A user as one query finds them.
+
+    Attributes:
+        changed_seq: seq of the last change of their ratings; `None` if there was none.
+        bias, vector: of the version that was asked for; `None` if it does not know the user.
+        rated: the keys of the items that they rated, with commas between them; `None` if there are none.
+        now: the seq of the last change of anything, when this was read.
+    """
+
+    user_id: str
+    user_key: int
+    changed_seq: int | None
+    bias: float | None
+    vector: bytes | None
+    rated: str | None
+    now: int
+
+
+class UserMetadata(NamedTuple):
+    """Categories and attributes of a user."""
+
+    categories: Sequence[str]
+    attributes: Mapping[str, object]
+
+
+_RATED_KEYS = (
+    select(func.aggregate_strings(cast(schema.ratings.c.item_key, String), ","))
+    .where(schema.ratings.c.user_key == schema.users.c.user_key)
+    .correlate(schema.users)
+    .scalar_subquery()
+)
+_USERS = (
+    select(
+        schema.users.c.user_id,
+        schema.users.c.user_key,
+        schema.user_changes.c.seq,
+        schema.user_factors.c.bias,
+        schema.user_factors.c.vector,
+        _RATED_KEYS,
+        select(schema.change_counter.c.seq).scalar_subquery(),
+    )
+    .select_from(
+        schema.users.outerjoin(
+            schema.user_changes, schema.user_changes.c.user_key == schema.users.c.user_key
+        ).outerjoin(
+            schema.user_factors,
+            (schema.user_factors.c.user_key == schema.users.c.user_key)
+            & (schema.user_factors.c.number == bindparam("number")),
+        )
+    )
+    .where(schema.users.c.user_id.in_(bindparam("user_ids", expanding=True)))
+)
+_METADATA = select(schema.users.c.user_key, schema.users.c.categories, schema.users.c.attributes).where(
+    schema.users.c.user_key.in_(bindparam("user_keys", expanding=True))
+)
+_RATINGS = (
+    select(schema.ratings.c.user_key, schema.ratings.c.item_key, schema.ratings.c.rating)
+    .where(schema.ratings.c.user_key.in_(bindparam("user_keys", expanding=True)))
+    .order_by(schema.ratings.c.user_key, schema.ratings.c.item_key)
+)
+
+
+def read_users(connection: Connection, user_ids: Sequence[str], number: int | None) -> list[StoredUser]:
+    """Return the users that exist, each once, in any order.
+
+    Args:
+        number: of the version whose rows to read; `None`: of no version.
+    """
+    rows = connection.execute(_USERS, {"user_ids": _possible(user_ids), "number": number})
+    return [StoredUser(*row) for row in rows]
+
+
+def read_user_metadata(connection: Connection, user_keys: Sequence[int]) -> dict[int, UserMetadata]:
+    """Return the metadata of users by key."""
+    rows = connection.execute(_METADATA, {"user_keys": list(user_keys)})
+    return {row.user_key: UserMetadata(row.categories, row.attributes) for row in rows}
+
+
+def read_ratings_of(
+    connection: Connection, user_keys: Sequence[int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Return user_key, item_key and rating of all ratings of some users, (n_ratings,) each, ordered by both keys."""
+    rows: list[Any] = connection.execute(_RATINGS, {"user_keys": list(user_keys)}).all()  # type: ignore[assignment]
+    table = np.array([tuple(row) for row in rows], np.float64).reshape(len(rows), 3)
+    return table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2].astype(np.float32)
+
+
+def user_keys_of(connection: Connection, user_ids: Sequence[str]) -> dict[str, int]:
+    """Return the keys of the users that exist, by id."""
+    users = schema.users.c
+    rows = connection.execute(select(users.user_id, users.user_key).where(users.user_id.in_(_possible(user_ids))))
+    return {row.user_id: row.user_key for row in rows}
+
+
+def read_user_ratings(connection: Connection, user_id: str) -> UserRatings:
+    """Return a user's ratings, the latest first; none if the user does not exist."""
+    rated, items = schema.ratings.c, schema.items.c
+    rows = connection.execute(
+        select(items.item_id, items.title, rated.rating, rated.rated_at)
+        .select_from(schema.ratings.join(schema.items, items.item_key == rated.item_key))
+        .where(rated.user_key == user_key_of(connection, user_id))
+        .order_by(rated.rated_at.desc().nulls_last(), rated.item_key)
+    )
+    return UserRatings(
+        user_id=user_id,
+        ratings=[
+            UserRating(
+                item_id=row.item_id,
+                title=row.title,
+                rating=row.rating,
+                rated_at=None if row.rated_at is None else as_time(row.rated_at),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _possible(user_ids: Sequence[str]) -> list[str]:
+    """Return distinct ids without those that contain NUL: no stored id does, and PostgreSQL rejects them."""
+    return [user_id for user_id in dict.fromkeys(user_ids) if "\0" not in user_id]

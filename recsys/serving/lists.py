@@ -1,0 +1,93 @@
+"""One definition of a user's list, for the API, for batches, for the shell and for files.
+
+A list is planned, searched and finished. `plan_list` returns either a `Search`, which the caller runs alone or together
+with others (`run_searches`, or `recsys.serving.batching`), or the finished list if it needs no search.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.scoring.search import Excluded
+from recsys.serving.live_model import LiveModel
+from recsys.serving.searches import RankedItems, Search, run_searches
+from recsys.serving.snapshot import Recommender
+from recsys.serving.users import UserState
+
+NO_RANKING_MODEL = "no ranking model is live: run `recsys train --objective ranking`"
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuery:
+    """What a list should contain.
+
+    Attributes:
+        n: number of items.
+        exclude_seen: leave out what the user has rated.
+        exclude: (n_excluded,) positions of other items to leave out.
+        candidates: (n_candidates,) positions of the items to choose from; `None`: all.
+        categories: list only items in one of these; empty: all.
+        min_ratings: fewest ratings of a listed item.
+    """
+
+    n: int = 10
+    exclude_seen: bool = True
+    exclude: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    candidates: NDArray[np.int64] | None = None
+    categories: tuple[str, ...] = ()
+    min_ratings: int = 0
+
+
+DEFAULT_QUERY = ListQuery()
+
+
+def plan_list(
+    recommender: Recommender, model: LiveModel | None, user: UserState, query: ListQuery = DEFAULT_QUERY
+) -> Search | RankedItems:
+    """Return the search for a user's list, or the list of the most rated items if the user has no vector.
+
+    The score is z = p_u · q_i + b_u + b_i + b.
+
+    Args:
+        model: the version that lists come from; `None` if no ranking version is live: then the list is one of
+            popularity.
+        user: the user's state for that version.
+    """
+    excluded = _excluded(recommender, user, query)
+    if model is not None and user.embedding is not None:
+        offset = user.embedding.bias + model.factors.global_bias
+        return Search(
+            model.index, user.embedding.vector, query.n, excluded, model.number, user.source, user.fallback, offset
+        )
+    best = recommender.popularity.most_rated(query.n, excluded, user.categories)
+    reason = f"{NO_RANKING_MODEL if model is None else user.fallback}; these are the most rated items"
+    if user.categories and recommender.catalogue.category_mask(user.categories).any():
+        reason += f", first those in the user's categories ({', '.join(user.categories)})"
+    return RankedItems(model.number if model else None, "popularity", best, reason)
+
+
+def recommend(
+    recommender: Recommender, model: LiveModel | None, users: Sequence[UserState], query: ListQuery = DEFAULT_QUERY
+) -> list[RankedItems]:
+    """Return the list of each user; see `plan_list`."""
+    plans = [plan_list(recommender, model, user, query) for user in users]
+    found = iter(run_searches([plan for plan in plans if isinstance(plan, Search)]))
+    return [plan.finish(next(found)) if isinstance(plan, Search) else plan for plan in plans]
+
+
+def _excluded(recommender: Recommender, user: UserState, query: ListQuery) -> Excluded:
+    """Return the items that a user's list leaves out, besides hidden items."""
+    seen = user.seen if query.exclude_seen else user.seen[:0]
+    if query.candidates is None and not query.categories and query.min_ratings <= 0:
+        return np.concatenate([seen, query.exclude]) if len(query.exclude) else seen
+    catalogue = recommender.catalogue
+    excluded = catalogue.n_ratings < query.min_ratings
+    if query.candidates is not None:
+        excluded |= ~catalogue.mask(query.candidates)
+    if query.categories:
+        excluded |= ~catalogue.category_mask(query.categories)
+    excluded[seen] = True
+    excluded[query.exclude] = True
+    return excluded

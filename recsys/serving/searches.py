@@ -1,0 +1,67 @@
+"""Searches for lists, and the lists that they find."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.results import Source
+from recsys.scoring.search import Excluded, Index, TopN
+
+
+class RankedItems(NamedTuple):
+    """A list of items.
+
+    Attributes:
+        model_version: number of the version; `None` if no version was used.
+        source: where the list comes from.
+        best: positions in the catalogue and scores.
+        fallback: why the list is one of popularity.
+    """
+
+    model_version: int | None
+    source: Source
+    best: TopN
+    fallback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A search for the `n` best items of `index` for a vector, without `excluded`.
+
+    Attributes:
+        vector: (width,).
+        offset: added to the scores of all items: b_u + b.
+        model_version, source, fallback: of the list.
+    """
+
+    index: Index
+    vector: NDArray[np.float32]
+    n: int
+    excluded: Excluded
+    model_version: int
+    source: Source
+    fallback: str | None = None
+    offset: float = 0.0
+
+    def finish(self, best: TopN) -> RankedItems:
+        """Return the list of the items that were found."""
+        return RankedItems(self.model_version, self.source, best, self.fallback)
+
+
+def run_searches(searches: Sequence[Search]) -> list[TopN]:
+    """Run searches; those in the same index share one matrix product."""
+    found: dict[int, TopN] = {}
+    by_index: dict[int, list[int]] = {}
+    for position, search in enumerate(searches):
+        by_index.setdefault(id(search.index), []).append(position)
+    for positions in by_index.values():
+        group = [searches[position] for position in positions]
+        vectors = np.stack([search.vector for search in group])
+        lists = group[0].index.best(vectors, [search.n for search in group], [search.excluded for search in group])
+        for position, best, search in zip(positions, lists, group, strict=True):
+            # Adding 0 and rounding would leave the scores as they are.
+            found[position] = TopN(best.item_idx, np.round(best.scores + search.offset, 6)) if search.offset else best
+    return [found[position] for position in range(len(searches))]

@@ -1,0 +1,125 @@
+"""One consistent state of the catalogue and the live versions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count
+
+from sqlalchemy import Connection
+
+from recsys.database.items import StoredItem
+from recsys.database.models import live_numbers, load_factors, version
+from recsys.errors import NoModelError, NotFoundError
+from recsys.results import Objective, Order, PopularBy
+from recsys.serving.catalogue import Catalogue, read_catalogue
+from recsys.serving.live_model import LiveModel
+from recsys.serving.popularity import Popularity
+from recsys.serving.searches import RankedItems
+from recsys.serving.similar import SimilarItems
+
+
+@dataclass(frozen=True)
+class Recommender:
+    """A snapshot: the catalogue and the live versions. Never changes.
+
+    Attributes:
+        number: distinguishes the snapshots of a process.
+    """
+
+    catalogue: Catalogue
+    models: Mapping[Objective, LiveModel]
+    number: int = field(default_factory=count().__next__, compare=False)
+
+    @property
+    def rating_scale(self) -> tuple[float, float] | None:
+        """Lowest and highest rating of the live version; `None` if no version is live."""
+        model = self.models.get("rating") or self.models.get("ranking")
+        return model.version.training.rating_scale if model else None
+
+    @cached_property
+    def popularity(self) -> Popularity:
+        """Items by count, mean and bias."""
+        return Popularity(self.catalogue, self.models.get("rating"))
+
+    @cached_property
+    def similar(self) -> SimilarItems:
+        """Similar items, from the ranking version, or from the rating version if no ranking version is live.
+
+        Raises:
+            NoModelError: no version is live.
+        """
+        model = self.models.get("ranking") or self.models.get("rating")
+        if model is None:
+            raise nothing_live("ranking")
+        return SimilarItems(self.catalogue, model)
+
+    def list_model(self, name: str | None = None) -> LiveModel | None:
+        """Return the version that lists come from.
+
+        Args:
+            name: `ranking`, `rating`, or the number of a live version. `None`: the live ranking version, or `None` if
+                no ranking version is live, because a rating version orders a catalogue worse than popularity does.
+
+        Raises:
+            NoModelError: no version of that objective is live; or there are no items to list at all.
+            NotFoundError: no live version has that number.
+        """
+        if name is None:
+            model = self.models.get("ranking")
+            if model is None and not self.models and self.catalogue.n_items == 0:
+                raise nothing_live("ranking")
+            return model
+        for objective, model in self.models.items():
+            if name in (objective, str(model.number)):
+                return model
+        if name in ("ranking", "rating"):
+            raise nothing_live("rating" if name == "rating" else "ranking")
+        numbers = ", ".join(str(model.number) for model in self.models.values()) or "none"
+        raise NotFoundError(
+            f"model version {name} is not live (live versions: {numbers}): ask for `ranking`, `rating` or the number "
+            "of a live version, or publish this version first"
+        )
+
+    def popular(
+        self,
+        by: PopularBy = "bias",
+        n: int = 10,
+        order: Order = "desc",
+        min_ratings: int | None = None,
+        categories: Sequence[str] = (),
+    ) -> RankedItems:
+        """Return the list of popular items; see `Popularity.top`.
+
+        Raises:
+            NoModelError: by bias, and no rating version is live.
+        """
+        best = self.popularity.top(by, n, order, min_ratings, categories)
+        model = self.models.get("rating") or self.models.get("ranking")
+        return RankedItems(model.number if model else None, "popularity", best)
+
+    def with_items(self, changed: list[StoredItem]) -> "Recommender":
+        """Return the same snapshot with some items changed or added."""
+        catalogue = self.catalogue.with_items(changed)
+        models = {objective: model.with_catalogue(catalogue, changed) for objective, model in self.models.items()}
+        return Recommender(catalogue, models)
+
+
+def nothing_live(objective: Objective) -> NoModelError:
+    """Return the error that no version of an objective is live."""
+    return NoModelError(f"no {objective} model is live yet: run `recsys train --objective {objective}`")
+
+
+def load_recommender(connection: Connection) -> Recommender:
+    """Load the catalogue and the live versions, in one consistent state."""
+    catalogue = read_catalogue(connection)
+    numbers = live_numbers(connection)
+    return Recommender(
+        catalogue,
+        {objective: load_live_model(connection, number, catalogue) for objective, number in numbers.items()},
+    )
+
+
+def load_live_model(connection: Connection, number: int, catalogue: Catalogue) -> LiveModel:
+    """Load a version without its users, aligned to the catalogue."""
+    factors = load_factors(connection, number, users=False)
+    return LiveModel.from_version(version(connection, number), factors, catalogue)
