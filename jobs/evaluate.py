@@ -12,10 +12,11 @@ from recsys.data.dataset import Ratings
 from recsys.data.encoding import IdEncoder, as_ratings
 from recsys.data.features import build_features_of_rows
 from recsys.data.rows import ItemRow, UserRow
+from recsys.database.items import StoredItem
 from recsys.errors import TrainingError
-from recsys.evaluation.gate import Judge
-from recsys.evaluation.splits import Split, hold_out, known_share
+from recsys.evaluation.splits import Split, hold_out
 from recsys.files.source import open_source
+from recsys.library.loading import RatingData
 from recsys.results import Architecture, EvaluateReport, Objective
 from recsys.settings import Settings
 from recsys.training.config import default_config
@@ -80,14 +81,10 @@ def evaluate(
     scale = rating_scale(training_set, settings)
     n_ratings, n_users = training_set.n_ratings, training_set.n_users
     config = default_config(objective, n_ratings, n_users, architecture=architecture, **(overrides or {}))
-    fitted = fit_with_progress(training_set, config, scale, device, seed)
-    judge = Judge(objective, training_set, test, scale, k=k, relevant_from=relevant_from)
-    return EvaluateReport(
-        metrics=judge.measure(fitted.factors)[1],
-        baselines={name: judge.measure(factors)[1] for name, factors in judge.baselines().items()},
-        known_share=round(known_share(training_set, test), 4),
-        seconds=round(time.perf_counter() - started, 3),
-    )
+    names: tuple[dict[int, str], dict[int, StoredItem]] = ({}, {})  # both parts have the same keys: nothing to align
+    learner = fit_with_progress(RatingData(training_set, *names), config, scale, device, seed)
+    report = learner.evaluate(RatingData(test, *names), k=k, relevant_from=relevant_from)
+    return report.model_copy(update={"seconds": round(time.perf_counter() - started, 3)})
 
 
 def split_by(ratings: Ratings, split: Split, seed: int) -> tuple[Ratings, Ratings]:

@@ -32,12 +32,13 @@ from recsys.database.tuned import read_tuned
 from recsys.errors import LiveChangedError
 from recsys.evaluation.gate import Decision, Judge, decide, usable_scale
 from recsys.factors import Factors
+from recsys.learner import Learner
+from recsys.library.loading import RatingData
 from recsys.results import Architecture, Objective, TrainReport
 from recsys.settings import Settings
 from recsys.training.checkpoint import Checkpoint
 from recsys.training.config import Config, config_for
 from recsys.training.devices import pick_device
-from recsys.training.fit import Fitted, fit
 
 CURVE_USERS = 500
 """Number of users that the training curve is measured on: enough to see it turn, few enough to cost little."""
@@ -116,29 +117,36 @@ def train(
         identity = [training_set.fingerprint(), config.as_record(), seed, scale, accumulate, pick_device(device).type]
         checkpoint = open_checkpoint(settings.checkpoints, config, identity)
         curve = Judge(objective, training_set, test.select(test.user_idx < CURVE_USERS).compact(), scale)
-        fitted = fit_with_progress(
-            training_set, config, scale, device, seed, curve, accumulate=accumulate, checkpoint=checkpoint
+        learner = fit_with_progress(
+            RatingData(training_set, {}, {}),
+            config,
+            scale,
+            device,
+            seed,
+            curve,
+            accumulate=accumulate,
+            checkpoint=checkpoint,
         )
         measured = measure(
-            Judge(objective, training_set, test, scale), fitted.factors, source.live, settings.gate_margin
+            Judge(objective, training_set, test, scale), learner.factors, source.live, settings.gate_margin
         )
         number = store(
             engine,
-            fitted.factors,
+            learner.factors,
             Training(
                 architecture=config.architecture,
                 configuration={**config.as_record(), "seed": seed, "n_users": source.ratings.n_users},
                 metrics=measured.metrics,
                 baselines=measured.baselines,
                 history=[
-                    {"epoch": row.epoch, "train_loss": row.train_loss, curve.metric: row.valid, "seconds": row.seconds}
-                    for row in fitted.history
+                    {curve.metric if name == "valid" else name: value for name, value in epoch.items()}
+                    for epoch in learner.history
                 ],
                 data_fingerprint=source.ratings.fingerprint(),
                 trained_seq=source.seq,
                 n_ratings=source.ratings.n_ratings,
                 rating_scale=scale,
-                training_seconds=round(fitted.seconds, 3),
+                training_seconds=round(learner.seconds, 3),
                 gate_passed=measured.verdict.publish,
                 gate_reason=measured.verdict.reason,
             ),
@@ -304,7 +312,7 @@ def already_trained(
 
 
 def fit_with_progress(
-    training_set: Ratings,
+    data: RatingData,
     config: Config,
     scale: tuple[float, float],
     device: str,
@@ -313,16 +321,16 @@ def fit_with_progress(
     *,
     accumulate: int = 1,
     checkpoint: Checkpoint | None = None,
-) -> Fitted:
+) -> Learner:
     """Train with a progress bar.
 
     Args:
         curve: measures the factors after every epoch.
     """
     with progress(f"training {config.objective}", config.n_epochs) as advance:
-        return fit(
-            training_set,
-            config,
+        return Learner.fit(
+            data,
+            config=config,
             rating_scale=usable_scale(scale),
             device=device,
             seed=seed,

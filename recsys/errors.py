@@ -23,7 +23,13 @@ status that `api.problems` answers with, `exit_code` what the command line ends 
 
 
 class RecsysError(Exception):
-    """Base of everything raised on purpose."""
+    """Base of everything raised on purpose.
+
+    >>> try:                                                            # doctest: +SKIP
+    ...     learner = Learner.fit("ratings.csv")
+    ... except RecsysError as error:
+    ...     print(error)
+    """
 
     status = 500
     exit_code = 1
@@ -43,7 +49,11 @@ class MissingExtraError(RecsysError):
 
 
 class InputError(RecsysError):
-    """A file, row, argument or setting is wrong; the message says which, where and how to mend it."""
+    """A file, row, argument or setting is wrong; the message names it, what was expected, and the fix.
+
+    >>> load_ratings("missing.csv")                                     # doctest: +SKIP
+    InputError: missing.csv: there is no such file
+    """
 
     status = 422
     title = "The request is not valid"
@@ -54,7 +64,11 @@ class MostlyBadError(InputError):
 
 
 class NotFoundError(RecsysError):
-    """The named item, user or model version does not exist."""
+    """The named item, user or model version does not exist.
+
+    >>> learner.similar("no such item")                                 # doctest: +SKIP
+    NotFoundError: there is no item 'no such item': …
+    """
 
     status = 404
     title = "Not found"
@@ -146,4 +160,8 @@ class LiveChangedError(RecsysError):
 
 
 class TrainingError(RecsysError):
-    """Training cannot start (too few ratings, no such device) or did not converge."""
+    """Training cannot start (too few ratings, no such device) or did not converge.
+
+    >>> Learner.fit(data, device="cuda")                                # doctest: +SKIP
+    TrainingError: device cuda: no CUDA device can be used here; …
+    """

@@ -125,6 +125,8 @@ class RankingConstants:
 class Factors:
     """The factors and biases of one model version.
 
+    >>> learner.factors.item_factors.shape                              # doctest: +SKIP
+
     The score of user u and item i is
 
         z_ui = user_factors[u] · item_factors[i] + user_bias[u] + item_bias[i] + global_bias

@@ -12,6 +12,9 @@ from recsys.errors import InputError
 class Settings(BaseSettings):
     """Settings from `RECSYS_…` environment variables and a `.env` file in the working directory.
 
+    >>> Settings(database_url="sqlite:///shop.db").database_url
+    'sqlite:///shop.db'
+
     Read once, at the edge, by `load_settings`; inside, values arrive as arguments.
     """
 
@@ -79,7 +82,9 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """The settings of this process.
+    """Return the settings of this process.
+
+    >>> load_settings().database_url                                    # doctest: +SKIP
 
     Raises:
         InputError: a variable has a value that cannot be used; the message names it.

@@ -19,6 +19,8 @@ NO_TIME = np.iinfo(np.int64).min
 class Ratings:
     """Ratings as three flat columns over dense 0-based indices.
 
+    >>> load_ratings("ratings.csv").ratings.n_ratings                   # doctest: +SKIP
+
     Attributes:
         user_idx, item_idx: (n_ratings,) int32, positions in `user_keys` and `item_keys`.
         rating: (n_ratings,) float32.

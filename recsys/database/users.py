@@ -69,3 +69,9 @@ def first_known_user(connection: Connection) -> str:
         .limit(1)
     ).one()
     return user_id
+
+
+def read_user_ids(connection: Connection) -> dict[int, str]:
+    """Return the external id of every user, by key."""
+    rows = connection.execute(select(schema.users.c.user_key, schema.users.c.user_id))
+    return {row.user_key: row.user_id for row in rows}

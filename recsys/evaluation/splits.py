@@ -16,6 +16,9 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 def hold_out(ratings: Ratings, split: Split = "last-tenth", *, share: float = 0.1, seed: int = 0) -> NDArray[np.bool_]:
     """Hold out ratings to measure on.
 
+    >>> held_out = hold_out(data.ratings)                               # doctest: +SKIP
+    >>> Learner.fit(data.select(~held_out)).evaluate(data.select(held_out))     # doctest: +SKIP
+
     - `last-tenth`: each user's last `share` by time, at least one; the same ones every night. A user with a rating
       whose time is unknown is split by `hash`.
     - `hash`: the pairs that a stable hash of (user_id, item_id) picks, in every database the same.

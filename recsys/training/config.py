@@ -19,6 +19,8 @@ MAX_FULL_CATALOGUE = 20_000
 class Config:
     """The settings of one training: everything that decides the outcome, except the data, the seed and the device.
 
+    >>> Learner.fit(data, config=replace(config, weight_decay=0.3))     # doctest: +SKIP
+
     Attributes:
         objective: `rating` or `ranking`.
         architecture: `dot` or `neural`.
@@ -149,6 +151,9 @@ def default_config(
     **overrides: Any,
 ) -> Config:
     """Return settings that train well untuned, chosen by the numbers of ratings and users.
+
+    >>> default_config("ranking", 100_000, 943, n_factors=32).n_factors
+    32
 
     They were found on validation parts of the training folds of MovieLens 100K and 1M, interpolated linearly in
     log(n_ratings), and checked on ml-latest-small and MovieTweetings 10K and 50K. More ratings allow more factors and

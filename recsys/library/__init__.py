@@ -1,0 +1,1 @@
+"""The parts of `Learner`: ratings from anywhere, users in memory, and files."""
