@@ -100,7 +100,9 @@ def collect(
     """
     import pyarrow as pa
 
-    users, items = users or IdEncoder(), items or IdEncoder()
+    # An empty encoder is false, so `or` would not keep it.
+    users = IdEncoder() if users is None else users
+    items = IdEncoder() if items is None else items
     user_code, item_code = GrowingArray(np.int32), GrowingArray(np.int32)
     rating, rated_at = GrowingArray(np.float64), GrowingArray(np.int64)
     for batch in batches:

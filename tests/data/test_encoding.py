@@ -76,3 +76,12 @@ def test_sorting_in_parts_keeps_the_same_rows_as_sorting_at_once(monkeypatch: py
     at_once = latest_rows(columns, user_keys, item_keys)
     monkeypatch.setattr(encoding, "ROWS_PER_SORT", 64)
     assert latest_rows(columns, user_keys, item_keys).tolist() == at_once.tolist()
+
+
+def test_empty_encoders_are_continued() -> None:
+    """Two files read with the same encoders share their codes, though the encoders are empty at first."""
+    users, items = encoding.IdEncoder(), encoding.IdEncoder()
+    collect([batch(("u1", "i1", 1.0, NO_TIME))], users, items)
+    second = collect([batch(("u2", "i1", 1.0, NO_TIME))], users, items)
+    assert (second.user_ids, second.item_ids) == (["u1", "u2"], ["i1"])
+    assert (second.user_code.tolist(), second.item_code.tolist()) == ([1], [0])
