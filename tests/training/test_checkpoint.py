@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from recsys.training.build import EpochRecord
 from recsys.training.checkpoint import Checkpoint
 from recsys.training.config import Config, default_config
 from recsys.training.fit import Fitted, fit
+from tests import forked
 from tests.training.made import checkerboard
 
 REPOSITORY = Path(__file__).parents[2]
@@ -140,9 +139,7 @@ def kill(config: Config, path: Path, step: int, *, every: int = 1) -> None:
         "every": every,
         "n_threads": torch.get_num_threads(),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(given)], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
+    done = forked.run(["-c", PROGRAM, json.dumps(given)], cwd=REPOSITORY)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 

@@ -6,7 +6,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from recsys.data import sample
 from recsys.database import migration
 from recsys.database.engine import connect
+from tests import forked
 
 
 class Recsys:
@@ -28,9 +28,7 @@ class Recsys:
 
     def __call__(self, *arguments: str, code: int = 0) -> str:
         """Standard output; or, where it fails, standard error."""
-        done = subprocess.run(
-            self.command(*arguments), cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=120
-        )
+        done = forked.run(["-m", "jobs.cli.main", *arguments], cwd=self.folder, env=self.environment)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stderr if code and code < 10 else done.stdout
 
@@ -223,11 +221,9 @@ def test_demo_prints_three_requests_that_work(demo: tuple[subprocess.Popen[str],
     process, port = demo
     assert process.stdout is not None
     curls: list[str] = []
-    deadline = time.monotonic() + 90
     while len(curls) < 3:
         line = process.stdout.readline()
         assert line, (tmp_path / "log").read_text()
-        assert time.monotonic() < deadline
         if line.startswith("curl "):
             curls.append(line.removeprefix("curl ").strip().strip("'"))
     for url in curls:
