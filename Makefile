@@ -5,15 +5,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PEERS ?= .venv-peers
 CLIENT := .venv-client
+# Test processes at a time: one for each core. `make test PYTEST=` has none but the first.
+PYTEST ?= -n logical --maxprocesses 8 --dist worksteal
 DATA ?=
 PORT ?= 8000
 
-.PHONY: help install demo test lint bench bench-gpu bench-load bench-fold-in bench-serving clean
+.PHONY: help install demo test test-long coverage lint bench bench-gpu bench-load bench-fold-in bench-serving clean
 
 help:
 	@echo "make demo [DATA=ratings.zip]  install, load ratings, train, serve on 127.0.0.1:$(PORT)"
 	@echo "make test                     install, lint, types, layers, tests on SQLite and PostgreSQL"
-	@echo "make lint                     format, lint, types and layers only"
+	@echo "make test-long                the long forms of some tests"
+	@echo "make coverage                 tests, and which lines they reach"
+	@echo "make lint                     format, lint, spelling, types and layers only"
 	@echo "make bench [ARGS=--large]     this project beside others on the same folds (real ratings needed)"
 	@echo "make bench-gpu [ARGS=...]     throughput and time to quality on a CUDA device"
 	@echo "make bench-load               time loading ML-1M into both databases (real ratings needed)"
@@ -33,11 +37,18 @@ demo: install
 lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 test: lint $(CLIENT)/installed
-	$(BIN)/pytest
+	$(BIN)/pytest $(PYTEST)
+
+test-long: install
+	$(BIN)/pytest $(PYTEST) -m long
+
+coverage: install $(CLIENT)/installed
+	$(BIN)/pytest $(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html
 
 # What makes a client of the OpenAPI document, for one test; it wants another typer than ours.
 $(CLIENT)/installed: tests/api/client-generator.txt
@@ -72,4 +83,4 @@ bench-serving: install
 	$(BIN)/python -m benchmarks.serving $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(CLIENT) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info
+	rm -rf $(VENV) $(PEERS) $(CLIENT) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage* htmlcov build *.egg-info

