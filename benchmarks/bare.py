@@ -1,4 +1,4 @@
-"""The least a service of the same framework does: one endpoint that returns a small dict.
+"""A minimal service of the same framework: one endpoint that returns a small dict.
 
 python -m benchmarks.bare PORT
 """
@@ -12,11 +12,13 @@ app = FastAPI()
 
 
 @app.get("/")
-async def nothing() -> dict[str, object]:
+async def read_constant() -> dict[str, object]:
+    """Return the same answer to every request."""
     return {"status": "ok", "answer": 42}
 
 
 def main() -> None:
+    """Serve on the port of the command line."""
     uvicorn.run(app, port=int(sys.argv[1]), loop="uvloop", http="httptools", access_log=False, log_level="warning")
 
 

@@ -1,7 +1,7 @@
-"""One split to train and measure on, and how a run on it answers: numpy only, for both environments.
+"""Train/test splits, and the protocol of a run on one: numpy only, for both environments.
 
 Each run is a process of its own. It reads a case, trains, writes its predictions or lists to a file, and prints one
-line of JSON: a `Run`.
+line of JSON: a `RunResult`.
 """
 
 import argparse
@@ -21,20 +21,20 @@ K = 10
 """Length of the lists."""
 
 RELEVANT_FROM = 4.0
-"""The lowest rating of a test item that a list should hold."""
+"""Lowest rating of a relevant test item."""
 
 Answer = NDArray[np.float32] | NDArray[np.int64]
-"""Predictions of all test ratings, (n_test,), or lists for `Case.asked`, (n_asked, ≤ K), −1 where nothing is left."""
+"""Predictions of all test ratings, (n_test,), or lists for `Case.list_users`, (n_list_users, ≤ K), padded with −1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Ratings to train on and ratings to measure on, over the same dense indices.
+    """Training ratings and test ratings over the same dense indices.
 
     Attributes:
         user, item, rating: (n_train,) int32, int32 and float32.
-        test_user, test_item, test_rating: (n_test,) the same.
-        n_users, n_items: counts; not every one has ratings in the training part.
+        test_user, test_item, test_rating: (n_test,) int32, int32 and float32.
+        n_users, n_items: counts; some users and items have no training ratings.
     """
 
     user: NDArray[np.int32]
@@ -48,41 +48,43 @@ class Case:
 
     @property
     def relevant(self) -> NDArray[np.bool_]:
-        """Which test ratings a list should hold: (n_test,)."""
+        """Which test ratings are relevant: (n_test,)."""
         return self.test_rating >= RELEVANT_FROM
 
     @property
-    def asked(self) -> NDArray[np.int32]:
-        """The users with a relevant test item, ascending: those who get lists."""
+    def list_users(self) -> NDArray[np.int32]:
+        """The users who get lists, ascending: those with a relevant test item."""
         return np.unique(self.test_user[self.relevant])
 
     def save(self, path: Path) -> Path:
+        """Write the case to an .npz file, and return its path."""
         np.savez(path, **{field.name: getattr(self, field.name) for field in fields(self)})
         return path
 
 
 def read_case(path: Path) -> Case:
+    """Read a case that `Case.save` wrote."""
     with np.load(path) as file:
         columns = {name: file[name] for name in file.files}
     return Case(**{**columns, "n_users": int(columns["n_users"]), "n_items": int(columns["n_items"])})
 
 
-class Trained(NamedTuple):
-    """Seconds of a training, and the highest resident memory of the process until its end, in MiB."""
+class TrainingCost(NamedTuple):
+    """Seconds of a training, and the peak resident memory of the process until its end in MiB."""
 
     seconds: float
     peak_mib: float
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """What one process reports.
+class RunResult:
+    """Result of one process.
 
     Attributes:
-        seconds: of the training alone, data in memory before it.
-        peak_mib: highest resident memory of the process until the end of training, imports and data included.
-        versions: of the libraries that did the work.
-        epoch_seconds: of each epoch, where they are known.
+        seconds: duration of the training, without reading the data.
+        peak_mib: peak resident memory of the process until the end of training, imports and data included.
+        versions: library → version.
+        epoch_seconds: duration of each epoch after the first; empty if unknown.
     """
 
     seconds: float
@@ -91,16 +93,17 @@ class Run:
     epoch_seconds: list[float]
 
 
-def timed(train: Callable[[], object]) -> Trained:
+def measure_cost(train: Callable[[], object]) -> TrainingCost:
+    """Call a training function and return its cost."""
     started = time.perf_counter()
     train()
-    return Trained(time.perf_counter() - started, peak_mib())
+    return TrainingCost(time.perf_counter() - started, peak_mib())
 
 
 def peak_mib() -> float:
-    """The highest resident memory of this process so far.
+    """Return the peak resident memory of this process in MiB.
 
-    From /proc: what getrusage says begins with the memory of the process that started this one.
+    Read from /proc, because the value of getrusage starts at the memory of the parent process.
     """
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
@@ -109,20 +112,21 @@ def peak_mib() -> float:
 
 
 def n_threads() -> int:
-    """How many threads a run may use; `benchmarks.compare` sets it for all libraries alike."""
+    """Return the number of threads of a run, which `benchmarks.compare` sets to the same value for all libraries."""
     return int(os.environ.get("OMP_NUM_THREADS", "2"))
 
 
-def arguments(description: str | None, names: list[str]) -> argparse.Namespace:
-    """The command line of a run: NAME CASE ANSWER --seed N."""
+def parse_arguments(description: str | None, names: list[str]) -> argparse.Namespace:
+    """Parse the command line of a run: NAME CASE ANSWER --seed N."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("name", choices=names)
-    parser.add_argument("case", type=Path, help="the split, as Case.save wrote it")
-    parser.add_argument("answer", type=Path, help="where predictions or lists go (.npy)")
+    parser.add_argument("case", type=Path, help="file of the split")
+    parser.add_argument("answer", type=Path, help="file for the predictions or lists (.npy)")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
-def report(path: Path, answer: Answer, run: Run) -> None:
+def write_result(path: Path, answer: Answer, result: RunResult) -> None:
+    """Write the answer to a file and the result to standard output."""
     np.save(path, answer)
-    sys.stdout.write(json.dumps(asdict(run)) + "\n")
+    sys.stdout.write(json.dumps(asdict(result)) + "\n")

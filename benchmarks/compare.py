@@ -1,8 +1,8 @@
-"""This project and others on the same folds, one process after another, every answer measured by one evaluator.
+"""Compare this project with others on the same folds: one process per run, one evaluator for all.
 
     python -m benchmarks.compare [--quick] [--large] [--out benchmarks/results.md]
 
-The others run in an environment of their own, which `make bench` makes from `benchmarks/peers.txt`.
+The other libraries run in an environment of their own, which `make bench` creates from `benchmarks/peers.txt`.
 """
 
 import argparse
@@ -21,10 +21,19 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks import data
-from benchmarks.case import RELEVANT_FROM, Case, K, Run, read_case
+from benchmarks.case import RELEVANT_FROM, Case, K, RunResult, read_case
 from benchmarks.metrics import ranking_metrics, rating_metrics
 from benchmarks.ours import FAST, LARGE, THROUGHPUT
-from benchmarks.report import Outcome, Section, document, machine, number, side_by_side, spread, table
+from benchmarks.report import (
+    ModelFigures,
+    Section,
+    comparison_table,
+    describe_machine,
+    format_figure,
+    format_range,
+    markdown_document,
+    markdown_table,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,29 +56,32 @@ OURS = ["rating", "rating-neural", "ranking"]
 RANKING = ["ranking", "ease", "implicit-als", "implicit-bpr", "lenskit-itemknn", "most-popular"]
 
 TARGETS = {"surprise": ("surprise-svd", 0.8724), "cmfrec": ("cmfrec", 0.8521)}
-"""What each of `ours.FAST` is to reach on MovieLens 1M: whose accuracy, and the RMSE it was fixed at."""
+"""Settings in `ours.FAST` → the peer whose accuracy they must reach on MovieLens 1M, and its RMSE."""
 
 SECONDS, MEMORY = "training, s", "peak memory, MiB"
 
-_LIMIT_SECONDS = 900
-"""No run takes longer on two cores by far; one that hangs must not hold up the others."""
+RUN_TIMEOUT_SECONDS = 900
+"""Time after which a run has failed; on two cores every run takes far less."""
 
 Measure = Callable[[Case, Any], dict[str, float]]
 
 
 class RunFailedError(Exception):
-    """A process ended without an answer."""
+    """A process stopped without an answer."""
 
 
 @dataclass(slots=True)
 class Runner:
-    """Starts runs one after another and says on standard error how far it is.
+    """Starts runs one after another, and reports the progress on standard error.
 
     Attributes:
-        peers: Python of the peers' environment.
-        folder: for answers on their way.
-        n_runs: how many there will be.
-        versions: of the libraries that ran, by environment.
+        peers: Python executable of the peers' environment.
+        folder: for temporary files.
+        n_threads: of each run.
+        n_runs: number of runs in total.
+        console: for the progress.
+        done: number of runs so far.
+        versions: environment → library → version.
     """
 
     peers: Path
@@ -80,11 +92,11 @@ class Runner:
     done: int = 0
     versions: dict[str, dict[str, str]] = field(default_factory=lambda: {"ours": {}, "peers": {}})
 
-    def run(self, name: str, case: Path, seed: int, *, is_ours: bool) -> tuple[Run, Any]:
-        """One run in a process of its own.
+    def run(self, name: str, case: Path, seed: int, *, is_ours: bool) -> tuple[RunResult, Any]:
+        """Run a model in a process of its own, and return its result and its answer.
 
         Raises:
-            RunFailedError: it ended without an answer.
+            RunFailedError: the process stopped without an answer.
         """
         python, module = (sys.executable, "ours") if is_ours else (str(self.peers), "peers")
         answer = self.folder / "answer.npy"
@@ -94,21 +106,21 @@ class Runner:
         command = [python, "-m", f"benchmarks.{module}", name, str(case), str(answer), "--seed", str(seed)]
         try:
             ended = subprocess.run(
-                command, cwd=ROOT, env=self._environment(), capture_output=True, text=True, timeout=_LIMIT_SECONDS
+                command, cwd=ROOT, env=self._environment(), capture_output=True, text=True, timeout=RUN_TIMEOUT_SECONDS
             )
         except subprocess.TimeoutExpired as error:
-            raise self._failed(where, f"no answer within {_LIMIT_SECONDS} s") from error
+            raise self._failed(where, f"no answer within {RUN_TIMEOUT_SECONDS} s") from error
         if ended.returncode:
-            said = ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"]
-            raise self._failed(where, said[-1])
-        result = Run(**json.loads(ended.stdout.strip().splitlines()[-1]))
+            lines = ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"]
+            raise self._failed(where, lines[-1])
+        result = RunResult(**json.loads(ended.stdout.strip().splitlines()[-1]))
         self.versions["ours" if is_ours else "peers"].update(result.versions)
         self.console.print(f"{where}: {result.seconds:.2f} s", markup=False)
         return result, np.load(answer)
 
-    def _failed(self, where: str, why: str) -> RunFailedError:
-        self.console.print(f"{where}: failed: {why}", markup=False)
-        return RunFailedError(why)
+    def _failed(self, where: str, reason: str) -> RunFailedError:
+        self.console.print(f"{where}: failed: {reason}", markup=False)
+        return RunFailedError(reason)
 
     def _environment(self) -> dict[str, str]:
         limits = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "RAYON")
@@ -122,8 +134,10 @@ class Comparison:
     """Models on one data set.
 
     Attributes:
-        parts: for each seed the files of the cases whose mean is that seed's value.
-        measure: what is made of an answer.
+        title, note: heading and text of its section.
+        models: names of runs.
+        parts: seed → files of the cases, whose mean is the value of the seed.
+        measure: function from a case and an answer to the figures.
     """
 
     title: str
@@ -134,31 +148,42 @@ class Comparison:
 
     @property
     def n_runs(self) -> int:
+        """Number of runs."""
         return len(self.models) * sum(len(cases) for cases in self.parts.values())
 
 
-def compared(comparison: Comparison, runner: Runner) -> dict[str, Outcome]:
-    """Outcomes by model. Seed by seed, so that a slow hour of the machine is everybody's."""
-    outcomes = {name: Outcome(LABELS[name]) for name in comparison.models}
+def compare_models(comparison: Comparison, runner: Runner) -> dict[str, ModelFigures]:
+    """Run all models of a comparison, and return their figures by name.
+
+    All models run with one seed before the next seed, so that a slow period of the machine affects all alike.
+    """
+    models = {name: ModelFigures(LABELS[name]) for name in comparison.models}
     for seed, cases in comparison.parts.items():
-        for name, outcome in outcomes.items():
+        for name, model in models.items():
+            figures = []
             try:
-                figures = [_figures(comparison, runner, name, case, seed) for case in cases]
+                for case in cases:
+                    run, answer = runner.run(name, case, seed, is_ours=name in OURS)
+                    measures = comparison.measure(read_case(case), answer)
+                    figures.append({**measures, SECONDS: run.seconds, MEMORY: run.peak_mib})
             except (RunFailedError, ValueError) as error:
-                outcome.failure = str(error)
+                model.failure = str(error)
                 continue
-            outcome.add({figure: mean(each[figure] for each in figures) for figure in figures[0]})
-    return outcomes
-
-
-def _figures(comparison: Comparison, runner: Runner, name: str, case: Path, seed: int) -> dict[str, float]:
-    run, answer = runner.run(name, case, seed, is_ours=name in OURS)
-    return {**comparison.measure(read_case(case), answer), SECONDS: run.seconds, MEMORY: run.peak_mib}
+            model.add({figure: mean(each[figure] for each in figures) for figure in figures[0]})
+    return models
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that is to be run."""
+    """All runs of a benchmark.
+
+    Attributes:
+        comparisons: models on data sets.
+        one_million: case of MovieLens 1M for the time to quality; None leaves it out.
+        throughput: case for the throughput.
+        seeds: of the time to quality.
+        large: case of generated ratings; None leaves it out.
+    """
 
     comparisons: list[Comparison]
     one_million: Path | None
@@ -168,12 +193,13 @@ class Plan:
 
     @property
     def n_runs(self) -> int:
+        """Number of runs."""
         fast = len(FAST) * len(self.seeds) if self.one_million else 0
         return sum(each.n_runs for each in self.comparisons) + fast + 1 + (self.large is not None)
 
 
 def quick_plan(source: Path, folder: Path) -> Plan:
-    """MovieLens 100K u1, one seed, a few models: whether all of it works."""
+    """Return a plan that tests the benchmark: MovieLens 100K u1, one seed, a few models."""
     u1 = data.ml_100k(1, source).save(folder / "ml-100k-u1.npz")
     rating = Comparison("MovieLens 100K, u1", "", ["rating", "surprise-svd", "cmfrec"], {0: [u1]}, rating_metrics)
     lists = Comparison(
@@ -183,6 +209,7 @@ def quick_plan(source: Path, folder: Path) -> Plan:
 
 
 def full_plan(source: Path, folder: Path, n_large: int | None) -> Plan:
+    """Return the plan of the published results, with `n_large` generated ratings if given."""
     folds = [data.ml_100k(fold, source).save(folder / f"ml-100k-u{fold}.npz") for fold in range(1, 6)]
     splits = {
         seed: [data.ml_100k_random(seed, source).save(folder / f"ml-100k-random-{seed}.npz")] for seed in range(5)
@@ -200,7 +227,7 @@ def full_plan(source: Path, folder: Path, n_large: int | None) -> Plan:
         ),
         Comparison(
             "Ratings: MovieLens 100K, random 80/20",
-            "Five random splits, each with a seed of its own.",
+            "Five random splits, each with its own seed.",
             [*RATING, "rating-neural", "surprise-svdpp"],
             splits,
             rating_metrics,
@@ -214,10 +241,11 @@ def full_plan(source: Path, folder: Path, n_large: int | None) -> Plan:
         ),
         Comparison(
             "Lists: MovieLens 1M",
-            f"Trained on every rating of folds 2–5 as an interaction, measured on those of fold 1 of {relevant}; the "
-            f"whole catalogue is ranked, without what the user has in training. Lists of {K}, recall over min({K}, "
-            "relevant), coverage the share of the catalogue that is in somebody's list, novelty the mean of −log2 of "
-            "the share of users who have the listed item; three seeds.",
+            "Trained on every rating of folds 2–5 as an interaction, measured on the ratings of fold 1 that are "
+            f"{relevant}; the whole catalogue is ranked without the items of the user's training ratings. Lists "
+            f"have {K} items, recall is relative to min({K}, relevant items), coverage is the share of the "
+            "catalogue in at least one list, and novelty is the mean of −log2 of the share of users who rated "
+            "the listed item; three seeds.",
             RANKING,
             {seed: [one_million] for seed in seeds},
             ranking_metrics,
@@ -227,70 +255,73 @@ def full_plan(source: Path, folder: Path, n_large: int | None) -> Plan:
     return Plan(comparisons, one_million, one_million, seeds, large)
 
 
-def sections(plan: Plan, runner: Runner) -> list[Section]:
-    outcomes = [compared(each, runner) for each in plan.comparisons]
-    result = [
-        Section(each.title, each.note, side_by_side(list(by_model.values())))
-        for each, by_model in zip(plan.comparisons, outcomes, strict=True)
+def run_plan(plan: Plan, runner: Runner) -> list[Section]:
+    """Run a plan and return the sections of its document."""
+    figures = [compare_models(each, runner) for each in plan.comparisons]
+    sections = [
+        Section(each.title, each.note, comparison_table(list(by_model.values())))
+        for each, by_model in zip(plan.comparisons, figures, strict=True)
     ]
     if plan.one_million:
-        rated = next(by_model for by_model in outcomes if "surprise-svdpp" not in by_model and "rating" in by_model)
-        fast = {name: _fast(name, plan.one_million, plan.seeds, runner) for name in FAST}
-        result.append(time_to_quality(fast, rated))
-    result.append(_throughput(plan.throughput, runner))
+        rating_models = next(models for models in figures if "surprise-svdpp" not in models and "rating" in models)
+        fast = {name: run_fast_settings(name, plan.one_million, plan.seeds, runner) for name in FAST}
+        sections.append(time_to_quality(fast, rating_models))
+    sections.append(throughput_section(plan.throughput, runner))
     if plan.large:
-        result.append(_large(plan.large, runner))
-    return result
+        sections.append(large_section(plan.large, runner))
+    return sections
 
 
-def _fast(name: str, path: Path, seeds: list[int], runner: Runner) -> Outcome:
-    outcome = Outcome(name)
+def run_fast_settings(name: str, path: Path, seeds: list[int], runner: Runner) -> ModelFigures:
+    """Run one of `ours.FAST` with all seeds."""
+    model = ModelFigures(name)
     for seed in seeds:
         try:
             run, answer = runner.run(name, path, seed, is_ours=True)
         except RunFailedError as error:
-            outcome.failure = str(error)
+            model.failure = str(error)
             continue
-        outcome.add({**rating_metrics(read_case(path), answer), SECONDS: run.seconds})
-    return outcome
+        model.add({**rating_metrics(read_case(path), answer), SECONDS: run.seconds})
+    return model
 
 
-def time_to_quality(fast: dict[str, Outcome], rated: dict[str, Outcome]) -> Section:
-    """Seconds of one training that is as accurate as another library, beside that library's seconds.
+def time_to_quality(fast: dict[str, ModelFigures], rating_models: dict[str, ModelFigures]) -> Section:
+    """Compare the seconds of a training that is as accurate as another library with the seconds of that library.
 
     Args:
-        fast: ours by the name of its settings in `ours.FAST`.
-        rated: the other models on the same data in the same run, by name.
+        fast: settings in `ours.FAST` → figures of this project.
+        rating_models: name → figures of the other models on the same data.
     """
     rows, failures = [], []
     for name, (peer, target) in TARGETS.items():
-        ours, theirs = fast[name], rated[peer]
+        ours, theirs = fast[name], rating_models[peer]
         failures += [f"{each.label} failed: {each.failure}" for each in (ours, theirs) if each.failure]
         if not (ours.values and theirs.values):
             continue
         ratio = median(theirs.values[SECONDS]) / median(ours.values[SECONDS])
         rows.append(
             [
-                f"{theirs.label}, RMSE ≤ {number(target, 'RMSE')}",
+                f"{theirs.label}, RMSE ≤ {format_figure(target, 'RMSE')}",
                 "yes" if max(ours.values["RMSE"]) <= target else "no",
-                spread(ours.values["RMSE"], "RMSE"),
-                spread(ours.values[SECONDS], SECONDS),
-                spread(theirs.values["RMSE"], "RMSE"),
-                spread(theirs.values[SECONDS], SECONDS),
+                format_range(ours.values["RMSE"], "RMSE"),
+                format_range(ours.values[SECONDS], SECONDS),
+                format_range(theirs.values["RMSE"], "RMSE"),
+                format_range(theirs.values[SECONDS], SECONDS),
                 f"{ratio:.2f}",
             ]
         )
-    head = ["as good as", "reached by every seed", "our RMSE", "our s", "their RMSE", "their s", "their s / our s"]
-    settings = "; ".join(f"{name}: {_settings(overrides)}" for name, overrides in FAST.items())
+    head = ["as accurate as", "reached by every seed", "our RMSE", "our s", "their RMSE", "their s", "their s / our s"]
+    settings = "; ".join(f"{name}: {format_settings(overrides)}" for name, overrides in FAST.items())
     return Section(
         "Speed: time to quality",
-        "MovieLens 1M as above: one training with settings fixed beforehand on a validation part of the training "
-        f"folds, against the other library's training in this run. Beside the defaults: {settings}.",
-        "\n\n".join([table(head, rows), *failures]),
+        "MovieLens 1M as above: one training with settings chosen beforehand on a validation part of the training "
+        f"folds, against the training of the other library in this run. Changes to the defaults: {settings}.",
+        "\n\n".join([markdown_table(head, rows), *failures]),
     )
 
 
-def _throughput(path: Path, runner: Runner) -> Section:
+def throughput_section(path: Path, runner: Runner) -> Section:
+    """Measure the ratings that this project trains on per second."""
     title = "Speed: throughput"
     try:
         run, _ = runner.run("throughput", path, 0, is_ours=True)
@@ -300,76 +331,85 @@ def _throughput(path: Path, runner: Runner) -> Section:
     rates = [n_ratings / seconds for seconds in run.epoch_seconds]
     return Section(
         title,
-        f"{n_ratings:,} ratings, {_settings(THROUGHPUT)}; the median over epochs but the first.",
+        f"{n_ratings:,} ratings, {format_settings(THROUGHPUT)}; the median over all epochs after the first.",
         f"**{median(rates):,.0f} ratings/s** ({min(rates):,.0f}–{max(rates):,.0f})",
     )
 
 
-def _large(path: Path, runner: Runner) -> Section:
+def large_section(path: Path, runner: Runner) -> Section:
+    """Measure a training of this project on many generated ratings."""
     case = read_case(path)
     n_ratings, shape = len(case.rating), f"{case.n_users:,} users × {case.n_items:,} items"
     del case
-    title, note = f"Speed: {n_ratings / 1e6:g} million ratings", f"Generated, {shape}; {_settings(LARGE)}; one run."
+    title, note = (
+        f"Speed: {n_ratings / 1e6:g} million ratings",
+        f"Generated, {shape}; {format_settings(LARGE)}; one run.",
+    )
     try:
         run, _ = runner.run("large", path, 0, is_ours=True)
     except RunFailedError as error:
         return Section(title, note, f"failed: {error}")
     rate = n_ratings / median(run.epoch_seconds)
-    row = [f"{run.seconds:.1f}", f"{rate:,.0f}", number(run.peak_mib, MEMORY)]
-    return Section(title, note, table([SECONDS, "ratings/s", MEMORY], [row]))
+    row = [f"{run.seconds:.1f}", f"{rate:,.0f}", format_figure(run.peak_mib, MEMORY)]
+    return Section(title, note, markdown_table([SECONDS, "ratings/s", MEMORY], [row]))
 
 
-def _settings(overrides: dict[str, object]) -> str:
+def format_settings(overrides: dict[str, object]) -> str:
+    """Return settings in Markdown."""
     return ", ".join(f"`{name}` {value}" for name, value in overrides.items())
 
 
 def preface(runner: Runner) -> str:
-    def listed(versions: dict[str, str]) -> str:
+    """Return the first paragraphs of the document: the method, the machine and the versions."""
+
+    def join_versions(versions: dict[str, str]) -> str:
         return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
 
     return "\n\n".join(
         [
-            "Written by `make bench`: each run is a process of its own, one after another, with at most "
-            f"{runner.n_threads} threads, and one evaluator reads everybody's answers. Medians over the seeds, lowest "
-            "and highest in brackets. Our settings are the defaults for the number of ratings, theirs are named in "
-            "`benchmarks/peers.py`. Training is the library's own fit on data in memory; the peak of memory is of the "
-            "whole process until the end of training, imports included.",
-            f"Machine: {machine()}.",
-            f"Ours: {listed(runner.versions['ours'])}. Theirs: {listed(runner.versions['peers'])}.",
+            "Written by `make bench`. The runs are separate processes, one after another, with at most "
+            f"{runner.n_threads} threads, and one evaluator measures all answers. Values are medians over the "
+            "seeds, with the lowest and the highest in brackets. Our settings are the defaults for the number of "
+            "ratings; the settings of the other libraries are in `benchmarks/peers.py`. The time is that of the "
+            "fit on data in memory; the memory is the peak of the whole process until the end of training, "
+            "imports included.",
+            f"Machine: {describe_machine()}.",
+            f"Ours: {join_versions(runner.versions['ours'])}. Theirs: {join_versions(runner.versions['peers'])}.",
         ]
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="This project and others on the same folds.")
+    """Run the benchmark of the command line and write its document."""
+    parser = argparse.ArgumentParser(description="Compare this project with others on the same folds.")
     parser.add_argument("--quick", action="store_true", help="MovieLens 100K u1, one seed, a few models")
     parser.add_argument("--large", action="store_true", help="also train on generated ratings")
-    parser.add_argument("--ratings", type=int, default=25_000_000, help="how many --large generates")
+    parser.add_argument("--ratings", type=int, default=25_000_000, help="number of ratings that --large generates")
     parser.add_argument("--data", type=Path, default=data.SHARED_DATA, help="folder of ml-100k.zip and ml-1m/")
-    parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers", help="the peers' environment")
+    parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers", help="environment of the other libraries")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results.md")
-    given = parser.parse_args()
-    if given.quick and given.out == parser.get_default("out"):
-        parser.error("--quick is no result: name another file with --out")
-    python = given.peers.absolute() / "bin" / "python"
+    options = parser.parse_args()
+    if options.quick and options.out == parser.get_default("out"):
+        parser.error("--quick gives no publishable result: choose another file with --out")
+    python = options.peers.absolute() / "bin" / "python"
     if not python.exists():
-        parser.error(f"there is no environment of the peers in {given.peers}; `make bench` makes it")
+        parser.error(f"{options.peers} has no environment of the other libraries: run `make bench`")
     console = Console(stderr=True, soft_wrap=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
-            if given.quick:
-                plan = quick_plan(given.data, folder)
+            if options.quick:
+                plan = quick_plan(options.data, folder)
             else:
-                plan = full_plan(given.data, folder, given.ratings if given.large else None)
+                plan = full_plan(options.data, folder, options.ratings if options.large else None)
         except data.DataMissingError as error:
             console.print(str(error), markup=False)
             sys.exit(1)
-        runner = Runner(python, folder, given.threads, plan.n_runs, console)
-        found = sections(plan, runner)
-    given.out.write_text(document("Measured beside others", preface(runner), found))
-    console.print(f"written to {given.out}", markup=False)
+        runner = Runner(python, folder, options.threads, plan.n_runs, console)
+        sections = run_plan(plan, runner)
+    options.out.write_text(markdown_document("Comparison with other libraries", preface(runner), sections))
+    console.print(f"written to {options.out}", markup=False)
 
 
 if __name__ == "__main__":

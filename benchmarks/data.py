@@ -1,4 +1,4 @@
-"""The splits that are measured on, read from the real ratings beside the project, or generated."""
+"""The splits of the benchmarks: real ratings from the folder beside the project, or generated ones."""
 
 import io
 import zipfile
@@ -15,82 +15,93 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 class DataMissingError(Exception):
-    """The real ratings are not where they should be."""
+    """A file of real ratings is missing."""
 
 
 def ml_100k(fold: int, folder: Path = SHARED_DATA) -> Case:
-    """MovieLens 100K, one of its official five folds: u1 … u5.
+    """Return one of the five official folds of MovieLens 100K: u1 … u5.
 
     Raises:
-        DataMissingError: the file is not there.
+        DataMissingError: the file is missing.
     """
-    base, test = _tables(folder, f"u{fold}.base", f"u{fold}.test")
+    base, test = read_ml_100k(folder, f"u{fold}.base", f"u{fold}.test")
     rows = np.concatenate([base, test])
-    return _case(rows, np.arange(len(rows)) >= len(base))
+    return case_of_rows(rows, np.arange(len(rows)) >= len(base))
 
 
 def ml_100k_random(seed: int, folder: Path = SHARED_DATA) -> Case:
-    """MovieLens 100K, a random fifth of the ratings to measure on.
+    """Return MovieLens 100K with a random fifth of the ratings as test part.
 
     Raises:
-        DataMissingError: the file is not there.
+        DataMissingError: the file is missing.
     """
-    (rows,) = _tables(folder, "u.data")
+    (rows,) = read_ml_100k(folder, "u.data")
     held_out = np.zeros(len(rows), bool)
     held_out[np.random.default_rng(seed).permutation(len(rows))[: len(rows) // 5]] = True
-    return _case(rows, held_out)
+    return case_of_rows(rows, held_out)
 
 
 def ml_1m(folder: Path = SHARED_DATA) -> Case:
-    """MovieLens 1M: folds 2 to 5 to train on, fold 1 to measure on.
+    """Return MovieLens 1M: folds 2 to 5 for training, fold 1 as test part.
 
     Raises:
-        DataMissingError: the file is not there.
+        DataMissingError: the file is missing.
     """
-    path = _present(folder / "ml-1m" / "ratings.parquet")
+    path = require_file(folder / "ml-1m" / "ratings.parquet")
     table = pyarrow.parquet.read_table(path, columns=["user_id", "item_id", "rating", "fold"])
     rows = np.column_stack([column.to_numpy().astype(np.int64) for column in table.columns])
-    return _case(rows, rows[:, 3] == 1)
+    return case_of_rows(rows, rows[:, 3] == 1)
 
 
 def generated(n_ratings: int, seed: int = 0) -> Case:
-    """A generated case of the shape of MovieLens 25M, smaller where fewer ratings are wanted; nothing held out.
+    """Return a generated case of the shape of MovieLens 25M, without a test part.
 
-    162,000 users and 62,000 items for 25 million ratings; both in proportion to its root below that.
+    25 million ratings have 162,000 users and 62,000 items; both scale with the square root of `n_ratings`.
     """
     scale = (n_ratings / 25e6) ** 0.5
     n_users, n_items = max(8, round(162_000 * scale)), max(8, round(62_000 * scale))
     sample = generate(n_users, n_items, n_ratings, seed)
-    nobody = np.empty(0, np.int32)
+    no_index = np.empty(0, np.int32)
     return Case(
         user=sample.user_idx,
         item=sample.item_idx,
         rating=sample.rating,
-        test_user=nobody,
-        test_item=nobody,
+        test_user=no_index,
+        test_item=no_index,
         test_rating=np.empty(0, np.float32),
         n_users=n_users,
         n_items=n_items,
     )
 
 
-def _tables(folder: Path, *names: str) -> list[NDArray[np.int64]]:
-    with zipfile.ZipFile(_present(folder / "ml-100k.zip")) as file:
+def read_ml_100k(folder: Path, *names: str) -> list[NDArray[np.int64]]:
+    """Read files of MovieLens 100K: (n_ratings, 4) user id, item id, rating and time of each."""
+    with zipfile.ZipFile(require_file(folder / "ml-100k.zip")) as file:
         texts = [io.BytesIO(file.read(f"ml-100k/{name}")) for name in names]
     return [np.loadtxt(text, dtype=np.int64) for text in texts]
 
 
-def _present(path: Path) -> Path:
+def require_file(path: Path) -> Path:
+    """Return the path of an existing file.
+
+    Raises:
+        DataMissingError: the file is missing.
+    """
     if not path.is_file():
         raise DataMissingError(
-            f"{path} is not there: the comparison needs MovieLens 100K and 1M, which are GroupLens's and not part of "
-            "this repository; put them there, or name their folder with --data"
+            f"{path} is missing: the comparison needs MovieLens 100K and 1M from GroupLens, which are not part of this "
+            "repository; copy them there, or name their folder with --data"
         )
     return path
 
 
-def _case(rows: NDArray[np.int64], held_out: NDArray[np.bool_]) -> Case:
-    """A case of rows of user id, item id and rating; further columns are left alone."""
+def case_of_rows(rows: NDArray[np.int64], held_out: NDArray[np.bool_]) -> Case:
+    """Return the case of rows of user id, item id and rating; further columns are ignored.
+
+    Args:
+        rows: (n_ratings, ≥ 3).
+        held_out: (n_ratings,) which rows are the test part.
+    """
     users, user = np.unique(rows[:, 0], return_inverse=True)
     items, item = np.unique(rows[:, 1], return_inverse=True)
     user_idx, item_idx, rating = user.astype(np.int32), item.astype(np.int32), rows[:, 2].astype(np.float32)

@@ -1,12 +1,12 @@
-"""How good folded-in users are beside trained ones, and how long one takes.
+"""Compare the quality of folded-in users with that of trained ones, and measure the time of a fold-in.
 
     python -m benchmarks.fold_in [--seeds 0 1 2] [--neural-folds 1 2 3 4 5]
 
-A tenth of the users, drawn by seed, is hidden from a training and folded into it from their training ratings; a second
-training sees everybody. Both are measured on the test ratings of these users: NDCG@10 over the whole catalogue, without
-what they have, or RMSE. The dot product on MovieLens 1M (trained on folds 2–5, measured on fold 1), once for each seed;
-the neural model, whose training takes longer, on the official folds of MovieLens 100K. `make bench-fold-in` lets numpy
-have one thread, which is what the times are to be read for.
+A training does not see a random tenth of the users, who are then folded in from their training ratings; a second
+training sees all users. Both are measured on the test ratings of this tenth: NDCG@10 over the whole catalogue without
+the items that the user rated, or RMSE. The dot product runs on MovieLens 1M (trained on folds 2–5, measured on fold 1),
+once per seed; the neural model, whose training takes longer, on the official folds of MovieLens 100K. The times are
+those of one thread: `make bench-fold-in` limits numpy to one.
 """
 
 import argparse
@@ -32,10 +32,10 @@ from recsys.scoring.fold_in import FoldedUser, FoldIn
 from recsys.training.config import default_config
 from recsys.training.fit import fit
 
-HIDDEN = 0.1
-"""Share of the users that training does not see."""
+HIDDEN_SHARE = 0.1
+"""Share of the users that the first training does not see."""
 N_RATED = 50
-"""Ratings of the visitor whose solution is timed."""
+"""Ratings of the visitor whose fold-in is timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class Quality:
 
     Attributes:
         trained: in a training that saw them.
-        folded: folded into one that did not.
-        unsolved: with what their items add, whatever the ratings, and nothing solved.
+        folded: folded into a training that did not see them.
+        unsolved: with the implicit vectors of their items alone, without fold-in.
     """
 
     trained: float
@@ -54,9 +54,9 @@ class Quality:
 
 
 def quality(case: Case, objective: Objective, architecture: Architecture, seed: int) -> Quality:
-    """Train with and without a tenth of the users, and measure these users in both."""
-    train, test = ratings(case), _test(case)
-    hidden = np.random.default_rng(seed).permutation(train.n_users)[: round(HIDDEN * train.n_users)]
+    """Train with and without a tenth of the users, and measure these users in both models."""
+    train, test = ratings(case), held_out_ratings(case)
+    hidden = np.random.default_rng(seed).permutation(train.n_users)[: round(HIDDEN_SHARE * train.n_users)]
     is_hidden = np.isin(np.arange(train.n_users), hidden)
     known = train.select(~is_hidden[train.user_idx])
     test = test.select(is_hidden[test.user_idx])
@@ -66,33 +66,42 @@ def quality(case: Case, objective: Objective, architecture: Architecture, seed: 
         config = default_config(objective, on.n_ratings, n_users, architecture=architecture)
         return fit(on, config, device="cpu", seed=seed).factors
 
-    def measured(factors: Factors) -> float:
+    def measure(factors: Factors) -> float:
         if objective == "rating":
             return evaluate_rating(factors, test).rmse
         return evaluate_ranking(factors, train, test).ndcg
 
     every, some = trained(train), trained(known)
-    folded = fold(FoldIn(some), some.item_keys, train, hidden)
-    unsolved = [FoldedUser(_implicit(some, train, user), 0.0, None) for user in np.sort(hidden)]
+    folded = fold_in_users(FoldIn(some), some.item_keys, train, hidden)
+    unsolved = [FoldedUser(implicit_vector(some, train, user), 0.0, None) for user in np.sort(hidden)]
     return Quality(
-        measured(every), measured(_with_users(some, hidden, folded)), measured(_with_users(some, hidden, unsolved))
+        measure(every), measure(with_users(some, hidden, folded)), measure(with_users(some, hidden, unsolved))
     )
 
 
-def fold(fold_in: FoldIn, item_keys: NDArray[np.int64], train: Ratings, users: NDArray[np.int64]) -> list[FoldedUser]:
-    """The rows of some users, ascending, from their ratings in `train`; items by `item_keys`."""
+def fold_in_users(
+    fold_in: FoldIn, item_keys: NDArray[np.int64], train: Ratings, users: NDArray[np.int64]
+) -> list[FoldedUser]:
+    """Fold in some users from their ratings in `train`, in ascending order.
+
+    Args:
+        fold_in: solves one user.
+        item_keys: (n_items,) of the model.
+        train: the ratings.
+        users: positions in `train`.
+    """
     starts, order = train.by_user()
-    place = positions(item_keys, train.item_keys)
+    item_idx = positions(item_keys, train.item_keys)  # position in `train` → in the model
     folded = []
     for user in np.sort(users):
         rows = order[starts[user] : starts[user + 1]]
-        idx = place[train.item_idx[rows]]
+        idx = item_idx[train.item_idx[rows]]
         folded.append(fold_in.solve(idx[idx >= 0], train.rating[rows][idx >= 0]))
     return folded
 
 
-def seconds_of_one(n_items: int, n_factors: int, objective: Objective, n: int = 200) -> list[float]:
-    """How long each of `n` visitors took, ascending; items and ratings are made up, popular items rated more often."""
+def solve_seconds(n_items: int, n_factors: int, objective: Objective, n: int = 200) -> list[float]:
+    """Return the seconds of n fold-ins, ascending, with random items (popular ones more often) and ratings."""
     rng = np.random.default_rng(0)
     popularity = 1 / (np.arange(n_items) + 5.0) ** 1.1
     rows = rng.normal(size=(n_items, n_factors)).astype(np.float32) * np.float32(2 / n_factors**0.5)
@@ -124,8 +133,8 @@ def seconds_of_one(n_items: int, n_factors: int, objective: Objective, n: int = 
     return sorted(seconds)
 
 
-def _test(case: Case) -> Ratings:
-    """The test part, over the same users and items as `ratings`."""
+def held_out_ratings(case: Case) -> Ratings:
+    """Return the test part over the same users and items as `ratings`."""
     return replace(
         ratings(case),
         user_idx=case.test_user,
@@ -135,8 +144,8 @@ def _test(case: Case) -> Ratings:
     )
 
 
-def _implicit(factors: Factors, train: Ratings, user: int) -> NDArray[np.float32]:
-    """Σ_j y_j / √|N| of a user: (width,)."""
+def implicit_vector(factors: Factors, train: Ratings, user: int) -> NDArray[np.float32]:
+    """Return Σ_j y_j / √|N| of a user: (width,)."""
     idx = positions(factors.item_keys, train.item_keys[train.item_idx[train.user_idx == user]])
     if factors.items.implicit is None or not (idx >= 0).any():
         return np.zeros(factors.n_factors, np.float32)
@@ -145,8 +154,8 @@ def _implicit(factors: Factors, train: Ratings, user: int) -> NDArray[np.float32
     return result
 
 
-def _with_users(factors: Factors, users: NDArray[np.int64], folded: Sequence[FoldedUser]) -> Factors:
-    """The same items with these users, in the order of `folded`, ascending."""
+def with_users(factors: Factors, users: NDArray[np.int64], folded: Sequence[FoldedUser]) -> Factors:
+    """Return the factors with these users, ascending, in place of their own."""
     return replace(
         factors,
         users=Side(
@@ -157,8 +166,9 @@ def _with_users(factors: Factors, users: NDArray[np.int64], folded: Sequence[Fol
     )
 
 
-def _qualities(seeds: Sequence[int], folds: Sequence[int], folder: Path, console: Console) -> Table:
-    table = Table("objective", "architecture", "on", "trained", "folded", "folded / trained", "nothing solved")
+def quality_table(seeds: Sequence[int], folds: Sequence[int], folder: Path, console: Console) -> Table:
+    """Measure the quality on the real ratings."""
+    table = Table("objective", "architecture", "on", "trained", "folded", "folded / trained", "not folded in")
     cases: list[tuple[Architecture, str, list[tuple[Case, int]]]] = []
     if seeds:
         large = data.ml_1m(folder)
@@ -179,28 +189,32 @@ def _qualities(seeds: Sequence[int], folds: Sequence[int], folder: Path, console
     return table
 
 
-def _times() -> Table:
+def time_table() -> Table:
+    """Measure the time of a fold-in for several sizes of a model."""
     table = Table("objective", "items", "factors", "p50, ms", "p95, ms")
     objectives: tuple[Objective, ...] = ("ranking", "rating")
     for objective in objectives:
         for n_items in (3_700, 62_000):
             for n_factors in (64, 128):
-                seconds = seconds_of_one(n_items, n_factors, objective)
-                shown = (f"{1000 * np.quantile(seconds, share):.2f}" for share in (0.5, 0.95))
-                table.add_row(objective, f"{n_items:,}", str(n_factors), *shown)
+                seconds = solve_seconds(n_items, n_factors, objective)
+                times = (f"{1000 * np.quantile(seconds, share):.2f}" for share in (0.5, 0.95))
+                table.add_row(objective, f"{n_items:,}", str(n_factors), *times)
     return table
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmark of the command line and print its tables."""
     parser = argparse.ArgumentParser(description="Quality and time of fold-in.")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="of the hidden users of MovieLens 1M")
-    parser.add_argument("--neural-folds", type=int, nargs="*", default=[1, 2, 3, 4, 5], help="of MovieLens 100K")
+    parser.add_argument(
+        "--seeds", type=int, nargs="*", default=[0, 1, 2], help="seeds of the hidden users of MovieLens 1M"
+    )
+    parser.add_argument("--neural-folds", type=int, nargs="*", default=[1, 2, 3, 4, 5], help="folds of MovieLens 100K")
     parser.add_argument("--data", type=Path, default=data.SHARED_DATA, help="folder of ml-1m/ and ml-100k.zip")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     progress, console = Console(stderr=True, soft_wrap=True), Console(width=120)
-    console.print(_times())
-    if given.seeds or given.neural_folds:
-        console.print(_qualities(given.seeds, given.neural_folds, given.data, progress))
+    console.print(time_table())
+    if options.seeds or options.neural_folds:
+        console.print(quality_table(options.seeds, options.neural_folds, options.data, progress))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How long a load takes, and how long it keeps another writer waiting.
+"""Measure how long a load takes, and how long it delays another writer.
 
     python -m benchmarks.loading [ratings.parquet]
 
 Loads the ratings into a fresh SQLite file and a fresh PostgreSQL database, each as `recsys load` does, while
-another process keeps writing single rows to SQLite and notes how long each of its transactions took.
+another process writes single rows to SQLite and measures how long each of its transactions takes.
 """
 
 import multiprocessing
@@ -30,7 +30,7 @@ ML_1M = Path(__file__).parents[2] / "shared" / "data" / "ml-1m" / "ratings.parqu
 
 
 def timed_load(url: str, path: Path) -> tuple[LoadReport, LoadReport]:
-    """The first load of a file, and the second, which changes nothing."""
+    """Load a file twice and return both reports; the second load changes nothing."""
     engine = connect(url)
     migration.upgrade(engine)
     settings = Settings(database_url=url)
@@ -39,8 +39,8 @@ def timed_load(url: str, path: Path) -> tuple[LoadReport, LoadReport]:
     return reports
 
 
-def write_all_the_time(url: str, done: Event, answer: "multiprocessing.Queue[tuple[int, float]]") -> None:
-    """Another writer, as the API is one: the number of its transactions, and how long the longest took."""
+def write_continuously(url: str, done: Event, result: "multiprocessing.Queue[tuple[int, float]]") -> None:
+    """Write single rows as the API does; put the number of transactions and the longest one's seconds in `result`."""
     engine, longest, count = connect(url), 0.0, 0
     while not done.is_set():
         started = time.perf_counter()
@@ -49,25 +49,30 @@ def write_all_the_time(url: str, done: Event, answer: "multiprocessing.Queue[tup
             record_change(connection, users=[count])
         longest, count = max(longest, time.perf_counter() - started), count + 1
         time.sleep(0.005)
-    answer.put((count, longest))
+    result.put((count, longest))
 
 
-def load_beside_a_writer(url: str, path: Path) -> tuple[float, int, float]:
-    """Seconds of a load, transactions of the other writer meanwhile, and the longest of them in seconds."""
+def load_with_writer(url: str, path: Path) -> tuple[float, int, float]:
+    """Load a file while another process writes.
+
+    Returns:
+        Seconds of the load, transactions of the other process, and seconds of its longest transaction.
+    """
     migration.upgrade(connect(url))
     context = multiprocessing.get_context("spawn")
-    done, answer = context.Event(), context.Queue()
-    writer = context.Process(target=write_all_the_time, args=(url, done, answer))
+    done, result = context.Event(), context.Queue()
+    writer = context.Process(target=write_continuously, args=(url, done, result))
     writer.start()
     time.sleep(1)
     report = load(connect(url), path, Settings(database_url=url))
     done.set()
-    count, longest = answer.get()
+    count, longest = result.get()
     writer.join()
     return report.seconds, count, longest
 
 
 def main() -> None:
+    """Load into both databases and print the times."""
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else ML_1M
     table = Table("database", "rows", "first load, s", "rows/s", "second load, s")
     with tempfile.TemporaryDirectory() as folder:
@@ -79,12 +84,12 @@ def main() -> None:
             first, second = timed_load(url, path)
             rate = f"{first.rows_read / first.seconds:,.0f}"
             table.add_row(name, f"{first.rows_read:,}", f"{first.seconds:.1f}", rate, f"{second.seconds:.1f}")
-        seconds, count, longest = load_beside_a_writer(f"sqlite:///{folder}/b.db", path)
+        seconds, count, longest = load_with_writer(f"sqlite:///{folder}/b.db", path)
         server.cleanup()
     console = Console()
     console.print(table)
     console.print(
-        f"SQLite beside another writer: {seconds:.1f} s; its {count} transactions took {longest:.2f} s at the longest"
+        f"SQLite with another writer: load {seconds:.1f} s; longest of its {count} transactions {longest:.2f} s"
     )
 
 

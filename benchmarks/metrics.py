@@ -1,4 +1,4 @@
-"""One evaluator for everybody: predictions and lists against the test ratings of a case. numpy only."""
+"""The evaluator of all models: metrics of predictions and lists on the test ratings of a case. numpy only."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,58 +7,62 @@ from benchmarks.case import Case, K
 
 
 def rating_metrics(case: Case, predicted: NDArray[np.float32]) -> dict[str, float]:
-    """RMSE and MAE over all test ratings.
+    """Return RMSE and MAE over all test ratings.
 
     Raises:
-        ValueError: there is not one finite prediction for each of them.
+        ValueError: there is not one finite prediction for each test rating.
     """
     if predicted.shape != case.test_rating.shape or not np.isfinite(predicted).all():
         raise ValueError(
-            f"{predicted.shape} predictions, or some not finite, for {case.test_rating.shape} test ratings"
+            f"expected {len(case.test_rating)} finite predictions, got shape {predicted.shape}, or some are not finite"
         )
     error = predicted.astype(np.float64) - case.test_rating
     return {"RMSE": float(np.sqrt((error**2).mean())), "MAE": float(np.abs(error).mean())}
 
 
 def ranking_metrics(case: Case, lists: NDArray[np.int64]) -> dict[str, float]:
-    """NDCG@K, recall@K over min(K, relevant), and the share of the catalogue that is in somebody's list.
+    """Return the mean NDCG@K, recall@K and novelty of lists, and their coverage.
+
+    Recall is relative to min(K, relevant items). Coverage is the share of the catalogue in at least one list.
+    Novelty is the mean of −log2 of the share of users who rated the item in training.
 
     Args:
-        lists: (n_asked, ≤ K), for `Case.asked`; −1 where nothing is left.
+        case: the split.
+        lists: (n_list_users, ≤ K) items for `Case.list_users`, padded with −1.
 
     Raises:
-        ValueError: the lists are of another shape, or one holds an item twice, or one that its user has rated in
-            training or nobody has.
+        ValueError: the shape is another one, or a list contains an item twice, an item that its user rated in
+            training, or an item without training ratings.
     """
-    if len(lists) != len(case.asked) or lists.shape[1] > K:
-        raise ValueError(f"lists of shape {lists.shape}; {len(case.asked)} of at most {K} were asked for")
-    listed = lists >= 0
-    row = np.nonzero(listed)[0]
-    pair = _pairs(case.asked[row], lists[listed], case)
+    if len(lists) != len(case.list_users) or lists.shape[1] > K:
+        raise ValueError(f"lists of shape {lists.shape}, expected ({len(case.list_users)}, at most {K})")
+    is_item = lists >= 0
+    row = np.nonzero(is_item)[0]
+    pair = pair_numbers(case.list_users[row], lists[is_item], case)
     if len(np.unique(pair)) < len(pair):
         raise ValueError("an item is in a list twice")
-    if np.isin(pair, _pairs(case.user, case.item, case)).any():
-        raise ValueError("a list holds an item that its user has rated in training")
+    if np.isin(pair, pair_numbers(case.user, case.item, case)).any():
+        raise ValueError("a list contains an item that its user rated in training")
     catalogue = np.unique(case.item)
-    shown = np.unique(lists[listed])
-    if not np.isin(shown, catalogue).all():
-        raise ValueError("a list holds an item that nobody has rated in training")
+    in_lists = np.unique(lists[is_item])
+    if not np.isin(in_lists, catalogue).all():
+        raise ValueError("a list contains an item without training ratings")
 
-    relevant = _pairs(case.test_user[case.relevant], case.test_item[case.relevant], case)
-    n_relevant = np.bincount(np.searchsorted(case.asked, case.test_user[case.relevant]))  # (n_asked,)
+    relevant = pair_numbers(case.test_user[case.relevant], case.test_item[case.relevant], case)
+    n_relevant = np.bincount(np.searchsorted(case.list_users, case.test_user[case.relevant]))  # (n_list_users,)
     hit = np.zeros(lists.shape, bool)
-    hit[listed] = np.isin(pair, relevant)
+    hit[is_item] = np.isin(pair, relevant)
     n_users = len(np.unique(case.user))
     discount = 1 / np.log2(np.arange(2, K + 2))  # (K,)
     ideal = np.cumsum(discount)[np.minimum(n_relevant, K) - 1]
     return {
         f"NDCG@{K}": float((hit @ discount[: lists.shape[1]] / ideal).mean()),
         f"recall@{K}": float((hit.sum(1) / np.minimum(n_relevant, K)).mean()),
-        "coverage": len(shown) / len(catalogue),
-        "novelty": float(np.log2(n_users / np.bincount(case.item)[lists[listed]]).mean()),
+        "coverage": len(in_lists) / len(catalogue),
+        "novelty": float(np.log2(n_users / np.bincount(case.item)[lists[is_item]]).mean()),
     }
 
 
-def _pairs(user: NDArray[np.int32], item: NDArray[np.int32] | NDArray[np.int64], case: Case) -> NDArray[np.int64]:
-    """Each (user, item) as one number."""
+def pair_numbers(user: NDArray[np.int32], item: NDArray[np.int32] | NDArray[np.int64], case: Case) -> NDArray[np.int64]:
+    """Return one number for each (user, item) pair."""
     return user.astype(np.int64) * case.n_items + item

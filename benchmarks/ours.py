@@ -1,4 +1,4 @@
-"""One run of this project, as `benchmarks.peers` is one of another library.
+"""One run of this project; `benchmarks.peers` is its counterpart for other libraries.
 
 python -m benchmarks.ours NAME CASE ANSWER --seed N
 """
@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.case import Answer, Case, K, Run, Trained, arguments, read_case, report, timed
+from benchmarks.case import (
+    Answer,
+    Case,
+    K,
+    RunResult,
+    TrainingCost,
+    measure_cost,
+    parse_arguments,
+    read_case,
+    write_result,
+)
 from recsys.data.dataset import NO_TIME, Ratings
 from recsys.data.keyed import positions
 from recsys.factors import Factors
@@ -37,7 +47,7 @@ FAST: dict[str, dict[str, Any]] = {
         "l2": 0.02,
     },
 }
-"""What differs from the default settings where a peer's accuracy is to be reached as fast as can be.
+"""Settings that differ from the defaults, to reach the accuracy of a peer in the shortest time.
 
 Chosen on a validation part of the training folds of MovieLens 1M.
 """
@@ -47,7 +57,7 @@ LARGE: dict[str, Any] = {"n_factors": 64, "n_epochs": 5, "batch_size": 131072}
 
 
 def ratings(case: Case) -> Ratings:
-    """The training part as the database would give it, dense indices for keys."""
+    """Return the training part as the database would return it, with the dense indices as keys."""
     return Ratings(
         user_idx=case.user,
         item_idx=case.item,
@@ -61,7 +71,7 @@ def ratings(case: Case) -> Ratings:
 
 
 def config_of(name: str, n_ratings: int, n_users: int) -> Config:
-    """The settings of a run by its name."""
+    """Return the settings of a run."""
     if name == "ranking":
         return default_config("ranking", n_ratings, n_users)
     if name == "rating-neural":
@@ -71,57 +81,59 @@ def config_of(name: str, n_ratings: int, n_users: int) -> Config:
 
 
 def answer(case: Case, factors: Factors) -> Answer:
-    """Predictions of the test ratings, or lists for those who are asked, by the objective."""
+    """Return predictions of the test ratings for the rating objective, and lists for the ranking objective."""
     return predictions(case, factors) if factors.objective == "rating" else lists(case, factors)
 
 
 def predictions(case: Case, factors: Factors) -> NDArray[np.float32]:
+    """Return predictions of the test ratings: (n_test,)."""
     user_idx = positions(factors.user_keys, case.test_user.astype(np.int64))
     item_idx = positions(factors.item_keys, case.test_item.astype(np.int64))
     return predict_ratings(factors, user_idx, item_idx)
 
 
 def lists(case: Case, factors: Factors) -> NDArray[np.int64]:
-    """The first K of each asked user; one whom the model does not know gets the list by number of ratings."""
+    """Return the K best items for each of `case.list_users`: (n_list_users, ≤ K); unknown users get popular items."""
     order = np.argsort(case.user, kind="stable")
     starts = np.searchsorted(case.user[order], np.arange(case.n_users + 1))
     item_idx = positions(factors.item_keys, case.item.astype(np.int64))[order]
-    asked = case.asked.astype(np.int64)
-    excluded = [item_idx[starts[user] : starts[user + 1]] for user in asked]
-    user_idx = positions(factors.user_keys, asked)
+    users = case.list_users.astype(np.int64)
+    excluded = [item_idx[starts[user] : starts[user + 1]] for user in users]
+    user_idx = positions(factors.user_keys, users)
     index = Index(factors.item_factors, factors.item_bias, factors.head)
-    found = index.best(factors.user_factors[user_idx], [K] * len(asked), excluded)
+    found = index.best(factors.user_factors[user_idx], [K] * len(users), excluded)
     rated = np.bincount(item_idx, minlength=factors.n_items).astype(np.float32)
     popularity = Index(np.zeros((factors.n_items, 0), np.float32), rated)
-    for at in np.flatnonzero(user_idx < 0):
-        found[at] = popularity.best(np.zeros((1, 0), np.float32), [K], [excluded[at]])[0]
+    for row in np.flatnonzero(user_idx < 0):
+        found[row] = popularity.best(np.zeros((1, 0), np.float32), [K], [excluded[row]])[0]
     best = as_matrix(found, K)
     return np.where(best >= 0, factors.item_keys[best], -1)
 
 
-def trained(case: Case, name: str, *, seed: int, device: str = "cpu") -> tuple[Trained, Fitted]:
-    """Train under the settings of that name."""
+def train_case(case: Case, name: str, *, seed: int, device: str = "cpu") -> tuple[TrainingCost, Fitted]:
+    """Train with the settings of a run; return the cost and the result."""
     train = ratings(case)
     config = config_of(name, train.n_ratings, train.n_users)
     fitted: list[Fitted] = []
-    cost = timed(lambda: fitted.append(fit(train, config, device=device, seed=seed)))
+    cost = measure_cost(lambda: fitted.append(fit(train, config, device=device, seed=seed)))
     return cost, fitted[0]
 
 
 def epoch_seconds(fitted: Fitted) -> list[float]:
-    """Seconds of each epoch but the first, which begins with preparations."""
+    """Return the seconds of each epoch after the first, which includes preparations."""
     return [later.seconds - earlier.seconds for earlier, later in pairwise(fitted.history)]
 
 
 def main() -> None:
-    given = arguments(__doc__, ["rating", "rating-neural", "ranking", *FAST, "throughput", "large"])
-    case = read_case(given.case)
-    cost, fitted = trained(case, given.name, seed=given.seed)
+    """Run the model of the command line."""
+    options = parse_arguments(__doc__, ["rating", "rating-neural", "ranking", *FAST, "throughput", "large"])
+    case = read_case(options.case)
+    cost, fitted = train_case(case, options.name, seed=options.seed)
     versions = {name: version(name) for name in ("recsys", "torch", "numpy")}
-    report(
-        given.answer,
+    write_result(
+        options.answer,
         answer(case, fitted.factors),
-        Run(*cost, versions=versions, epoch_seconds=epoch_seconds(fitted)),
+        RunResult(*cost, versions=versions, epoch_seconds=epoch_seconds(fitted)),
     )
 
 

@@ -1,4 +1,4 @@
-"""What was measured as Markdown: machine, versions, tables."""
+"""Results as Markdown: machine, versions, tables."""
 
 import os
 import platform
@@ -9,13 +9,13 @@ from statistics import median
 
 
 @dataclass(slots=True)
-class Outcome:
-    """All that was measured of one model on one data set.
+class ModelFigures:
+    """The figures of one model on one data set.
 
     Attributes:
-        label: the column's head.
-        values: for each figure, one value a seed.
-        failure: why there are none, or not all.
+        label: heading of its column.
+        values: figure → one value per seed.
+        failure: the reason why values are missing, or None.
     """
 
     label: str
@@ -23,21 +23,22 @@ class Outcome:
     failure: str | None = None
 
     def add(self, figures: dict[str, float]) -> None:
+        """Add the figures of one seed."""
         for name, value in figures.items():
             self.values.setdefault(name, []).append(value)
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading, what was done, and tables or lines about it."""
+    """A section of a document: a heading, a note on the method, and the results in Markdown."""
 
     title: str
     note: str
     body: str
 
 
-def machine() -> str:
-    """Processor, cores and memory in one line."""
+def describe_machine() -> str:
+    """Return processor, cores, memory and Python version in one line."""
     cpu = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -49,8 +50,8 @@ def machine() -> str:
     )
 
 
-def number(value: float, name: str) -> str:
-    """A figure as people read it: .9091, 1.42 s, 310 MiB."""
+def format_figure(value: float, name: str) -> str:
+    """Return a figure with the digits that suit its name: `.9091`, `1.42` for seconds, `310` for MiB."""
     if name.endswith("MiB"):
         return f"{value:,.0f}"
     if name.endswith(", s"):
@@ -58,29 +59,31 @@ def number(value: float, name: str) -> str:
     return f"{value:.4f}".removeprefix("0")
 
 
-def spread(values: Sequence[float], name: str) -> str:
-    """Median, and behind it the lowest and the highest where they differ: `.9091 (.9085–.9099)`."""
-    middle, low, high = (number(value, name) for value in (median(values), min(values), max(values)))
+def format_range(values: Sequence[float], name: str) -> str:
+    """Return the median, and the lowest and highest value in brackets if they differ: `.9091 (.9085–.9099)`."""
+    middle, low, high = (format_figure(value, name) for value in (median(values), min(values), max(values)))
     return middle if low == high else f"{middle} ({low}–{high})"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table."""
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def side_by_side(outcomes: Sequence[Outcome]) -> str:
-    """A column for each model, a row for each figure; below it what failed and why."""
-    names = list(dict.fromkeys(name for outcome in outcomes for name in outcome.values))
+def comparison_table(models: Sequence[ModelFigures]) -> str:
+    """Return a table with a column per model and a row per figure, and below it the failures."""
+    names = list(dict.fromkeys(name for model in models for name in model.values))
     cells = [
-        [name, *(spread(given, name) if (given := outcome.values.get(name)) else "–" for outcome in outcomes)]
+        [name, *(format_range(values, name) if (values := model.values.get(name)) else "–" for model in models)]
         for name in names
     ]
-    failures = [f"{outcome.label} failed: {outcome.failure}" for outcome in outcomes if outcome.failure]
-    return "\n\n".join([table(["", *(outcome.label for outcome in outcomes)], cells), *failures])
+    failures = [f"{model.label} failed: {model.failure}" for model in models if model.failure]
+    return "\n\n".join([markdown_table(["", *(model.label for model in models)], cells), *failures])
 
 
-def document(title: str, preface: str, sections: Iterable[Section]) -> str:
+def markdown_document(title: str, preface: str, sections: Iterable[Section]) -> str:
+    """Return a document."""
     parts = [f"# {title}", preface]
     for section in sections:
         parts += [f"## {section.title}", section.note, section.body]

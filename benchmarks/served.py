@@ -1,4 +1,4 @@
-"""A server as a process of its own: started, waited for, weighed, ended."""
+"""Servers in processes of their own: start them, wait until they are ready, measure their memory, stop them."""
 
 import os
 import socket
@@ -13,27 +13,29 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-_LIMIT_SECONDS = 180
-"""No server takes longer to start by far."""
+START_TIMEOUT_SECONDS = 180
+"""Time after which a server that is not ready has failed; a start takes far less."""
 
 
 class ServerFailedError(Exception):
-    """A server ended, or did not become ready."""
+    """A server stopped, or did not become ready."""
 
 
 class Memory(NamedTuple):
-    """Of one process, in MiB: resident, and proportional (what it shares is divided by how many share it)."""
+    """Memory of one process in MiB: resident, and proportional (shared pages divided by the processes sharing them)."""
 
     rss: float
     pss: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """A server that answers.
+class Server:
+    """A running server.
 
     Attributes:
-        start_seconds: from the start of its process to the first 200 that says it is ready.
+        port: it listens here.
+        pid: id of its main process.
+        start_seconds: time from the start of its process to the first 200 of its readiness endpoint.
     """
 
     port: int
@@ -41,17 +43,18 @@ class Served:
     start_seconds: float
 
     def memory(self) -> Memory:
-        """Of the largest process of the server: its worker."""
-        return max(memory(pid) for pid in _family(self.pid))
+        """Return the memory of the largest process of the server, its worker."""
+        return max(process_memory(pid) for pid in process_tree(self.pid))
 
 
 @contextmanager
-def recsys_served(url: str, log: Path, settings: Mapping[str, str] | None = None) -> Iterator[Served]:
-    """`recsys serve` over a database, as a user would start it.
+def serve_recsys(url: str, log: Path, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Run `recsys serve` over a database, as a user would start it.
 
     Args:
-        log: file for what it logs.
-        settings: environment variables beside the database's.
+        url: of the database.
+        log: file for its log.
+        settings: further environment variables.
 
     Raises:
         ServerFailedError: it does not become ready.
@@ -59,25 +62,32 @@ def recsys_served(url: str, log: Path, settings: Mapping[str, str] | None = None
     script = Path(sys.executable).parent / "recsys"
     port = free_port()
     environment = {**os.environ, "RECSYS_DATABASE_URL": url, **(settings or {})}
-    # In the folder of the log, where no .env of the project's is.
-    with served([str(script), "serve", "--port", str(port)], port, "/health/ready", log, environment) as server:
+    # It runs in the folder of the log, which has no .env file.
+    with run_server([str(script), "serve", "--port", str(port)], port, "/health/ready", log, environment) as server:
         yield server
 
 
 @contextmanager
-def bare_served(log: Path) -> Iterator[Served]:
-    """The bare endpoint, at `/`."""
+def serve_bare(log: Path) -> Iterator[Server]:
+    """Run the bare service, whose endpoint is `/`."""
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.bare", str(port)]
-    with served(command, port, "/", log, {**os.environ, "PYTHONPATH": str(ROOT)}) as server:
+    with run_server(command, port, "/", log, {**os.environ, "PYTHONPATH": str(ROOT)}) as server:
         yield server
 
 
 @contextmanager
-def served(
+def run_server(
     command: Sequence[str], port: int, ready: str, log: Path, environment: Mapping[str, str]
-) -> Iterator[Served]:
-    """A server, from when `ready` first answers 200 until the block ends.
+) -> Iterator[Server]:
+    """Run a server until the block ends.
+
+    Args:
+        command: that starts it.
+        port: it listens here.
+        ready: path that answers 200 when it is ready.
+        log: file for its output.
+        environment: of its process.
 
     Raises:
         ServerFailedError: it does not become ready.
@@ -88,12 +98,12 @@ def served(
             command, cwd=log.parent.resolve(), env=dict(environment), stdout=file, stderr=subprocess.STDOUT
         )
     try:
-        while not _answers(port, ready):
-            if process.poll() is not None or time.perf_counter() - started > _LIMIT_SECONDS:
+        while not is_ready(port, ready):
+            if process.poll() is not None or time.perf_counter() - started > START_TIMEOUT_SECONDS:
                 tail = "\n".join(log.read_text().splitlines()[-15:])
                 raise ServerFailedError(f"{' '.join(command)} did not become ready; see {log}:\n{tail}")
             time.sleep(0.02)
-        yield Served(port, process.pid, time.perf_counter() - started)
+        yield Server(port, process.pid, time.perf_counter() - started)
     finally:
         process.terminate()
         try:
@@ -103,23 +113,24 @@ def served(
             process.wait()
 
 
-def memory(pid: int) -> Memory:
-    """Of a process now."""
+def process_memory(pid: int) -> Memory:
+    """Return the memory of a process."""
     try:
-        fields = _fields(Path(f"/proc/{pid}/smaps_rollup"))
+        fields = proc_sizes(Path(f"/proc/{pid}/smaps_rollup"))
         return Memory(fields["Rss"] / 1024, fields["Pss"] / 1024)
     except (OSError, KeyError):
-        return Memory(_fields(Path(f"/proc/{pid}/status"))["VmRSS"] / 1024, None)
+        return Memory(proc_sizes(Path(f"/proc/{pid}/status"))["VmRSS"] / 1024, None)
 
 
 def free_port() -> int:
+    """Return a port that is free at the moment."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
     return port
 
 
-def _family(pid: int) -> list[int]:
-    """A process and all that come from it."""
+def process_tree(pid: int) -> list[int]:
+    """Return the ids of a process and of all its descendants."""
     found = [pid]
     for parent in found:
         for children in Path(f"/proc/{parent}/task").glob("*/children"):
@@ -127,13 +138,14 @@ def _family(pid: int) -> list[int]:
     return found
 
 
-def _fields(path: Path) -> dict[str, int]:
-    """Sizes in KiB by name, of a file such as /proc/PID/status."""
+def proc_sizes(path: Path) -> dict[str, int]:
+    """Read the sizes in KiB of a file such as /proc/PID/status: name → size."""
     words = (line.split() for line in path.read_text().splitlines())
     return {found[0].rstrip(":"): int(found[1]) for found in words if len(found) == 3 and found[2] == "kB"}
 
 
-def _answers(port: int, path: str) -> bool:
+def is_ready(port: int, path: str) -> bool:
+    """Return whether a path answers 200."""
     connection = HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", path)

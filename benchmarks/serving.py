@@ -1,9 +1,9 @@
-"""How fast the service answers, beside a bare endpoint of the same framework, and how much memory it takes.
+"""Measure the speed of the service beside a bare endpoint of the same framework, and its memory.
 
     python -m benchmarks.serving [--only top10-small,similar] [--postgres] [--huge] [--json FILE]
 
-Starts `recsys serve` as a user would, over databases that are built once into `.bench/`, and asks from this process.
-The ratios are to a bare FastAPI endpoint on uvicorn in the same run: the mean of one measurement before and one after.
+Starts `recsys serve` as a user would, over databases that are built once in `.bench/`, and sends requests from this
+process. The ratios are relative to a bare FastAPI endpoint on uvicorn, measured once before and once after.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from benchmarks import swaps
 from benchmarks.load import Load, drive, get
-from benchmarks.report import machine
-from benchmarks.scenarios import READING, Outcome, Session, rate
-from benchmarks.served import ROOT, ServerFailedError, bare_served, recsys_served
+from benchmarks.report import describe_machine
+from benchmarks.scenarios import READING, ScenarioResult, Session, rate
+from benchmarks.served import ROOT, ServerFailedError, serve_bare, serve_recsys
 from benchmarks.serving_data import (
     HUGE,
     LARGE,
@@ -34,24 +34,24 @@ from benchmarks.serving_data import (
     copied,
     postgres_database,
     postgres_server,
-    read_stock,
+    read_request_pool,
     sqlite_database,
 )
 from recsys.errors import RecsysError
 
 SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"
 ON_POSTGRESQL = ("first", "top10")
-"""What is asked of PostgreSQL too: what reads the database."""
+"""Scenarios that also run on PostgreSQL: those that read the database."""
 ON_HUGE = ("start", "first", "memory")
 LARGE_ONLY = ("start", "batch", "fold-in", "memory")
-"""Of these the small database says little; they are run on it when named."""
+"""Scenarios that run on the small database only when named: there they show little."""
 ONE_CONNECTION = ("batch", "fold-in")
 WRITING = ("rate", "swap")
 BUSY = 0.15
-"""By what share the two measurements of the bare endpoint may differ before the ratios deserve a warning."""
+"""Relative difference of the two measurements of the bare endpoint above which the result has a warning."""
 
 
-class Chosen(NamedTuple):
+class Task(NamedTuple):
     """One scenario on a database of one size."""
 
     scenario: str
@@ -63,153 +63,166 @@ class Chosen(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What a scenario came to on a database."""
+class TaskResult:
+    """Result of a task on a database.
 
-    chosen: Chosen
+    Attributes:
+        task: what was run.
+        database: `SQLITE` or `POSTGRESQL`.
+        n_users, n_items: size of the database.
+        scenario_result: the measurements.
+    """
+
+    task: Task
     database: str
     n_users: int
     n_items: int
-    outcome: Outcome
+    scenario_result: ScenarioResult
 
 
-def by_default(*, huge: bool) -> list[Chosen]:
-    """What is run when nothing is named."""
-    chosen = [Chosen(name, SMALL) for name in READING if name not in LARGE_ONLY]
-    chosen += [Chosen("rate", SMALL), Chosen("swap", SMALL)]
-    chosen += [Chosen(name, LARGE) for name in (*READING, "rate")]
-    return chosen + [Chosen(name, HUGE) for name in ON_HUGE if huge]
+def default_tasks(*, huge: bool) -> list[Task]:
+    """Return the tasks of a run without names."""
+    tasks = [Task(name, SMALL) for name in READING if name not in LARGE_ONLY]
+    tasks += [Task("rate", SMALL), Task("swap", SMALL)]
+    tasks += [Task(name, LARGE) for name in (*READING, "rate")]
+    return tasks + [Task(name, HUGE) for name in ON_HUGE if huge]
 
 
-def selected(wanted: str | None, *, huge: bool) -> list[Chosen]:
-    """The scenarios of names divided by commas: `top10-large`, or `top10` for all the sizes it is run on by default.
+def select_tasks(names: str | None, *, huge: bool) -> list[Task]:
+    """Return the tasks of names separated by commas.
+
+    Args:
+        names: `top10-large`, or `top10` for all sizes that it runs on by default; None returns the default tasks.
+        huge: whether the defaults include the huge database.
 
     Raises:
-        ValueError: there is no scenario of a name.
+        ValueError: a name is unknown.
     """
-    default = by_default(huge=huge)
-    if wanted is None:
+    default = default_tasks(huge=huge)
+    if names is None:
         return default
-    possible = [Chosen(name, size) for size in SIZES.values() for name in (*READING, *WRITING)]
-    found: dict[Chosen, None] = {}
-    for name in wanted.split(","):
-        of_name = [chosen for chosen in possible if chosen.name == name]
-        of_name = of_name or [chosen for chosen in default if chosen.scenario == name]
+    possible = [Task(name, size) for size in SIZES.values() for name in (*READING, *WRITING)]
+    found: dict[Task, None] = {}
+    for name in names.split(","):
+        of_name = [task for task in possible if task.name == name]
+        of_name = of_name or [task for task in default if task.scenario == name]
         if not of_name:
-            names = ", ".join((*READING, *WRITING))
-            raise ValueError(f"there is no scenario {name!r}: expected one of {names}, or one with -small or -large")
+            known = ", ".join((*READING, *WRITING))
+            raise ValueError(f"there is no scenario {name!r}: expected one of {known}, or one with -small or -large")
         found |= dict.fromkeys(of_name)
     return list(found)
 
 
 class Benchmark:
-    """Carries out scenarios, one server after another."""
+    """Runs tasks, one server after another."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.results: list[Result] = []
+        self.results: list[TaskResult] = []
         self.failures: list[str] = []
         self._options = options
         self._folder: Path = options.cache
 
-    def bare(self) -> Load:
-        self._say("the bare endpoint")
-        with bare_served(self._folder / "bare.log") as server:
+    def measure_bare(self) -> Load:
+        """Measure the bare endpoint."""
+        self._log_progress("bare endpoint")
+        with serve_bare(self._folder / "bare.log") as server:
             drive(server.port, repeat(get("/"), 2000))
             return drive(
                 server.port, repeat(get("/")), n_connections=self._options.connections, seconds=self._options.seconds
             )
 
-    def reading(self, url: str, database: str, wanted: Sequence[Chosen]) -> None:
-        """Scenarios of one size that leave the database as it is, all of one server."""
-        if not wanted:
+    def run_reading(self, url: str, database: str, tasks: Sequence[Task]) -> None:
+        """Run tasks of one size that do not change the database, all on one server."""
+        if not tasks:
             return
-        stock = read_stock(url)
-        with recsys_served(url, self._log(wanted[0], database)) as server:
-            session = Session(server, stock, self._options.seconds, self._options.connections)
+        pool = read_request_pool(url)
+        with serve_recsys(url, self._log_file(tasks[0], database)) as server:
+            session = Session(server, pool, self._options.seconds, self._options.connections)
             for name, scenario in READING.items():
-                for chosen in (chosen for chosen in wanted if chosen.scenario == name):
-                    self._say(f"{chosen.name} on {database}")
-                    self._keep(chosen, database, session, scenario(session))
+                for task in (task for task in tasks if task.scenario == name):
+                    self._log_progress(f"{task.name} on {database}")
+                    self._add_result(task, database, session, scenario(session))
 
-    def writing(self, url: str, wanted: Sequence[Chosen]) -> None:
-        """Scenarios that write: each on a copy of its own."""
-        for chosen in wanted:
-            self._say(f"{chosen.name} on {SQLITE}")
-            log, stock = self._log(chosen, SQLITE), read_stock(url)
+    def run_writing(self, url: str, tasks: Sequence[Task]) -> None:
+        """Run tasks that write, each on its own copy of the database."""
+        for task in tasks:
+            self._log_progress(f"{task.name} on {SQLITE}")
+            log, pool = self._log_file(task, SQLITE), read_request_pool(url)
             with copied(url, self._folder) as copy:
-                versions = swaps.second_version(copy) if chosen.scenario == "swap" else (0, 0)
-                often = {"RECSYS_REFRESH_SECONDS": str(swaps.REFRESH_SECONDS)} if chosen.scenario == "swap" else {}
-                with recsys_served(copy, log, often) as server:
-                    session = Session(server, stock, self._options.seconds, self._options.connections)
-                    if chosen.scenario == "swap":
-                        outcome = swaps.swap(server, copy, stock, versions, self._options.swaps)
+                versions = swaps.second_version(copy) if task.scenario == "swap" else (0, 0)
+                settings = {"RECSYS_REFRESH_SECONDS": str(swaps.REFRESH_SECONDS)} if task.scenario == "swap" else {}
+                with serve_recsys(copy, log, settings) as server:
+                    session = Session(server, pool, self._options.seconds, self._options.connections)
+                    if task.scenario == "swap":
+                        result = swaps.swap(server, copy, pool, versions, self._options.swaps)
                     else:
-                        outcome = rate(session)
-                    self._keep(chosen, SQLITE, session, outcome)
+                        result = rate(session)
+                    self._add_result(task, SQLITE, session, result)
 
-    def run(self, wanted: Sequence[Chosen]) -> None:
+    def run(self, tasks: Sequence[Task]) -> None:
+        """Run tasks, the smallest database first; a failure of one size is recorded and the next size runs."""
         with ExitStack() as stack:
             postgres = stack.enter_context(postgres_server(self._folder)) if self._options.postgres else None
             for size in SIZES.values():
-                of_size = [chosen for chosen in wanted if chosen.size == size]
-                reading = [chosen for chosen in of_size if chosen.scenario in READING]
+                of_size = [task for task in tasks if task.size == size]
+                reading = [task for task in of_size if task.scenario in READING]
                 if not of_size:
                     continue
                 try:
                     url = sqlite_database(size, self._folder)
-                    self.reading(url, SQLITE, reading)
-                    self.writing(url, [chosen for chosen in of_size if chosen.scenario in WRITING])
-                    on_both = [chosen for chosen in reading if chosen.scenario in ON_POSTGRESQL and size != HUGE]
+                    self.run_reading(url, SQLITE, reading)
+                    self.run_writing(url, [task for task in of_size if task.scenario in WRITING])
+                    on_both = [task for task in reading if task.scenario in ON_POSTGRESQL and size != HUGE]
                     if postgres is not None and on_both:
-                        self.reading(postgres_database(size, self._folder, postgres), POSTGRESQL, on_both)
+                        self.run_reading(postgres_database(size, self._folder, postgres), POSTGRESQL, on_both)
                 except (ServerFailedError, swaps.SwapFailedError, RecsysError, SQLAlchemyError, OSError) as error:
                     self.failures.append(f"{size.name}: {error}")
 
-    def _keep(self, chosen: Chosen, database: str, session: Session, outcome: Outcome) -> None:
-        stock = session.stock
-        self.results.append(Result(chosen, database, len(stock.user_ids), len(stock.item_ids), outcome))
+    def _add_result(self, task: Task, database: str, session: Session, result: ScenarioResult) -> None:
+        pool = session.pool
+        self.results.append(TaskResult(task, database, len(pool.user_ids), len(pool.item_ids), result))
 
-    def _log(self, chosen: Chosen, database: str) -> Path:
-        return self._folder / f"serve-{chosen.size.name}-{database.lower()}.log"
+    def _log_file(self, task: Task, database: str) -> Path:
+        return self._folder / f"serve-{task.size.name}-{database.lower()}.log"
 
     @staticmethod
-    def _say(what: str) -> None:
-        sys.stderr.write(f"asking: {what}\n")
+    def _log_progress(step: str) -> None:
+        sys.stderr.write(f"running: {step}\n")
 
 
-def show(results: Sequence[Result], bare: Sequence[Load], console: Console) -> None:
-    """The figures as a table, further ones and complaints below it."""
+def print_results(results: Sequence[TaskResult], bare: Sequence[Load], console: Console) -> None:
+    """Print the figures as a table, and further figures and errors below it."""
     table = Table(
         "", "database", "items", "requests/s", "p50, ms", "p95, ms", "p99, ms", "p99/p50", "errors", "of bare"
     )
     for column in table.columns[2:]:
         column.justify = "right"
     for when, measured in zip(("before", "after"), bare, strict=True):
-        table.add_row(f"bare, {when}", "–", "–", *_cells(measured), "")
+        table.add_row(f"bare, {when}", "–", "–", *table_cells(measured), "")
     for result in results:
-        if (load := result.outcome.load) is not None:
-            share = "" if result.chosen.scenario in ONE_CONNECTION else f"{load.per_second / _mean_rate(bare):.3f}"
-            table.add_row(result.chosen.name, result.database, f"{result.n_items:,}", *_cells(load), share)
+        if (load := result.scenario_result.load) is not None:
+            share = "" if result.task.scenario in ONE_CONNECTION else f"{load.per_second / mean_rate(bare):.3f}"
+            table.add_row(result.task.name, result.database, f"{result.n_items:,}", *table_cells(load), share)
     console.print(table)
-    if abs(bare[0].per_second - bare[1].per_second) > BUSY * _mean_rate(bare):
-        console.print("The bare endpoint was not equally fast before and after: the machine does something else too.")
+    if abs(bare[0].per_second - bare[1].per_second) > BUSY * mean_rate(bare):
+        console.print("The bare endpoint was not equally fast before and after: something else uses the machine too.")
     for result in results:
-        name = f"{result.chosen.name} ({result.database}, {result.n_users:,} users)"
-        if figures := result.outcome.figures:
-            said = " · ".join(f"{label} {_figure(value)}" for label, value in figures.items())
-            console.print(f"{name}: {said}", soft_wrap=True, highlight=False)
-        if (load := result.outcome.load) is not None and load.errors:
-            console.print(f"{name}: first error {load.complaint}", soft_wrap=True, markup=False, highlight=False)
+        name = f"{result.task.name} ({result.database}, {result.n_users:,} users)"
+        if figures := result.scenario_result.figures:
+            line = " · ".join(f"{label} {format_figure(value)}" for label, value in figures.items())
+            console.print(f"{name}: {line}", soft_wrap=True, highlight=False)
+        if (load := result.scenario_result.load) is not None and load.errors:
+            console.print(f"{name}: first error {load.first_error}", soft_wrap=True, markup=False, highlight=False)
     for name, ratio in postgres_ratios(results).items():
         console.print(f"{name}: PostgreSQL / SQLite {ratio:.2f}", highlight=False)
 
 
-def postgres_ratios(results: Sequence[Result]) -> dict[str, float]:
-    """Requests/s on PostgreSQL over those on SQLite, of what was asked of both."""
+def postgres_ratios(results: Sequence[TaskResult]) -> dict[str, float]:
+    """Return requests/s on PostgreSQL divided by those on SQLite, for each task that ran on both."""
     rates = {
-        (result.chosen.name, result.database): result.outcome.load.per_second
+        (result.task.name, result.database): result.scenario_result.load.per_second
         for result in results
-        if result.outcome.load is not None
+        if result.scenario_result.load is not None
     }
     return {
         name: rate / rates[name, SQLITE]
@@ -218,22 +231,22 @@ def postgres_ratios(results: Sequence[Result]) -> dict[str, float]:
     }
 
 
-def as_record(results: Sequence[Result], bare: Sequence[Load], options: argparse.Namespace) -> dict[str, object]:
-    """Everything, as JSON has it."""
+def as_record(results: Sequence[TaskResult], bare: Sequence[Load], options: argparse.Namespace) -> dict[str, object]:
+    """Return all figures for a JSON file."""
     return {
-        "machine": machine(),
+        "machine": describe_machine(),
         "seconds": options.seconds,
         "connections": options.connections,
         "bare": [load.figures() for load in bare],
         "results": [
             {
-                "name": result.chosen.name,
+                "name": result.task.name,
                 "database": result.database,
                 "users": result.n_users,
                 "items": result.n_items,
-                **(load.figures() if (load := result.outcome.load) is not None else {}),
-                "of_bare": round(load.per_second / _mean_rate(bare), 4) if load is not None else None,
-                "figures": result.outcome.figures,
+                **(load.figures() if (load := result.scenario_result.load) is not None else {}),
+                "of_bare": round(load.per_second / mean_rate(bare), 4) if load is not None else None,
+                "figures": result.scenario_result.figures,
             }
             for result in results
         ],
@@ -241,7 +254,8 @@ def as_record(results: Sequence[Result], bare: Sequence[Load], options: argparse
     }
 
 
-def _cells(load: Load) -> list[str]:
+def table_cells(load: Load) -> list[str]:
+    """Return the cells of a run: rate, three percentiles, their ratio and the errors."""
     statuses = "/".join(str(status or "none") for status in sorted(load.statuses) if status != 200)
     errors = f"{load.errors:,} ({statuses})" if load.errors else "0"
     if not load.answered:
@@ -251,41 +265,46 @@ def _cells(load: Load) -> list[str]:
     return [rate, f"{p50:.2f}", f"{p95:.2f}", f"{p99:.2f}", f"{p99 / p50:.1f}", errors]
 
 
-def _figure(value: float | None) -> str:
+def format_figure(value: float | None) -> str:
+    """Return a figure as text; a dash for None."""
     if value is None:
         return "–"
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.2f}"
 
 
-def _mean_rate(bare: Sequence[Load]) -> float:
+def mean_rate(bare: Sequence[Load]) -> float:
+    """Return the mean requests/s of some runs."""
     return sum(load.per_second for load in bare) / len(bare)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmark of the command line and print its results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--only", metavar="NAMES", help=f"divided by commas: {', '.join((*READING, *WRITING))}; with -small or -large"
+        "--only", metavar="NAMES", help=f"separated by commas: {', '.join((*READING, *WRITING))}; with -small or -large"
     )
-    parser.add_argument("--postgres", action="store_true", help=f"{' and '.join(ON_POSTGRESQL)} on PostgreSQL too")
-    parser.add_argument("--huge", action="store_true", help="the memory of a worker beside a million users too")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each timed run")
+    parser.add_argument("--postgres", action="store_true", help=f"{' and '.join(ON_POSTGRESQL)} also on PostgreSQL")
+    parser.add_argument("--huge", action="store_true", help="also measure a worker's memory with a million users")
+    parser.add_argument("--seconds", type=float, default=8.0, help="length of each timed run")
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--swaps", type=int, default=200)
-    parser.add_argument("--cache", type=Path, default=ROOT / ".bench", help="folder of the databases")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--cache", type=Path, default=ROOT / ".bench", help="folder for the databases")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
     options = parser.parse_args(arguments)
     try:
-        wanted = selected(options.only, huge=options.huge)
+        tasks = select_tasks(options.only, huge=options.huge)
     except ValueError as error:
         parser.error(str(error))
     options.cache.mkdir(parents=True, exist_ok=True)
     benchmark = Benchmark(options)
-    bare = [benchmark.bare()]
-    benchmark.run(wanted)
-    bare.append(benchmark.bare())
+    bare = [benchmark.measure_bare()]
+    benchmark.run(tasks)
+    bare.append(benchmark.measure_bare())
     console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(f"{machine()}; {options.connections} connections, {options.seconds:g} s each", highlight=False)
-    show(benchmark.results, bare, console)
+    console.print(
+        f"{describe_machine()}; {options.connections} connections, {options.seconds:g} s each", highlight=False
+    )
+    print_results(benchmark.results, bare, console)
     if options.json:
         options.json.write_text(json.dumps(as_record(benchmark.results, bare, options), indent=1) + "\n")
     for failure in benchmark.failures:

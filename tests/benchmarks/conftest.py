@@ -1,4 +1,4 @@
-"""The benchmarks are no installed package: they are found from the root of the repository."""
+"""The benchmarks are not installed: tests import them from the root of the repository."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A small case with everything that is awkward in a real one."""
+"""A small case with the irregularities of real ones."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from recsys.data.dataset import Ratings
 
 
 def case(n_users: int = 40, n_items: int = 60, seed: int = 0) -> Case:
-    """Random ratings; the last user and the last item are unknown in training, the last but one user asks nothing."""
+    """Random ratings; the last user and the last item are unknown in training, the last but one user gets no list."""
     random = np.random.default_rng(seed)
     user, item = np.nonzero(random.random((n_users, n_items)) < 0.4)
     rating = random.integers(1, 6, len(user)).astype(np.float32)
@@ -30,14 +30,14 @@ def case(n_users: int = 40, n_items: int = 60, seed: int = 0) -> Case:
     )
 
 
-def parts(given: Case) -> tuple[Ratings, Ratings]:
-    """The same as `Ratings`: (train, test)."""
-    train = ratings(given)
+def parts(made: Case) -> tuple[Ratings, Ratings]:
+    """Return a case as `Ratings`: (train, test)."""
+    train = ratings(made)
     test = replace(
         train,
-        user_idx=given.test_user,
-        item_idx=given.test_item,
-        rating=given.test_rating,
-        rated_at=np.zeros(len(given.test_rating), np.int64),
+        user_idx=made.test_user,
+        item_idx=made.test_item,
+        rating=made.test_rating,
+        rated_at=np.zeros(len(made.test_rating), np.int64),
     )
     return train, test

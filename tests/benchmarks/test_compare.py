@@ -1,4 +1,4 @@
-"""The comparison, with this environment in place of the peers': only what needs no library of theirs can run."""
+"""The comparison with this environment in place of the peers': models of other libraries fail in it."""
 
 import sys
 from pathlib import Path
@@ -15,14 +15,21 @@ from benchmarks.compare import (
     Comparison,
     Plan,
     Runner,
-    compared,
+    compare_models,
     preface,
-    sections,
+    run_plan,
     time_to_quality,
 )
 from benchmarks.metrics import ranking_metrics, rating_metrics
 from benchmarks.ours import FAST, config_of
-from benchmarks.report import Outcome, Section, document, number, side_by_side, spread
+from benchmarks.report import (
+    ModelFigures,
+    Section,
+    comparison_table,
+    format_figure,
+    format_range,
+    markdown_document,
+)
 from tests.benchmarks.made import case
 
 
@@ -31,11 +38,11 @@ def runner(tmp_path: Path) -> Runner:
     return Runner(Path(sys.executable), tmp_path, 1, 9, Console(quiet=True))
 
 
-def test_each_run_is_a_process_and_a_peer_that_is_lacking_is_named(runner: Runner, tmp_path: Path) -> None:
+def test_each_run_is_a_process_and_a_missing_library_is_named(runner: Runner, tmp_path: Path) -> None:
     path = case().save(tmp_path / "made.npz")
     rating = Comparison("Ratings, made", "", ["rating", "cmfrec"], {0: [path]}, rating_metrics)
     lists = Comparison("Lists, made", "", ["ranking", "ease", "most-popular"], {0: [path]}, ranking_metrics)
-    text = document("Made", preface(runner), sections(Plan([rating, lists], None, path, [0], None), runner))
+    text = markdown_document("Made", preface(runner), run_plan(Plan([rating, lists], None, path, [0], None), runner))
     assert "|  | **ours** | cmfrec |\n" in text
     assert "cmfrec failed: ModuleNotFoundError: No module named 'cmfrec'" in text
     assert "|  | **ours** | EASE | most popular |\n" in text
@@ -48,25 +55,25 @@ def test_a_seed_counts_as_the_mean_over_its_folds(runner: Runner, tmp_path: Path
 
     def measured(parts: dict[int, list[Path]]) -> list[float]:
         comparison = Comparison("", "", ["most-popular"], parts, ranking_metrics)
-        return compared(comparison, runner)["most-popular"].values["NDCG@10"]
+        return compare_models(comparison, runner)["most-popular"].values["NDCG@10"]
 
     each = measured({0: paths[:1], 1: paths[1:]})
     assert measured({0: paths}) == pytest.approx([np.mean(each)])
 
 
-def test_a_figure_is_the_median_and_its_spread() -> None:
-    assert spread([0.9102, 0.9091, 0.9085], "RMSE") == ".9091 (.9085–.9102)"
-    assert spread([0.91, 0.91], "RMSE") == ".9100"
-    assert [number(value, SECONDS) for value in (0.123, 12.34, 123.4)] == ["0.12", "12.3", "123"]
-    assert number(1234.5, MEMORY) == "1,234"
+def test_a_figure_is_the_median_and_its_format_range() -> None:
+    assert format_range([0.9102, 0.9091, 0.9085], "RMSE") == ".9091 (.9085–.9102)"
+    assert format_range([0.91, 0.91], "RMSE") == ".9100"
+    assert [format_figure(value, SECONDS) for value in (0.123, 12.34, 123.4)] == ["0.12", "12.3", "123"]
+    assert format_figure(1234.5, MEMORY) == "1,234"
 
 
 def test_models_are_columns_and_figures_rows() -> None:
-    ours, theirs, broken = Outcome("ours"), Outcome("theirs"), Outcome("broken", failure="no compiler")
+    ours, theirs, broken = ModelFigures("ours"), ModelFigures("theirs"), ModelFigures("broken", failure="no compiler")
     ours.add({"RMSE": 0.85, SECONDS: 3.0})
     ours.add({"RMSE": 0.86, SECONDS: 5.0})
     theirs.add({"RMSE": 0.87, SECONDS: 1.5})
-    assert side_by_side([ours, theirs, broken]).splitlines() == [
+    assert comparison_table([ours, theirs, broken]).splitlines() == [
         "|  | ours | theirs | broken |",
         "|---|---|---|---|",
         "| RMSE | .8550 (.8500–.8600) | .8700 | – |",
@@ -77,19 +84,19 @@ def test_models_are_columns_and_figures_rows() -> None:
 
 
 def test_a_document_is_title_preface_and_sections() -> None:
-    text = document("Title", "About.", [Section("One", "Note.", "Body."), Section("Two", "", "Rest.")])
+    text = markdown_document("Title", "About.", [Section("One", "Note.", "Body."), Section("Two", "", "Rest.")])
     assert text == "# Title\n\nAbout.\n\n## One\n\nNote.\n\nBody.\n\n## Two\n\nRest.\n"
 
 
-def test_time_to_quality_says_whether_every_seed_got_there() -> None:
-    fast = {name: Outcome(name) for name in FAST}
-    rated = {peer: Outcome(peer) for peer, _ in TARGETS.values()}
+def test_time_to_quality_shows_whether_every_seed_reached_it() -> None:
+    fast = {name: ModelFigures(name) for name in FAST}
+    rating_models = {peer: ModelFigures(peer) for peer, _ in TARGETS.values()}
     for name, (peer, target) in TARGETS.items():
         late = 0.01 if name == "cmfrec" else -0.001
         for seconds, error in ((1.0, -0.002), (2.0, late), (3.0, -0.001)):
             fast[name].add({"RMSE": target + error, SECONDS: seconds})
-        rated[peer].add({"RMSE": target, SECONDS: 4.0})
-    rows = {line.split(",")[0].strip("| "): line for line in time_to_quality(fast, rated).body.splitlines()[2:]}
+        rating_models[peer].add({"RMSE": target, SECONDS: 4.0})
+    rows = {line.split(",")[0].strip("| "): line for line in time_to_quality(fast, rating_models).body.splitlines()[2:]}
     assert rows["cmfrec"].split(" | ")[1] == "no"
     assert rows["surprise-svd"].split(" | ")[1] == "yes"
     assert rows["surprise-svd"].endswith(" 2.00 |")
@@ -100,7 +107,7 @@ def test_every_run_of_ours_has_settings() -> None:
         assert config_of(name, 800_000, 6_040).n_epochs >= 1
 
 
-def test_absent_ratings_are_told_apart_from_a_failure(tmp_path: Path) -> None:
+def test_missing_ratings_have_their_own_error(tmp_path: Path) -> None:
     with pytest.raises(data.DataMissingError, match="--data"):
         data.ml_1m(tmp_path)
     with pytest.raises(data.DataMissingError, match=r"ml-100k\.zip"):
@@ -111,6 +118,6 @@ def test_absent_ratings_are_told_apart_from_a_failure(tmp_path: Path) -> None:
 def test_the_splits_are_those_of_the_references(shared_data: Path) -> None:
     one_million = data.ml_1m(shared_data)
     assert (len(one_million.user), len(one_million.test_user)) == (800_167, 200_042)
-    assert len(one_million.asked) == 5_983
+    assert len(one_million.list_users) == 5_983
     u1, random = data.ml_100k(1, shared_data), data.ml_100k_random(0, shared_data)
     assert (len(u1.user), len(u1.test_user)) == (len(random.user), len(random.test_user)) == (80_000, 20_000)

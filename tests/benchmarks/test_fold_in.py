@@ -1,4 +1,4 @@
-"""The benchmark of fold-in, on a generated case."""
+"""The fold-in benchmark on a generated case."""
 
 from dataclasses import replace
 
@@ -31,12 +31,14 @@ def test_hidden_users_are_measured_in_both_trainings(objective: Objective) -> No
 
 
 def test_times_ascend() -> None:
-    seconds = fold_in.seconds_of_one(300, 8, "ranking", n=5)
+    seconds = fold_in.solve_seconds(300, 8, "ranking", n=5)
     assert len(seconds) == 5
     assert 0 < seconds[0] <= seconds[-1]
 
 
-def test_nothing_to_measure_still_times(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(fold_in, "seconds_of_one", lambda *_: [0.001, 0.002])
+def test_times_are_printed_without_a_quality_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fold_in, "solve_seconds", lambda *_: [0.001, 0.002])
     fold_in.main(["--seeds", "--neural-folds"])
     assert "62,000" in capsys.readouterr().out

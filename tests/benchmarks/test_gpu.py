@@ -1,4 +1,4 @@
-"""The benchmark of devices, tried on the CPU."""
+"""The device benchmark on the CPU."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def test_every_run_adds_a_section(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_a_cuda_device_it_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_error_without_a_cuda_device(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         gpu.main(["--out", str(tmp_path / "results.md")])
     assert ended.value.code == 1

@@ -1,4 +1,4 @@
-"""The evaluator of the benchmarks: against cases worked out by hand, and against the project's own."""
+"""The evaluator of the benchmarks against cases computed by hand and against recsys.evaluation."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_ranking_metrics_agree_with_recsys(seed: int) -> None:
         assert found["novelty"] == pytest.approx(expected.novelty)
 
 
-def test_most_popular_of_the_peers_is_the_baseline() -> None:
+def test_most_popular_equals_the_baseline() -> None:
     given = case()
     train, _ = parts(given)
     _, found = peers.most_popular(given, 0)
@@ -66,7 +66,7 @@ def test_most_popular_of_the_peers_is_the_baseline() -> None:
 
 
 def tiny() -> Case:
-    """User 0 has item 0 and should be shown 1 and 2; user 1 has item 1 and should be shown item 3, known to nobody."""
+    """Return a case: items 1 and 2 are relevant for user 0, item 3, which training does not have, for user 1."""
     return Case(
         user=np.array([0, 1, 2, 2], np.int32),
         item=np.array([0, 1, 2, 0], np.int32),
@@ -96,15 +96,15 @@ def test_rating_metrics_by_hand() -> None:
     [
         ([[0, 1], [0, 2]], "rated in training"),
         ([[1, 1], [0, 2]], "twice"),
-        ([[1, 2], [0, 3]], "nobody"),
+        ([[1, 2], [0, 3]], "without training ratings"),
         ([[1, 2]], "shape"),
     ],
 )
-def test_lists_that_cannot_be_are_refused(lists: list[list[int]], message: str) -> None:
+def test_invalid_lists_are_refused(lists: list[list[int]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ranking_metrics(tiny(), np.array(lists))
 
 
-def test_predictions_that_are_missing_are_refused() -> None:
+def test_missing_predictions_are_refused() -> None:
     with pytest.raises(ValueError, match="not finite"):
         rating_metrics(tiny(), np.array([4, np.nan, 5, 5], np.float32))

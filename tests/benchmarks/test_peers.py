@@ -1,4 +1,4 @@
-"""What of the peers is written here and needs no library of theirs."""
+"""The parts of the peers' runs that need none of their libraries."""
 
 import subprocess
 import sys
@@ -29,22 +29,22 @@ def test_ease_predicts_each_item_by_ridge_on_the_others() -> None:
     assert B[1:, 0] == pytest.approx(ridge, abs=1e-5)
 
 
-def test_lists_hold_nothing_seen_or_unknown() -> None:
+def test_lists_contain_no_seen_and_no_unknown_items() -> None:
     given = case()
     _, lists = ease(given, 0)
-    assert lists.shape == (len(given.asked), 10)
+    assert lists.shape == (len(given.list_users), 10)
     seen = set(zip(given.user.tolist(), given.item.tolist(), strict=True))
-    pairs = {(user, item) for user, row in zip(given.asked.tolist(), lists.tolist(), strict=True) for item in row}
+    pairs = {(user, item) for user, row in zip(given.list_users.tolist(), lists.tolist(), strict=True) for item in row}
     assert not pairs & seen
     assert lists.max() < given.n_items - 1
 
 
-def test_peers_need_nothing_of_this_project() -> None:
+def test_peers_import_nothing_of_this_project() -> None:
     code = "import sys, benchmarks.peers; sys.exit(any(name.split('.')[0] == 'recsys' for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-def test_a_case_survives_its_file(tmp_path: Path) -> None:
+def test_a_case_is_unchanged_after_save_and_read(tmp_path: Path) -> None:
     given = case()
     kept = read_case(given.save(tmp_path / "case.npz"))
     assert kept.test_user.tolist() == given.test_user.tolist()
