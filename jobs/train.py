@@ -117,6 +117,8 @@ def train(
         identity = [training_set.fingerprint(), config.as_record(), seed, scale, accumulate, pick_device(device).type]
         checkpoint = open_checkpoint(settings.checkpoints, config, identity)
         curve = Judge(objective, training_set, test.select(test.user_idx < CURVE_USERS).compact(), scale)
+        judge = Judge(objective, training_set, test, scale)
+        baselines = judge.baselines()
         learner = fit_with_progress(
             RatingData(training_set, {}, {}),
             config,
@@ -125,11 +127,10 @@ def train(
             seed,
             curve,
             accumulate=accumulate,
+            baseline=baselines["bias"],
             checkpoint=checkpoint,
         )
-        measured = measure(
-            Judge(objective, training_set, test, scale), learner.factors, source.live, settings.gate_margin
-        )
+        measured = measure(judge, learner.factors, baselines, source.live, settings.gate_margin)
         number = store(
             engine,
             learner.factors,
@@ -202,18 +203,20 @@ def read_input(
         )
 
 
-def measure(judge: Judge, factors: Factors, live: Factors | None, margin: float) -> Measurements:
+def measure(
+    judge: Judge, factors: Factors, baselines: Mapping[str, Factors], live: Factors | None, margin: float
+) -> Measurements:
     """Measure new factors, the baselines and the live version on the same ratings, and ask the gate."""
     new, metrics = judge.measure(factors)
-    baselines = {name: judge.measure(baseline) for name, baseline in judge.baselines().items()}
+    by_name = {name: judge.measure(baseline) for name, baseline in baselines.items()}
     verdict = decide(
         new,
-        baselines["popular" if judge.objective == "ranking" else "bias"][0],
+        by_name["popular" if judge.objective == "ranking" else "bias"][0],
         judge.measure(live)[0] if live else None,
         margin,
         np.intersect1d(factors.user_keys, live.user_keys) if live else None,
     )
-    return Measurements(metrics, {name: values for name, (_, values) in baselines.items()}, verdict)
+    return Measurements(metrics, {name: values for name, (_, values) in by_name.items()}, verdict)
 
 
 def open_checkpoint(folder: Path, config: Config, identity: list[object]) -> Checkpoint:
@@ -320,11 +323,13 @@ def fit_with_progress(
     curve: Judge | None = None,
     *,
     accumulate: int = 1,
+    baseline: Factors | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Learner:
     """Train with a progress bar.
 
     Args:
+        baseline: the bias-only model of the same training set, if it is there already.
         curve: measures the factors after every epoch.
     """
     with progress(f"training {config.objective}", config.n_epochs) as advance:
@@ -335,6 +340,7 @@ def fit_with_progress(
             device=device,
             seed=seed,
             accumulate=accumulate,
+            baseline=baseline,
             checkpoint=checkpoint,
             validate=None if curve is None else curve.main_metric,
             on_epoch=lambda _epoch: advance(1),

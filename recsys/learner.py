@@ -94,6 +94,7 @@ class Learner:
         device: str = "auto",
         seed: int = 0,
         accumulate: int = 1,
+        baseline: Factors | None = None,
         checkpoint: "Checkpoint | None" = None,
         validate: Callable[[Factors], float] | None = None,
         on_epoch: "Callable[[EpochRecord], None] | None" = None,
@@ -108,7 +109,8 @@ class Learner:
             objective: `ranking` learns to order lists; `rating` learns to predict ratings.
             config: everything that decides the outcome except data, seed and device; `None`: the defaults for this
                 number of ratings and users, with `overrides`.
-            rating_scale, device, seed, accumulate, checkpoint, validate, on_epoch: as in `recsys.training.fit.fit`.
+            rating_scale, device, seed, accumulate, baseline, checkpoint, validate, on_epoch: as in
+                `recsys.training.fit.fit`.
             overrides: fields of `recsys.training.config.Config`, such as `n_factors` or `weight_decay`.
 
         Raises:
@@ -131,6 +133,7 @@ class Learner:
             device=device,
             seed=seed,
             accumulate=accumulate,
+            baseline=baseline,
             checkpoint=checkpoint,
             validate=validate,
             on_epoch=on_epoch,

@@ -13,6 +13,7 @@ from recsys.data.dataset import Ratings
 from recsys.data.features import Features
 from recsys.data.scale import rating_range
 from recsys.evaluation.baselines import bias_only
+from recsys.factors import Factors
 from recsys.training.config import Config
 from recsys.training.models import DotProduct, NeuralCF, SideModule, embedding_width
 from recsys.training.objectives import Loss, RankingLoss, RatingLoss
@@ -128,12 +129,14 @@ def build(
     config: Config,
     rating_scale: tuple[float, float] | None,
     generator: torch.Generator,
+    baseline: Factors | None = None,
 ) -> Run:
     """Return a run before its first step, on the device of `generator`.
 
     Args:
         train: as `validate_ratings` returns it.
         rating_scale: lowest and highest possible rating; `None`: the lowest and highest in `train`.
+        baseline: `bias_only` of `train`, where the caller has it already.
         generator: draws the factors, and everything else that is random in the run.
     """
     device = generator.device
@@ -165,7 +168,7 @@ def build(
         loss = build_rating_loss(train, config, range_ends, device)
     else:
         loss = build_ranking_loss(train, config, generator)
-    start_biases(model, train, config, rating_scale)
+    start_biases(model, train, config, rating_scale, baseline)
     return Run(
         model=model,
         loss=loss,
@@ -210,7 +213,11 @@ def build_ranking_loss(train: Ratings, config: Config, generator: torch.Generato
 
 @torch.no_grad()
 def start_biases(
-    model: DotProduct | NeuralCF, train: Ratings, config: Config, rating_scale: tuple[float, float] | None
+    model: DotProduct | NeuralCF,
+    train: Ratings,
+    config: Config,
+    rating_scale: tuple[float, float] | None,
+    baseline: Factors | None,
 ) -> None:
     """Set the biases of a new model to those of the baseline that it must beat.
 
@@ -227,7 +234,8 @@ def start_biases(
         popularity = np.log(train.item_counts())
         model.items.start_biases(to_device(popularity - popularity.mean()))
         return
-    baseline = bias_only(train, rating_scale)
+    if baseline is None:
+        baseline = bias_only(train, rating_scale)
     model.users.start_biases(to_device(baseline.user_bias))
     model.items.start_biases(to_device(baseline.item_bias))
     model.global_bias.fill_(baseline.global_bias)

@@ -46,6 +46,7 @@ def fit(
     device: str = "auto",
     seed: int = 0,
     accumulate: int = 1,
+    baseline: Factors | None = None,
     checkpoint: Checkpoint | None = None,
     validate: Callable[[Factors], float] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
@@ -63,6 +64,7 @@ def fit(
         rating_scale: lowest and highest possible rating. `None`: the lowest and highest in `train`.
         device: `auto` (CUDA if there is a device with enough memory, else the CPU), `cpu` or `cuda`.
         accumulate: parts that a batch is cut into, see `train_step`: more parts take less memory.
+        baseline: `bias_only` of the same ratings and scale, if the caller has it: `rating` starts from its biases.
         checkpoint: file to save the state of the training in, and to continue from if it exists. It stays when the
             training is done.
         validate: called after every epoch; returns a value for its record.
@@ -78,7 +80,7 @@ def fit(
         raise InputError(f"accumulate is {accumulate}: a batch can be cut into 1 part or more")
     train = validate_ratings(train, rating_scale)
     chosen = pick_device(device)
-    job = Job(train, config, rating_scale, seed, accumulate)
+    job = Job(train, config, rating_scale, seed, accumulate, baseline)
     try:
         return fit_on(chosen, job, checkpoint=checkpoint, validate=validate, on_epoch=on_epoch, on_step=on_step)
     except (RuntimeError, MemoryError) as error:
@@ -100,6 +102,7 @@ def fit(
         device="cpu",
         seed=seed,
         accumulate=accumulate,
+        baseline=baseline,
         validate=validate,
         on_epoch=on_epoch,
         on_step=on_step,
@@ -108,13 +111,14 @@ def fit(
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The arguments of `fit` that decide the outcome, apart from the device."""
+    """The arguments of `fit` that decide the outcome, apart from the device; `baseline` follows from the others."""
 
     train: Ratings
     config: Config
     rating_scale: tuple[float, float] | None
     seed: int
     accumulate: int
+    baseline: Factors | None
 
     def identity(self, device: torch.device) -> dict[str, Any]:
         """Return what a checkpoint must agree with to belong to this job, by JSON's types.
@@ -155,7 +159,7 @@ def fit_on(
     """
     started = time.perf_counter()
     config = job.config
-    run = build(job.train, config, job.rating_scale, torch.Generator(device).manual_seed(job.seed))
+    run = build(job.train, config, job.rating_scale, torch.Generator(device).manual_seed(job.seed), job.baseline)
     keeper = None
     if checkpoint is not None:
         keeper = Keeper(checkpoint, job.identity(device), run)

@@ -610,3 +610,14 @@ def test_an_unknown_user_or_item_is_predicted_from_what_is_known() -> None:
     low, high = factors.rating_range
     error = low + (high - low) / (1 + np.exp(-z)) - 3
     assert metrics.rmse == pytest.approx(np.sqrt((error**2).mean()), rel=1e-5)
+
+
+def test_a_given_baseline_gives_the_same_bits_as_the_one_that_fit_makes() -> None:
+    train, _ = checkerboard()
+    config = default_config("rating", train.n_ratings, n_factors=4, n_epochs=1)
+    own = fit(train, config, device="cpu").factors
+    given = fit(train, config, baseline=bias_only(train), device="cpu").factors
+    other = fit(train, config, baseline=bias_only(train, (-50, 50)), device="cpu").factors
+    assert np.array_equal(own.item_bias, given.item_bias)
+    assert np.array_equal(own.user_factors, given.user_factors)
+    assert not np.array_equal(own.item_bias, other.item_bias)
