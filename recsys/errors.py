@@ -7,6 +7,7 @@
     ├── NotFoundError           an item, user or model version that does not exist
     ├── NoModelError            nothing is live yet
     ├── DatabaseError           the database cannot be reached or has another schema
+    ├── DamagedVersionError     what is stored of a model version is not what was written
     ├── OverloadedError         more is being asked than can be answered now
     ├── TooLargeError           a request's body is larger than the limit
     ├── MediaTypeError          a request's body is of a kind that is not read
@@ -100,6 +101,13 @@ class DatabaseError(RecsysError):
     def public(self) -> str:
         """The message for clients of the API."""
         return self._public
+
+
+class DamagedVersionError(RecsysError):
+    """What is stored of a model version is not what was written; the message names the version and the damage."""
+
+    status = 503
+    title = "A model version is damaged"
 
 
 class OverloadedError(RecsysError):

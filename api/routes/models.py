@@ -13,7 +13,8 @@ from api.security import Admin, Reader
 from api.state import AppState, CurrentState
 from recsys.database.audit import record
 from recsys.database.engine import reading
-from recsys.database.models import Guard, publish, roll_back, version, versions
+from recsys.database.models import publish, roll_back, version, versions
+from recsys.database.work import Guard
 from recsys.results import ModelDetail, ModelSummaries, ModelSummary
 from recsys.serving.versions import detailed, summarised
 

@@ -10,7 +10,7 @@ from jobs.cli.teaching import add_command, as_markdown
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-    from recsys.database.models import Guard
+    from recsys.database.work import Guard
 
 models_app = typer.Typer(
     no_args_is_help=True,

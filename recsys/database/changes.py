@@ -2,29 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    Insert,
-    MetaData,
-    Table,
-    bindparam,
-    delete,
-    insert,
-    select,
-    true,
-    update,
-)
+from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, bindparam, delete, insert, select, update
 
 from recsys.database import schema
-from recsys.database.engine import insert_or_update, stage
+from recsys.database.engine import stage, upsert
 
 KEPT = 10_000
-"""How many changes are kept; whoever was last told of an earlier one must forget everything."""
+"""How many changes are kept at least; a cache that last read an earlier one must forget everything."""
+HANDFUL = 1000
+"""Up to so many rows are sent with the statement; more are staged in a temporary table."""
 
 _staged_users = Table(
     "staged_users",
@@ -36,11 +24,11 @@ _staged_users = Table(
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What was changed since some seq.
+    """What changed since some seq.
 
     Attributes:
-        seq: of the last change there is.
-        everything: whether all must be read anew; the keys then say nothing.
+        seq: of the last change.
+        everything: whether everything must be read anew; `users` and `items` are empty then.
         users, items: keys of those that changed.
     """
 
@@ -58,52 +46,48 @@ class UserChange(NamedTuple):
 
 
 def record_change(connection: Connection, *, users: Sequence[int] = (), items: Sequence[int] = ()) -> int:
-    """Note what caches must forget: these users and items, or everything when none are named.
+    """Record what caches must forget: these users and items, or everything when none are named.
 
     The counter's row stays locked until the transaction commits, so the order of `seq` is the order of commits. It must
-    come last: what comes after it may lock only rows that nobody locks without it, which are those of `item_counts` and
-    `user_changes`. So writers never wait for each other in circles: they lock users, then ratings, then the counter.
+    come last, as `unit_of_work` sees to: after it, a transaction may lock only rows of `user_changes`, which no
+    transaction locks without holding the counter or the user's row.
 
     Returns:
         The new seq.
     """
     counter = schema.change_counter
-    seq = connection.execute(update(counter).values(seq=counter.c.seq + 1).returning(counter.c.seq)).scalar_one()
+    seq = int(connection.execute(update(counter).values(seq=counter.c.seq + 1).returning(counter.c.seq)).scalar_one())
     rows = [{"seq": seq, "kind": "user", "key": key} for key in users]
     rows += [{"seq": seq, "kind": "item", "key": key} for key in items]
     seqs = schema.changes.c.seq
-    if rows:
-        connection.execute(delete(schema.changes).where(seqs <= seq - KEPT))
-    else:
-        connection.execute(delete(schema.changes))  # whoever learns of this one needs no earlier one
+    if not rows:
+        connection.execute(delete(schema.changes))  # a cache that reads the new one needs no earlier one
         rows = [{"seq": seq, "kind": "all", "key": 0}]
-    connection.execute(insert(schema.changes), rows)
-    return int(seq)
+    elif seq % max(1, KEPT // 100) == 0:  # not with every change: a statement less in a post
+        connection.execute(delete(schema.changes).where(seqs <= seq - KEPT))
+    connection.execute(insert(schema.changes).returning(seqs), rows)
+    return seq
 
 
 def mark_users(connection: Connection, user_keys: Sequence[int], seq: int) -> None:
     """Note that the ratings of these users changed at `seq`: a version trained before does not know them as they are.
 
     Args:
-        user_keys: distinct.
+        user_keys: distinct, ascending.
     """
+    marks = schema.user_changes
+    if len(user_keys) <= HANDFUL:
+        rows = [{"user_key": key, "seq": seq} for key in user_keys]
+        upsert(connection, marks, rows, key=["user_key"], set_=["seq"], returning=[marks.c.user_key])
+        return
     stage(connection, _staged_users, (user_keys,))
-    connection.execute(_marking(connection.dialect.name), {"seq": seq})
-
-
-@cache
-def _marking(dialect: str) -> Insert:
-    statement = insert_or_update(dialect, schema.user_changes).from_select(
-        ["user_key", "seq"],
-        select(_staged_users.c.user_key, bindparam("seq", type_=BigInteger))
-        .where(true())
-        .order_by(_staged_users.c.user_key),
-    )
-    return statement.on_conflict_do_update(index_elements=["user_key"], set_={"seq": statement.excluded.seq})
+    staged = _staged_users.c.user_key
+    marked = select(staged, bindparam("seq", type_=BigInteger).label("seq")).order_by(staged)
+    upsert(connection, marks, marked, key=["user_key"], set_=["seq"], parameters={"seq": seq})
 
 
 def changes_since(connection: Connection, seq: int) -> Changes:
-    """What was changed after `seq`; everything, after one below 0."""
+    """Return what changed after `seq`; everything, after one below 0."""
     now = current_seq(connection)
     if now == seq:
         return Changes(now, everything=False)
@@ -116,5 +100,5 @@ def changes_since(connection: Connection, seq: int) -> Changes:
 
 
 def current_seq(connection: Connection) -> int:
-    """The seq of the last committed change; 0 when there was none."""
+    """Return the seq of the last committed change; 0 when there was none."""
     return int(connection.execute(select(schema.change_counter.c.seq)).scalar_one())

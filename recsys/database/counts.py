@@ -1,21 +1,20 @@
-"""How often each item was rated, kept with the ratings, so that nobody counts them to start.
+"""How often each item was rated, kept with the ratings, so that a server need not count them at its start.
 
-Every writer of ratings adds what it changed, in its own transaction and after it has taken its number in the sequence
-of changes, so that writers do not wait for each other in circles. Where a bulk load on PostgreSQL and the API write the
-same pair at the same moment both may count it: `recount` puts that right, every night.
+Every writer of ratings adds what it changed in its own transaction, through `unit_of_work`. Writers learn from the
+database itself which rows they inserted, so the counts are exact with any number of writers. `recount` compares them
+with the ratings every night all the same.
 """
 
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import BigInteger, Column, Connection, Double, Engine, Insert, MetaData, Table, func, select, true
+from sqlalchemy import BigInteger, Column, ColumnElement, Connection, Double, Engine, MetaData, Table, func, select
 
 from recsys.data.keyed import positions
 from recsys.database import schema
-from recsys.database.changes import record_change
-from recsys.database.engine import fetch_columns, insert_or_update, reading, stage, writing
+from recsys.database.changes import HANDFUL, record_change
+from recsys.database.engine import Excluded, fetch_columns, reading, stage, upsert, writing
 
 _staged_counts = Table(
     "staged_counts",
@@ -30,13 +29,36 @@ _staged_counts = Table(
 def add_counts(
     connection: Connection, item_key: NDArray[np.int64], n: NDArray[np.int64], rating: NDArray[np.float64]
 ) -> None:
-    """Add to the counts and sums of items: (n_changes,) each, an item as often as it comes."""
+    """Add to the counts and rating sums of items: (n_changes,) each; an item may occur several times."""
     keys, place = np.unique(item_key, return_inverse=True)
-    _add(connection, keys, np.bincount(place, n, len(keys)), np.bincount(place, rating, len(keys)))
+    counts = np.bincount(place, n, len(keys)).astype(np.int64)
+    sums = np.bincount(place, rating, len(keys))
+    differs = (counts != 0) | (sums != 0)
+    columns = (keys[differs].tolist(), counts[differs].tolist(), sums[differs].tolist())
+    counted = schema.item_counts
+
+    def added(new: Excluded) -> dict[str, ColumnElement[object]]:
+        return {
+            "n_ratings": counted.c.n_ratings + new["n_ratings"],
+            "rating_sum": counted.c.rating_sum + new["rating_sum"],
+        }
+
+    if len(columns[0]) > HANDFUL:
+        stage(connection, _staged_counts, columns)
+        upsert(
+            connection,
+            counted,
+            select(_staged_counts).order_by(_staged_counts.c.item_key),
+            key=["item_key"],
+            set_=added,
+        )
+    elif columns[0]:
+        rows = [dict(zip(counted.c.keys(), row, strict=True)) for row in zip(*columns, strict=True)]
+        upsert(connection, counted, rows, key=["item_key"], set_=added, returning=[counted.c.item_key])
 
 
 def read_counts(connection: Connection) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Keys of the items that were ever rated, how often they are now, and the sums of their ratings."""
+    """Return the keys of all items that were ever rated, their numbers of ratings, and the sums of these."""
     counted = schema.item_counts.c
     keys, n, total = fetch_columns(
         connection,
@@ -46,10 +68,14 @@ def read_counts(connection: Connection) -> tuple[NDArray[np.int64], NDArray[np.i
     return keys, n, total
 
 
-def recount(engine: Engine) -> int:
-    """Count all ratings anew and mend what differs; returns how many items did."""
+def recount(engine: Engine, guard: Callable[[Connection], None] | None = None) -> int:
+    """Count all ratings, and correct the counts that differ; return the number of items whose counts were wrong.
+
+    Args:
+        guard: called in the transaction before it writes.
+    """
     rated = schema.ratings.c
-    with reading(engine) as connection:  # one state of both, so that what is written meanwhile stays as it is counted
+    with reading(engine) as connection:  # one state of both: what is written meanwhile is in both or in neither
         kept = read_counts(connection)
         true_counts = fetch_columns(
             connection,
@@ -64,30 +90,9 @@ def recount(engine: Engine) -> int:
         total[place] += sign * sums
     wrong = (n != 0) | (np.abs(total) > 1e-6)
     if wrong.any():
-        with writing(engine) as connection:
+        with writing(engine) as connection:  # not a unit of work, which imports this module; the same order of locks
+            if guard is not None:
+                guard(connection)
+            add_counts(connection, keys[wrong], n[wrong], total[wrong])
             record_change(connection)
-            _add(connection, keys[wrong], n[wrong], total[wrong])
     return int(wrong.sum())
-
-
-def _add(connection: Connection, keys: NDArray[np.int64], n: Iterable[float], total: Iterable[float]) -> None:
-    rows = (keys.tolist(), [int(count) for count in n], [float(value) for value in total])
-    stage(connection, _staged_counts, rows)
-    connection.execute(_adding(connection.dialect.name))
-
-
-@cache
-def _adding(dialect: str) -> Insert:
-    staged, counted = _staged_counts.c, schema.item_counts.c
-    statement = insert_or_update(dialect, schema.item_counts).from_select(
-        ["item_key", "n_ratings", "rating_sum"],
-        select(staged.item_key, staged.n_ratings, staged.rating_sum).where(true()).order_by(staged.item_key),
-    )
-    given = statement.excluded
-    return statement.on_conflict_do_update(
-        index_elements=["item_key"],
-        set_={
-            "n_ratings": counted.n_ratings + given.n_ratings,
-            "rating_sum": counted.rating_sum + given.rating_sum,
-        },
-    )

@@ -1,15 +1,15 @@
-"""What files say of users and of items, merged into the database in bulk."""
+"""Metadata of users and of items from files, merged into the database in bulk."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Column, Connection, Engine, MetaData, Table, Text, select, true
+from sqlalchemy import BigInteger, Column, Connection, Engine, MetaData, Table, Text, select
 
 from recsys.database import schema
-from recsys.database.changes import record_change
-from recsys.database.engine import insert_or_update, stage, write_in_pieces
+from recsys.database.engine import retry_on_conflict, stage, upsert
 from recsys.database.ids import staged_ids
+from recsys.database.work import Guard, Work, write_in_pieces
 
 _staged_descriptions = Table(
     "staged_descriptions",
@@ -25,82 +25,80 @@ _staged_descriptions = Table(
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What is known of one user or item; a title of None, no categories and missing attributes are not known."""
+    """Metadata of one user or item. A title of None, no categories and missing attributes mean: not known."""
 
     title: str | None
     categories: Sequence[str]
     attributes: Mapping[str, object]
 
+    def updated(self, new: "Description") -> "Description":
+        """Return these metadata with what `new` knows in place of them."""
+        return Description(
+            new.title or self.title,
+            list(new.categories) or self.categories,
+            {**self.attributes, **new.attributes},
+        )
 
-def upsert_descriptions(engine: Engine, table: Table, described: Mapping[str, Description]) -> int:
-    """Insert or update users or items, in the order given; returns how many were inserted or changed.
 
-    What is not known stays as it is.
+def upsert_descriptions(
+    engine: Engine, table: Table, described: Mapping[str, Description], guard: Guard | None = None
+) -> int:
+    """Insert or update users or items, in the order given; return the number of rows inserted or changed.
 
     Args:
         table: `schema.users` or `schema.items`.
-        described: external id → what is known of it; a title is kept of items only.
+        described: external id → metadata; a title is kept of items only.
+        guard: called in every transaction before it writes.
     """
     given = list(described.items())
     external_id = table.columns[1].name
-    updated = [name for name in ("title", "categories", "attributes") if name in table.c]
-    written = 0
+    names = [name for name in ("title", "categories", "attributes") if name in table.c]
+    staged = _staged_descriptions.c
+    rows = select(staged.external_id.label(external_id), *(staged[name] for name in names)).order_by(staged.place)
+    n_written = 0
 
-    def write(connection: Connection, part: slice) -> None:
-        nonlocal written
-        changed = _changed(connection, table, given[part])
-        if not changed:
-            return
-        stage(connection, _staged_descriptions, tuple(zip(*changed, strict=True)))
-        staged = _staged_descriptions.c
-        statement = insert_or_update(connection.dialect.name, table).from_select(
-            [external_id, *updated],
-            select(staged.external_id, *(staged[name] for name in updated))
-            .where(true())  # SQLite cannot tell ON CONFLICT from a join's ON without it
-            .order_by(staged.place),
-        )
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=[external_id], set_={name: statement.excluded[name] for name in updated}
-            )
-        )
-        record_change(connection)
-        written += len(changed)
+    def write(work: Work, part: slice) -> None:
+        nonlocal n_written
+        changed = changed_descriptions(work.connection, table, given[part])
+        if changed:
+            stage(work.connection, _staged_descriptions, tuple(zip(*changed, strict=True)))
+            upsert(work.connection, table, rows, key=[external_id], set_=names)
+            work.change_everything()
+            n_written += len(changed)
 
-    write_in_pieces(engine, len(given), write)
-    return written
+    def write_all() -> int:
+        nonlocal n_written
+        n_written = 0
+        write_in_pieces(engine, len(given), write, guard=guard)
+        return n_written
+
+    return retry_on_conflict(write_all)
 
 
-def _changed(
+def changed_descriptions(
     connection: Connection, table: Table, rows: Sequence[tuple[str, Description]]
 ) -> list[tuple[int, str, str | None, str, str]]:
-    """Rows for `staged_descriptions`: those that are new, or say something else than what is stored."""
+    """Return rows for `staged_descriptions`: of the users or items that are new, or whose metadata changes.
+
+    The rows that are there are locked until the transaction ends, so that a change by another writer is not undone.
+    """
     stage(connection, staged_ids, (range(len(rows)), [external_id for external_id, _ in rows]))
     stored_id = table.columns[1]
     has_title = "title" in table.c
     found = connection.execute(
-        select(stored_id, table.c.categories, table.c.attributes, *([table.c.title] if has_title else [])).select_from(
-            staged_ids.join(table, stored_id == staged_ids.c.external_id)
-        )
+        select(stored_id, table.c.categories, table.c.attributes, *([table.c.title] if has_title else []))
+        .select_from(staged_ids.join(table, stored_id == staged_ids.c.external_id))
+        .order_by(staged_ids.c.place)
+        .with_for_update(of=table, key_share=True)
     )
     stored = {row[0]: Description(row[3] if has_title else None, row[1], row[2]) for row in found}
     changed = []
-    for place, (external_id, said) in enumerate(rows):
+    for place, (external_id, new) in enumerate(rows):
         before = stored.get(external_id)
-        merged = _merged(before or Description(None, [], {}), said)
-        if merged != before:
-            as_text = (_text(merged.categories), _text(merged.attributes))
-            changed.append((place, external_id, merged.title, *as_text))
+        after = (before or Description(None, [], {})).updated(new)
+        if after != before:
+            categories, attributes = (
+                json.dumps(value, ensure_ascii=False) for value in (after.categories, after.attributes)
+            )
+            changed.append((place, external_id, after.title, categories, attributes))
     return changed
-
-
-def _merged(before: Description, said: Description) -> Description:
-    return Description(
-        said.title or before.title,
-        list(said.categories) or before.categories,
-        {**before.attributes, **said.attributes},
-    )
-
-
-def _text(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)

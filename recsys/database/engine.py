@@ -1,33 +1,55 @@
-"""Engine, transactions, and rows in and out in bulk. The only module that knows the dialect."""
+"""Engine, transactions, upserts, and rows in and out in bulk. The only module that knows the dialect."""
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Dialect, Engine, Select, Table, create_engine, event, exc, inspect
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    CursorResult,
+    Engine,
+    Select,
+    Table,
+    create_engine,
+    event,
+    exc,
+    inspect,
+    true,
+)
 from sqlalchemy.dialects import postgresql as postgresql_dialect
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.schema import CreateTable
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
+from recsys.database.clock import now_ms
+from recsys.database.driver_errors import ConflictError, is_busy, translate
 from recsys.database.sqlite_file import file_identity, file_write_problem, open_file
 from recsys.errors import DatabaseError, InputError
 
 BUSY_TIMEOUT_SECONDS = 30
 PIECE_ROWS = {"sqlite": 50_000, "postgresql": 500_000}
-"""Rows staged and written at a time. On SQLite a transaction each, some tenths of a second long."""
+"""Rows staged and written at a time. On SQLite each piece is a transaction, some tenths of a second long."""
 BREATHER_SECONDS = 0.02
 """Pause between two such transactions, so that a waiting writer finds the file unlocked."""
+ATTEMPTS = 20
+"""How often a transaction is tried that others get in the way of."""
 
-_MIN_SQLITE = (3, 39, 0)  # IS DISTINCT FROM, RETURNING, upsert
+MIN_SQLITE = (3, 39, 0)  # IS DISTINCT FROM, RETURNING, upsert
+
+Excluded = ReadOnlyColumnCollection[str, ColumnElement[Any]]
+"""The row that an upsert would insert, as its update sees it."""
+Assignments = Sequence[str] | Callable[[Excluded], Mapping[str, ColumnElement[Any]]]
+
+_Result = TypeVar("_Result")
 
 
 def connect(url: str, busy_seconds: float = BUSY_TIMEOUT_SECONDS, *, create: bool = True) -> Engine:
@@ -68,7 +90,7 @@ def _checked_url(url: str) -> URL:
         raise InputError(f"RECSYS_DATABASE_URL: {backend!r} is not supported: use sqlite:///FILE or postgresql://…")
     if not parsed.database or parsed.database == ":memory:":
         raise InputError("RECSYS_DATABASE_URL: a database in memory is lost at once: use sqlite:///FILE")
-    if sqlite3.sqlite_version_info < _MIN_SQLITE:
+    if sqlite3.sqlite_version_info < MIN_SQLITE:
         raise InputError(f"SQLite {sqlite3.sqlite_version} is too old: 3.39 or newer is needed")
     return parsed.set(drivername="sqlite")
 
@@ -88,7 +110,7 @@ def _begin_sqlite(connection: Connection, busy_seconds: float) -> None:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 return
             except exc.OperationalError as error:
-                if "locked" not in str(error.orig) or time.monotonic() > deadline:
+                if not is_busy(error) or time.monotonic() > deadline:
                     raise
             time.sleep(BREATHER_SECONDS / 4)
     finally:
@@ -96,12 +118,18 @@ def _begin_sqlite(connection: Connection, busy_seconds: float) -> None:
 
 
 def is_sqlite(engine: Engine) -> bool:
+    """Return whether the database is an SQLite file."""
     return engine.dialect.name == "sqlite"
 
 
+def writers_overlap(connection: Connection) -> bool:
+    """Return whether other transactions may write while this one does. On SQLite they wait."""
+    return connection.dialect.name != "sqlite"
+
+
 def is_empty(engine: Engine) -> bool:
-    """Whether the database has no table at all."""
-    with _foreign_errors(engine):
+    """Return whether the database has no table."""
+    with translate(engine):
         return not inspect(engine).get_table_names()
 
 
@@ -137,25 +165,27 @@ def write_problem(engine: Engine) -> str | None:
 
 
 def lock_schema(connection: Connection) -> None:
-    """Let nobody else change the schema until this transaction ends."""
+    """Hold the lock of the schema until this transaction ends, so that two migrations do not run at once."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7263779)")
 
 
-def take_turn(connection: Connection) -> None:
-    """Let no other one who takes a turn go on before this transaction ends. On SQLite no two write at once anyway."""
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7263780)")
+def database_now_ms(connection: Connection) -> int:
+    """Return the database's time in Unix milliseconds. SQLite has no clock of its own: there it is the machine's."""
+    if connection.dialect.name == "sqlite":
+        return now_ms()
+    seconds = connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())").scalar_one()
+    return round(float(seconds) * 1000)
 
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A transaction that reads one consistent state.
+    """Open a transaction that reads one consistent state.
 
     Raises:
-        DatabaseError: the database cannot be reached, or its tables are not there.
+        DatabaseError: the database cannot be reached, or its tables are missing.
     """
-    with _foreign_errors(engine), engine.connect() as connection:
+    with translate(engine), engine.connect() as connection:
         if not is_sqlite(engine):
             connection = connection.execution_options(isolation_level="REPEATABLE READ")
         with connection.begin():
@@ -164,75 +194,104 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def glancing(engine: Engine) -> Iterator[Connection]:
-    """A connection for a few reads, each of which may see another state, with as little talk as can be.
+    """Open a connection for a few reads, each of the latest state, with as few round trips as possible.
 
     Raises:
         DatabaseError: as `reading`.
     """
-    with _foreign_errors(engine), engine.connect() as connection:
+    with translate(engine), engine.connect() as connection:
         yield connection if is_sqlite(engine) else connection.execution_options(isolation_level="AUTOCOMMIT")
 
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction that writes: all of it, or nothing when an exception leaves the block.
+    """Open a transaction that writes. It is rolled back when an exception leaves the block.
+
+    Writers of ratings, users and items use `unit_of_work`, which also records what changed.
 
     Raises:
         DatabaseError: as `reading`.
+        ConflictError: the database ended the transaction in favour of another one.
     """
     with (
-        _foreign_errors(engine),
+        translate(engine),
         engine.connect().execution_options(writes=True) as connection,
         connection.begin(),
     ):
         yield connection
 
 
-def write_in_pieces(
-    engine: Engine,
-    n_rows: int,
-    write: Callable[[Connection, slice], None],
-    on_piece: Callable[[int], None] | None = None,
-) -> None:
-    """Call `write(connection, rows)` for consecutive slices of `n_rows` rows, each inside a transaction.
+def retry_on_conflict(write: Callable[[], _Result]) -> _Result:
+    """Call a function that runs one transaction, again where the database ended it in favour of another one.
 
-    On SQLite, where writers wait for each other, every slice is a transaction of its own, short enough for
-    others to get between. On PostgreSQL the whole is one transaction.
+    Raises:
+        ConflictError: it was ended `ATTEMPTS` times.
+    """
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return write()
+        except ConflictError:
+            time.sleep(BREATHER_SECONDS / 4)
+    return write()
+
+
+def upsert(
+    connection: Connection,
+    table: Table,
+    rows: Select[Any] | Sequence[Mapping[str, object]],
+    *,
+    key: Sequence[str],
+    set_: Assignments | None = None,
+    where: Callable[[Excluded], ColumnElement[bool]] | None = None,
+    returning: Sequence[ColumnElement[Any]] = (),
+    parameters: Mapping[str, object] | None = None,
+) -> CursorResult[Any]:
+    """Insert rows, and update or keep those whose key is there already.
+
+    Rows are locked in the order given: order them by their key, so that two writers of the same rows do not deadlock.
 
     Args:
-        on_piece: called with the number of rows just written.
+        rows: a query whose columns are named as the table's, or the rows themselves.
+        key: columns of a unique constraint of the table.
+        set_: columns that take the new row's value, or a function from the new row (`excluded`) to expressions;
+            None keeps the row that is there.
+        where: condition on which a row that is there is updated; it takes the new row (`excluded`).
+        returning: columns to return of the rows that were inserted or updated. With several rows it also makes the
+            driver send one statement in place of one a row.
+        parameters: values of the query's bound parameters.
+
+    Returns:
+        The result; `rowcount` is the number of rows inserted or updated.
     """
-    size = PIECE_ROWS[engine.dialect.name]
-    slices = [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
-    if is_sqlite(engine):
-        for number, rows in enumerate(slices):
-            if number:
-                time.sleep(BREATHER_SECONDS)
-            with writing(engine) as connection:
-                write(connection, rows)
-            if on_piece:
-                on_piece(rows.stop - rows.start)
-        return
-    with writing(engine) as connection:
-        for rows in slices:
-            write(connection, rows)
-            if on_piece:
-                on_piece(rows.stop - rows.start)
+    # Both dialects' INSERT have the same methods; only SQLAlchemy's classes differ.
+    statement = sqlite_dialect.insert(table)
+    if connection.dialect.name != "sqlite":
+        statement = cast(sqlite_dialect.Insert, postgresql_dialect.insert(table))
+    if isinstance(rows, Select):
+        # Without a WHERE, SQLite reads ON CONFLICT as the ON of a join.
+        statement = statement.from_select(list(rows.selected_columns.keys()), rows.where(true()))
+    if set_ is None:
+        statement = statement.on_conflict_do_nothing(index_elements=key)
+    else:
+        new = statement.excluded
+        assignments = set_(new) if callable(set_) else {name: new[name] for name in set_}
+        statement = statement.on_conflict_do_update(
+            index_elements=key, set_=assignments, where=None if where is None else where(new)
+        )
+    values = parameters if isinstance(rows, Select) else [dict(row) for row in rows]
+    if returning:
+        return connection.execute(statement.returning(*returning), values)
+    return connection.execute(statement.execution_options(preserve_rowcount=True), values)
 
 
 def stage(connection: Connection, table: Table, columns: Sequence[Iterable[Any]]) -> None:
-    """Fill a temporary table with these columns, in place of what it held."""
-    connection.exec_driver_sql(_creation(table, connection.dialect))
+    """Replace the content of a temporary table, which is created if need be."""
+    connection.execute(CreateTable(table, if_not_exists=True))
     postgres = connection.dialect.name == "postgresql"
     connection.exec_driver_sql(f"TRUNCATE {table.name}" if postgres else f"DELETE FROM {table.name}")
     copy_in(connection, table, columns)
     if postgres:
-        connection.exec_driver_sql(f"ANALYZE {table.name}")  # the planner knows nothing of a new table
-
-
-@cache
-def _creation(table: Table, dialect: Dialect) -> str:
-    return str(CreateTable(table, if_not_exists=True).compile(dialect=dialect))
+        connection.exec_driver_sql(f"ANALYZE {table.name}")  # the planner has no statistics of a new table
 
 
 def copy_in(connection: Connection, table: Table, columns: Sequence[Iterable[Any]]) -> None:
@@ -264,7 +323,7 @@ def fetch_columns(
 
 def fetch_rows(connection: Connection, statement: Select[Any]) -> Iterator[tuple[Any, ...]]:
     """The result of a query as the driver has it, by its fastest road; it is never in memory as a whole."""
-    sql = _in_full(statement, connection.dialect)
+    sql = str(statement.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True}))
     if connection.dialect.name == "sqlite":
         sqlite = cast(sqlite3.Connection, connection.connection.dbapi_connection)
         with closing(sqlite.execute(sql)) as rows:
@@ -277,65 +336,9 @@ def fetch_rows(connection: Connection, statement: Select[Any]) -> Iterator[tuple
         yield from cursor
 
 
-@lru_cache(256)
-def _in_full(statement: Select[Any], dialect: Dialect) -> str:
-    """A query as text, with its values in it."""
-    return str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
-
-
-def insert_or_update(dialect: str, table: Table) -> sqlite_dialect.Insert:
-    """A dialect's own INSERT, which knows ON CONFLICT; SQLite's and PostgreSQL's have the same shape.
-
-    Args:
-        dialect: `connection.dialect.name`. Statements that small requests need are built once for each.
-    """
-    if dialect == "sqlite":
-        return sqlite_dialect.insert(table)
-    return cast(sqlite_dialect.Insert, postgresql_dialect.insert(table))
-
-
 def server_version(engine: Engine) -> str:
     """Name and version of the database, for people."""
     with reading(engine) as connection:
         if is_sqlite(engine):
             return f"SQLite {sqlite3.sqlite_version}"
         return f"PostgreSQL {connection.exec_driver_sql('SHOW server_version').scalar_one()}"
-
-
-@contextmanager
-def _foreign_errors(engine: Engine) -> Iterator[None]:
-    """Say what the driver's errors mean for the person who reads them."""
-    where = engine.url.render_as_string(hide_password=True)
-    try:
-        yield
-    except exc.TimeoutError as error:
-        raise DatabaseError(f"{where}: all connections are in use, each waiting for the database: try again") from error
-    except (exc.DatabaseError, exc.InterfaceError, sqlite3.Error, psycopg.Error) as error:
-        said = _meaning(where, error)
-        if said is None:
-            raise  # a row or a statement is wrong, not the database
-        if "recsys init" in said:
-            raise DatabaseError(said, public=said.replace(where, "the database")) from error
-        if "unable to open" in said:
-            public = "the database cannot be opened: run `recsys init`, or check RECSYS_DATABASE_URL"
-            raise DatabaseError(said, public=public) from error
-        raise DatabaseError(said) from error
-
-
-def _meaning(where: str, error: Exception) -> str | None:
-    """What an error of SQLAlchemy's or of a driver's says of the database; None where it says nothing of it."""
-    original = error.orig if isinstance(error, exc.DBAPIError) else error
-    said = (str(original).strip().splitlines() or [type(original).__name__])[0]
-    if "no such table" in said or isinstance(original, psycopg.errors.UndefinedTable):
-        return f"{where} has not the tables this version needs: run `recsys init`"
-    if "is not a database" in said:
-        return f"{where} is not an SQLite database: check RECSYS_DATABASE_URL"
-    if "malformed" in said:
-        return f"{where} is damaged ({said}): restore it from a backup"
-    if "locked" in said:
-        return f"{where} was locked by another writer for too long: try again"
-    if "unable to open" in said or isinstance(error, exc.InterfaceError):
-        return f"cannot open {where}: {said}; check RECSYS_DATABASE_URL"
-    if isinstance(original, sqlite3.OperationalError | psycopg.OperationalError):
-        return f"{where}: {said}; check that it is running and can be reached"
-    return None

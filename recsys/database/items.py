@@ -1,4 +1,4 @@
-"""Items in the database: described in bulk, or changed one by one."""
+"""Items in the database: described in bulk, put one by one, read."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -10,13 +10,13 @@ from sqlalchemy import Connection, Engine, Text, cast, select, update
 from recsys.data.rows import ItemRow
 from recsys.database import schema
 from recsys.database.audit import record
-from recsys.database.changes import record_change
 from recsys.database.descriptions import Description, upsert_descriptions
-from recsys.database.engine import fetch_rows, insert_or_update, writing
+from recsys.database.engine import fetch_rows, retry_on_conflict, upsert
+from recsys.database.work import Guard, unit_of_work
 
 
 class StoredItem(NamedTuple):
-    """An item as the database has it."""
+    """An item as it is stored; the fields are columns of `items`."""
 
     item_key: int
     item_id: str
@@ -26,13 +26,13 @@ class StoredItem(NamedTuple):
     hidden: bool
 
 
-def upsert_items(engine: Engine, rows: Sequence[ItemRow]) -> int:
-    """Insert or update items by what a file says of them; returns how many were inserted or changed.
+def upsert_items(engine: Engine, rows: Sequence[ItemRow], guard: Guard | None = None) -> int:
+    """Insert or update items by the rows of a file; return the number of items inserted or changed.
 
     What the file does not know (a missing title, no categories) stays as it is. Of two rows of one item the last wins.
     """
     described = {row.item_id: Description(row.title, row.categories, row.attributes) for row in rows}
-    return upsert_descriptions(engine, schema.items, described)
+    return upsert_descriptions(engine, schema.items, described, guard)
 
 
 def put_item(engine: Engine, item_id: str, given: Mapping[str, object], *, actor: str) -> tuple[StoredItem, bool]:
@@ -46,40 +46,42 @@ def put_item(engine: Engine, item_id: str, given: Mapping[str, object], *, actor
     Returns:
         The item as it is now, and whether it is new.
     """
-    items = schema.items.c
-    with writing(engine) as connection:
-        inserted = connection.execute(
-            insert_or_update(connection.dialect.name, schema.items)
-            .values(item_id=item_id, **_as_columns(given, {}))
-            .on_conflict_do_nothing(index_elements=["item_id"])
-            .returning(items.item_key)
-        ).scalar_one_or_none()
-        before = connection.execute(select(schema.items).where(items.item_id == item_id).with_for_update()).one()
-        values = _as_columns(given, before.attributes)
-        changed = {name: value for name, value in values.items() if getattr(before, name) != value}
-        if changed:
-            connection.execute(update(schema.items).where(items.item_key == before.item_key).values(changed))
-        if changed or inserted is not None:
-            record(connection, actor, "put item", {"item_id": item_id, "changed": sorted(changed or values)})
-            record_change(connection, items=[before.item_key])
-        (item,) = read_items(connection, [before.item_key])
-    return item, inserted is not None
+    stored = [schema.items.c[name] for name in StoredItem._fields]
+    this = schema.items.c.item_id == item_id
 
+    def columns_of(known: Mapping[str, object]) -> dict[str, object]:
+        """Return what is given as columns of the table, for an item with these attributes."""
+        columns = {name: value for name, value in given.items() if name != "year"}
+        if "year" in given or "attributes" in given:
+            attributes = given.get("attributes", known)
+            assert isinstance(attributes, Mapping)
+            year = given.get("year", attributes.get("year", known.get("year")))
+            others = {name: value for name, value in attributes.items() if name != "year"}
+            columns["attributes"] = others if year is None else {**others, "year": year}
+        return columns
 
-def _as_columns(given: Mapping[str, object], known: Mapping[str, object]) -> dict[str, object]:
-    """What is given of an item of which some attributes are known, as columns of the table."""
-    columns = {name: value for name, value in given.items() if name != "year"}
-    if "year" in given or "attributes" in given:
-        attributes = given.get("attributes", known)
-        assert isinstance(attributes, Mapping)
-        year = given.get("year", attributes.get("year", known.get("year")))
-        others = {name: value for name, value in attributes.items() if name != "year"}
-        columns["attributes"] = others if year is None else {**others, "year": year}
-    return columns
+    def write() -> tuple[StoredItem, bool]:
+        with unit_of_work(engine) as work:
+            new = {"item_id": item_id, **columns_of({})}
+            row = upsert(work.connection, schema.items, [new], key=["item_id"], returning=stored).one_or_none()
+            is_new, changed = row is not None, columns_of({})
+            if row is None:
+                row = work.connection.execute(select(*stored).where(this).with_for_update(key_share=True)).one()
+                values = columns_of(row.attributes)
+                changed = {name: value for name, value in values.items() if getattr(row, name) != value}
+                if changed:
+                    statement = update(schema.items).where(this).values(changed).returning(*stored)
+                    row = work.connection.execute(statement).one()
+            if changed or is_new:
+                record(work.connection, actor, "put item", {"item_id": item_id, "changed": sorted(changed)})
+                work.change(items=[row.item_key])
+        return StoredItem._make(tuple(row)), is_new
+
+    return retry_on_conflict(write)
 
 
 def read_items(connection: Connection, item_keys: Sequence[int] | None = None) -> list[StoredItem]:
-    """Items by their keys, in the order of the keys; None: all items."""
+    """Return items by their keys, in the order of the keys; `None` returns all items."""
     items = schema.items.c
     # JSON as text: most items share their categories, and what is equal is read once, and is in memory once.
     as_text = (cast(items.categories, Text), cast(items.attributes, Text))
@@ -94,6 +96,6 @@ def read_items(connection: Connection, item_keys: Sequence[int] | None = None) -
 
 
 def known_items(connection: Connection, item_ids: set[str]) -> set[str]:
-    """Those of the ids that are in the database; for a handful, not for a load."""
+    """Return those of the ids that are in the database; for a handful, not for a load."""
     item_id = schema.items.c.item_id
     return set(connection.scalars(select(item_id).where(item_id.in_(item_ids))))

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, select, update
 
 from recsys.database import schema
 from recsys.database.clock import now_ms
-from recsys.database.engine import insert_or_update, writing
+from recsys.database.engine import upsert, writing
 from recsys.errors import LockedError, RecsysError
 from recsys.results import as_time
 
@@ -73,11 +73,8 @@ def _take(engine: Engine, job: str, seconds: float) -> Lease:
     leases = schema.job_leases.c
     with writing(engine) as connection:
         now = now_ms()
-        connection.execute(
-            insert_or_update(connection.dialect.name, schema.job_leases)
-            .values(job=job, holder="", token=0, expires_at=0)
-            .on_conflict_do_nothing()
-        )
+        free = {"job": job, "holder": "", "token": 0, "expires_at": 0}
+        upsert(connection, schema.job_leases, [free], key=["job"])
         row = connection.execute(select(schema.job_leases).where(leases.job == job).with_for_update()).one()
         if row.expires_at > now and not _is_dead(row.holder):
             until = as_time(row.expires_at).strftime("%H:%M:%S UTC")

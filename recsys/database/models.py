@@ -19,18 +19,15 @@ from recsys.database.engine import (
     copy_in,
     fetch_columns,
     fetch_rows,
-    insert_or_update,
     reading,
-    write_in_pieces,
+    upsert,
     writing,
 )
 from recsys.database.weights import pack_weights, unpack_weights
+from recsys.database.work import Guard, Work, write_in_pieces
 from recsys.errors import GateRefusedError, InputError, NotFoundError
 from recsys.factors import Factors, Side
 from recsys.results import Architecture, Objective
-
-Guard = Callable[[Connection], None]
-"""Called inside the transaction that publishes; raises when this process may no longer publish."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +114,13 @@ def store(engine: Engine, factors: Factors, training: Training) -> int:
 def _store_side(
     engine: Engine, table: Table, number: int, side: Side, matrices: Sequence[NDArray[np.float32] | None]
 ) -> None:
-    def write(connection: Connection, rows: slice) -> None:
+    def write(work: Work, rows: slice) -> None:
         keys = side.keys[rows].tolist()
         blobs = [
             [None] * len(keys) if each is None else [row.tobytes() for row in np.ascontiguousarray(each[rows], "<f4")]
             for each in matrices
         ]
-        copy_in(connection, table, ([number] * len(keys), keys, side.bias[rows].tolist(), *blobs))
+        copy_in(work.connection, table, ([number] * len(keys), keys, side.bias[rows].tolist(), *blobs))
 
     write_in_pieces(engine, len(side), write)
 
@@ -197,12 +194,8 @@ def roll_back(engine: Engine, objective: Objective, reason: str, guard: Guard | 
 
 def _make_live(connection: Connection, chosen: ModelVersion, action: str, reason: str) -> None:
     replaced = live_numbers(connection).get(chosen.objective)
-    statement = insert_or_update(connection.dialect.name, schema.live_models).values(
-        objective=chosen.objective, number=chosen.number
-    )
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=["objective"], set_={"number": statement.excluded.number})
-    )
+    row = {"objective": chosen.objective, "number": chosen.number}
+    upsert(connection, schema.live_models, [row], key=["objective"], set_=["number"])
     connection.execute(
         insert(schema.publications).values(
             objective=chosen.objective,
@@ -257,10 +250,10 @@ def _delete(engine: Engine, number: int) -> None:
         with reading(engine) as connection:
             (keys,) = fetch_columns(connection, select(key).where(of_version).order_by(key), (np.int64,))
 
-        def write(connection: Connection, rows: slice, keys: NDArray[np.int64] = keys, table: Table = table) -> None:
+        def write(work: Work, rows: slice, keys: NDArray[np.int64] = keys, table: Table = table) -> None:
             first, last = int(keys[rows][0]), int(keys[rows][-1])
             key = table.columns[1]
-            connection.execute(delete(table).where(table.c.number == number, key.between(first, last)))
+            work.connection.execute(delete(table).where(table.c.number == number, key.between(first, last)))
 
         write_in_pieces(engine, len(keys), write)
     with writing(engine) as connection:

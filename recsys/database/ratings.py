@@ -1,8 +1,7 @@
-"""Ratings in the database: upsert in bulk, read as arrays."""
+"""Ratings in the database: upserted in bulk, taken back, previewed, read as arrays."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,43 +9,32 @@ from numpy.typing import NDArray
 from sqlalchemy import (
     BigInteger,
     Column,
-    ColumnElement,
     Connection,
     Double,
     Engine,
-    Insert,
     MetaData,
     Table,
     and_,
-    bindparam,
     case,
     delete,
     func,
     or_,
     select,
+    update,
 )
-from sqlalchemy.exc import IntegrityError
 
 from recsys.data.dataset import NO_TIME, Ratings, ratings_from_keys
 from recsys.data.encoding import RatingColumns, latest_rows
 from recsys.data.keyed import hash_ids, positions
 from recsys.database import schema
-from recsys.database.changes import UserChange, mark_users, record_change
-from recsys.database.counts import add_counts
-from recsys.database.engine import (
-    fetch_columns,
-    insert_or_update,
-    is_sqlite,
-    stage,
-    take_turn,
-    write_in_pieces,
-    writing,
-)
+from recsys.database.changes import UserChange
+from recsys.database.driver_errors import ConflictError
+from recsys.database.engine import ATTEMPTS, fetch_columns, retry_on_conflict, stage, upsert, writers_overlap
 from recsys.database.ids import keys_of
+from recsys.database.users import lock_users
+from recsys.database.work import Guard, Work, unit_of_work, write_in_pieces
 
-_ATTEMPTS = 20
-"""How often ratings are written anew where one of their users is erased meanwhile."""
-
+_PAIR = ("user_key", "item_key")
 _staged_ratings = Table(
     "staged_ratings",
     MetaData(),
@@ -61,138 +49,206 @@ _staged_ratings = Table(
 
 @dataclass(frozen=True, slots=True)
 class Upserted:
-    """What became of the rows: inserted + updated + unchanged = the rows given.
+    """Numbers of rows: inserted + updated + unchanged = the rows given.
 
     A row that a later one of the same input supersedes, or that is older than what is stored, is unchanged.
-
-    Attributes:
-        users: keys of the users whose ratings were written, where they were recorded one by one, and
-        seq: of that change.
     """
 
     inserted: int
     updated: int
     unchanged: int
-    users: tuple[int, ...] = field(default=(), compare=False)
-    seq: int = field(default=0, compare=False)
 
 
 def upsert_ratings(
     engine: Engine,
     columns: RatingColumns,
     *,
-    received_at: int | None = None,
-    bulk: bool = True,
+    guard: Guard | None = None,
     on_rows: Callable[[int], None] | None = None,
 ) -> Upserted:
-    """Insert or update ratings; users and items that are not there are made.
+    """Insert or update ratings in bulk; users and items that are not in the database are inserted.
 
     An older `rated_at` never overwrites; with an equal or unknown one the last load wins; the same value
     without `rated_at` is unchanged.
 
-    Args:
-        received_at: stands in for an unknown `rated_at` of what is written.
-        bulk: record one change of everything, or one for each user.
-        on_rows: called with the number of rows just dealt with.
-    """
-    inserted = updated = seq = 0
-    users: list[int] = []
-    item_key_of_code = keys_of(engine, schema.items, columns.item_ids)
-    written: list[_Written] = []  # by this transaction
+    On SQLite every piece of the load is committed by itself, so an interrupted load leaves its first pieces, and the
+    next load of the file completes it. One transaction for a file would keep every other writer waiting for its whole
+    time: 6 s a million ratings, where the pieces keep the API waiting for some tenths of a second. On PostgreSQL, where
+    writers do not wait for each other, the load is one transaction.
 
-    def write(connection: Connection, part: slice) -> None:
-        nonlocal inserted, updated, seq
-        if not bulk:
-            take_turn(connection)  # so that no other one counts the same rating as new
+    Args:
+        guard: called in every transaction before it writes.
+        on_rows: called with the number of rows just written.
+
+    Raises:
+        RecsysError: whatever `guard` raises.
+    """
+    item_keys = keys_of(engine, schema.items, columns.item_ids, guard)
+    user_keys = keys_of(engine, schema.users, columns.user_ids, guard)
+    kept = latest_rows(columns, user_keys, item_keys)
+    n_inserted = n_updated = 0
+
+    def write(work: Work, part: slice) -> None:
+        nonlocal n_inserted, n_updated
         rows = kept[part]
         times = [None if at == NO_TIME else at for at in columns.rated_at[rows].tolist()]
-        ratings = columns.rating[rows].tolist()
-        user_key = user_key_of_code[columns.user_code[rows]].tolist()
-        item_key = item_key_of_code[columns.item_code[rows]].tolist()
-        stage(connection, _staged_ratings, (user_key, item_key, ratings, times))
-        if not is_sqlite(engine):
-            connection.execute(_LOCK_USERS)
-        merged = _merge_staged_ratings(connection, received_at)
-        n_new = int(merged.is_new.sum())
-        inserted, updated = inserted + n_new, updated + len(merged.user_key) - n_new
-        written.append(merged)
-        # PostgreSQL writes all pieces in one transaction: others are kept from committing at its end only.
-        if is_sqlite(engine) or part.stop == len(kept):
-            changed = np.unique(np.concatenate([part.user_key for part in written])).tolist()
-            if changed:
-                seq = _note(connection, written, changed, bulk)
-                users.extend([] if bulk else changed)
-            written.clear()
+        users, items = user_keys[columns.user_code[rows]].tolist(), item_keys[columns.item_code[rows]].tolist()
+        stage(work.connection, _staged_ratings, (users, items, columns.rating[rows].tolist(), times))
+        for key in lock_staged_users(work.connection):
+            # Erased since the keys were looked up: the user is inserted again.
+            code = int(np.flatnonzero(user_keys == key)[0])
+            user_keys[code] = lock_users(work.connection, [columns.user_ids[code]])[columns.user_ids[code]]
+            staged = _staged_ratings.c.user_key
+            work.connection.execute(update(_staged_ratings).where(staged == key).values(user_key=int(user_keys[code])))
+        written, n_new = write_staged_ratings(work)
+        n_inserted, n_updated = n_inserted + n_new, n_updated + written - n_new
 
-    for attempt in range(_ATTEMPTS):
-        user_key_of_code = keys_of(engine, schema.users, columns.user_ids)
-        kept = latest_rows(columns, user_key_of_code, item_key_of_code)
-        try:
-            write_in_pieces(engine, len(kept), write, on_rows)
-            break
-        except IntegrityError:  # a user was erased since their key was looked up
-            if attempt == _ATTEMPTS - 1:
-                raise
-            written.clear()
-            if not is_sqlite(engine):  # on SQLite the pieces before this one are written
-                inserted = updated = 0
-    return Upserted(inserted, updated, len(columns) - inserted - updated, tuple(users), seq)
+    def write_all() -> None:
+        nonlocal n_inserted, n_updated
+        n_inserted = n_updated = 0
+        write_in_pieces(engine, len(kept), write, on_rows, guard)
+
+    retry_on_conflict(write_all)
+    return Upserted(n_inserted, n_updated, len(columns) - n_inserted - n_updated)
 
 
-def _note(connection: Connection, written: "Sequence[_Written]", users: Sequence[int], bulk: bool) -> int:
-    """What follows from ratings that this transaction wrote: the change itself, its users, and the counts of items."""
-    seq = record_change(connection, users=() if bulk else users)
-    mark_users(connection, users, seq)
-    add_counts(
-        connection,
-        np.concatenate([part.item_key for part in written]),
-        np.concatenate([part.is_new for part in written]),
-        np.concatenate([part.gain for part in written]),
-    )
-    return seq
+def lock_staged_users(connection: Connection) -> Sequence[int]:
+    """Lock the users of the staged ratings, before any rating, so that an erasure of one waits for this transaction.
+
+    Returns:
+        Keys of staged users that were erased already.
+    """
+    users, staged = schema.users.c, _staged_ratings.c
+    if writers_overlap(connection):
+        locked = (
+            select(users.user_key)
+            .where(users.user_key.in_(select(staged.user_key)))
+            .order_by(users.user_key)
+            .with_for_update(read=True, key_share=True)
+        )
+        connection.execute(select(func.count()).select_from(locked.subquery()))
+    some = select(staged.user_key).distinct().subquery()
+    joined = some.outerjoin(schema.users, users.user_key == some.c.user_key)
+    return connection.scalars(select(some.c.user_key).select_from(joined).where(users.user_key.is_(None))).all()
 
 
-_LOCK_USERS = select(func.count()).select_from(
-    select(schema.users.c.user_key)
-    .where(schema.users.c.user_key.in_(select(_staged_ratings.c.user_key)))
-    .order_by(schema.users.c.user_key)
-    .with_for_update(read=True, key_share=True)
-    .subquery()
+_STAGED, _STORED = _staged_ratings.c, schema.ratings.c
+_SAME_PAIR = and_(_STORED.user_key == _STAGED.user_key, _STORED.item_key == _STAGED.item_key)
+_IS_NEW = _STORED.user_key.is_(None)
+_IS_CHANGED = and_(
+    _STORED.user_key.is_not(None),
+    or_(_STORED.rated_at.is_(None), _STAGED.rated_at.is_(None), _STAGED.rated_at >= _STORED.rated_at),
+    or_(
+        _STAGED.rating != _STORED.rating,
+        and_(_STAGED.rated_at.is_not(None), _STAGED.rated_at.is_distinct_from(_STORED.rated_at)),
+    ),
 )
-"""Whoever erases one of them waits, or has done so already. Before any rating is locked, as erasing does too."""
+_NEW = (
+    select(_staged_ratings)
+    .select_from(_staged_ratings.outerjoin(schema.ratings, _SAME_PAIR))
+    .where(_IS_NEW)
+    .order_by(_STAGED.user_key, _STAGED.item_key)
+)
+_CHANGED = (
+    select(
+        _STAGED.user_key,
+        _STAGED.item_key,
+        _STAGED.rating,
+        func.coalesce(_STAGED.rated_at, _STORED.rated_at).label("rated_at"),
+    )
+    .select_from(_staged_ratings.join(schema.ratings, _SAME_PAIR))
+    .where(_IS_CHANGED)
+    .order_by(_STAGED.user_key, _STAGED.item_key)
+)
+
+
+def read_staged_changes(connection: Connection) -> list[NDArray[Any]]:
+    """Return what of the staged ratings is to be written, (n,) each.
+
+    Returns:
+        User keys; item keys; 1 for a rating that is new, 0 for a changed one; the change of the sum of the item.
+    """
+    joined = _staged_ratings.outerjoin(schema.ratings, _SAME_PAIR)
+    gain = _STAGED.rating - func.coalesce(_STORED.rating, 0.0)
+    statement = select(_STAGED.user_key, _STAGED.item_key, case((_IS_NEW, 1), else_=0), gain).select_from(joined)
+    types = (np.int64, np.int64, np.int64, np.float64)
+    return fetch_columns(connection, statement.where(or_(_IS_NEW, _IS_CHANGED)), types)
+
+
+def write_staged_ratings(work: Work) -> tuple[int, int]:
+    """Insert and update the staged ratings that are new or changed.
+
+    A pair that another writer inserts at the same moment is counted once, by the writer that inserted it.
+
+    Returns:
+        Number of rows written, and how many of them are new.
+    """
+    connection = work.connection
+    for _ in range(ATTEMPTS):
+        user_key, item_key, is_new, gain = read_staged_changes(connection)
+        n_new = int(is_new.sum())
+        n_changed = len(is_new) - n_new
+        if n_changed and writers_overlap(connection):
+            locked = _CHANGED.with_for_update(of=schema.ratings).subquery()
+            n_changed = connection.scalar(select(func.count()).select_from(locked)) or 0
+            user_key, item_key, is_new, gain = read_staged_changes(connection)
+            n_new = int(is_new.sum())
+            if n_changed != len(is_new) - n_new:
+                continue  # another writer changed one more rating after these were locked
+        savepoint = connection.begin_nested()
+        inserted = upsert(connection, schema.ratings, _NEW, key=_PAIR).rowcount if n_new else 0
+        updated = 0
+        if n_changed:
+            updated = upsert(connection, schema.ratings, _CHANGED, key=_PAIR, set_=["rating", "rated_at"]).rowcount
+        if (inserted, updated) == (n_new, n_changed):
+            savepoint.commit()
+            break
+        savepoint.rollback()  # another writer stored one of the new ratings, so now it is there to be updated
+    else:
+        raise ConflictError("other writers kept storing the same ratings: try again")
+    if len(user_key):
+        work.change_everything()
+        work.mark_rated(np.unique(user_key))
+        work.count(item_key, is_new, gain)
+    return len(user_key), n_new
 
 
 def delete_rating(engine: Engine, user_id: str, item_id: str) -> UserChange | None:
-    """Take a rating back; None where there is none."""
+    """Delete a rating; return `None` if there is none."""
     users, items, rated = schema.users.c, schema.items.c, schema.ratings.c
     if "\0" in user_id + item_id:
         return None  # no id has one, and PostgreSQL takes no text with it
-    with writing(engine) as connection:
-        take_turn(connection)
-        user_key = connection.scalar(
-            select(users.user_key).where(users.user_id == user_id).with_for_update(read=True, key_share=True)
-        )
-        row = connection.execute(
-            delete(schema.ratings)
-            .where(
-                rated.user_key == user_key,
-                rated.item_key == select(items.item_key).where(items.item_id == item_id).scalar_subquery(),
+
+    def write() -> UserChange | None:
+        with unit_of_work(engine) as work:
+            user_key = work.connection.scalar(
+                select(users.user_key).where(users.user_id == user_id).with_for_update(read=True, key_share=True)
             )
-            .returning(rated.user_key, rated.item_key, rated.rating)
-        ).one_or_none()
-        if row is None:
-            return None
-        seq = record_change(connection, users=[row.user_key])
-        mark_users(connection, [row.user_key], seq)
-        add_counts(connection, np.array([row.item_key]), np.array([-1]), np.array([-row.rating]))
-    return UserChange(row.user_key, seq)
+            row = work.connection.execute(
+                delete(schema.ratings)
+                .where(
+                    rated.user_key == user_key,
+                    rated.item_key == select(items.item_key).where(items.item_id == item_id).scalar_subquery(),
+                )
+                .returning(rated.user_key, rated.item_key, rated.rating)
+            ).one_or_none()
+            if row is None:
+                return None
+            work.mark_rated([row.user_key])
+            work.count(np.array([row.item_key]), [-1], np.array([-row.rating]))
+        return UserChange(row.user_key, work.seq)
+
+    return retry_on_conflict(write)
 
 
 def preview_upsert(connection: Connection, columns: RatingColumns) -> Upserted:
-    """What `upsert_ratings` would do, without writing. Reads all stored ratings."""
+    """Return what `upsert_ratings` would do, without writing. It reads all stored ratings."""
     stored = schema.ratings.c
-    user_key = _stored_keys(connection, schema.users, columns.user_ids)[columns.user_code]
-    item_key = _stored_keys(connection, schema.items, columns.item_ids)[columns.item_code]
+    keys = []
+    for table, ids in ((schema.users, columns.user_ids), (schema.items, columns.item_ids)):
+        known_keys = {external_id: key for key, external_id in connection.execute(select(*list(table.columns)[:2]))}
+        keys.append(np.array([known_keys.get(external_id, -1) for external_id in ids], np.int64))
+    user_key, item_key = keys[0][columns.user_code], keys[1][columns.item_code]
     kept = latest_rows(columns, np.arange(len(columns.user_ids)), np.arange(len(columns.item_ids)))
     n_items = np.int64(max(item_key.max(initial=0), connection.scalar(select(func.max(stored.item_key))) or 0) + 1)
     old_user, old_item, old_rating, old_at = fetch_columns(
@@ -213,122 +269,19 @@ def preview_upsert(connection: Connection, columns: RatingColumns) -> Upserted:
     return Upserted(inserted, updated, len(columns) - inserted - updated)
 
 
-def _stored_keys(connection: Connection, table: Table, ids: Sequence[str]) -> NDArray[np.int64]:
-    """Keys of external ids, −1 where there is none yet."""
-    stored = {external_id: key for key, external_id in connection.execute(select(*list(table.columns)[:2]))}
-    return np.array([stored.get(external_id, -1) for external_id in ids], np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """Ratings that were inserted or updated: (n,) each.
-
-    Attributes:
-        user_key, item_key: whose, and of what.
-        is_new: 1 where there was none, 0 where there was another.
-        gain: by how much the sum of the item's ratings grows.
-    """
-
-    user_key: NDArray[np.int64]
-    item_key: NDArray[np.int64]
-    is_new: NDArray[np.int64]
-    gain: NDArray[np.float64]
-
-
-_JOINED = _staged_ratings.outerjoin(
-    schema.ratings,
-    and_(
-        schema.ratings.c.user_key == _staged_ratings.c.user_key,
-        schema.ratings.c.item_key == _staged_ratings.c.item_key,
-    ),
-)
-
-
-def _what_is_written() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """Whether a joined row is new, and whether it is new or changed."""
-    staged, stored = _staged_ratings.c, schema.ratings.c
-    is_new = stored.user_key.is_(None)
-    not_older = or_(stored.rated_at.is_(None), staged.rated_at.is_(None), staged.rated_at >= stored.rated_at)
-    differs = or_(
-        staged.rating != stored.rating,
-        and_(staged.rated_at.is_not(None), staged.rated_at.is_distinct_from(stored.rated_at)),
-    )
-    return is_new, or_(is_new, and_(~is_new, not_older, differs))
-
-
-_IS_NEW, _IS_WRITTEN = _what_is_written()
-_WRITTEN = (
-    select(
-        _staged_ratings.c.user_key,
-        _staged_ratings.c.item_key,
-        case((_IS_NEW, 1), else_=0),
-        _staged_ratings.c.rating - func.coalesce(schema.ratings.c.rating, 0.0),
-    )
-    .select_from(_JOINED)
-    .where(_IS_WRITTEN)
-)
-
-
-@cache
-def _merging(dialect: str, in_time: bool) -> Insert:
-    """The statement that writes what is new or changed.
-
-    Args:
-        in_time: whether unknown times are filled in with the parameter `received_at`.
-    """
-    staged, stored = _staged_ratings.c, schema.ratings.c
-    received_at = bindparam("received_at", type_=BigInteger)
-    statement = insert_or_update(dialect, schema.ratings).from_select(
-        ["user_key", "item_key", "rating", "rated_at"],
-        select(staged.user_key, staged.item_key, staged.rating, func.coalesce(staged.rated_at, received_at))
-        .select_from(_JOINED)
-        .where(_IS_WRITTEN)
-        .order_by(staged.user_key, staged.item_key),
-    )
-    given = statement.excluded
-    # Another writer may have been faster since the join, and have brought a newer rating. Where unknown times were
-    # filled in, the join alone decides: such a row is the latest, whatever the clocks say.
-    newer = or_(stored.rated_at.is_(None), given.rated_at.is_(None), given.rated_at >= stored.rated_at)
-    return statement.on_conflict_do_update(
-        index_elements=["user_key", "item_key"],
-        set_={"rating": given.rating, "rated_at": func.coalesce(given.rated_at, stored.rated_at)},
-        where=None if in_time else newer,
-    )
-
-
-def _merge_staged_ratings(connection: Connection, received_at: int | None) -> _Written:
-    """Write what is new or changed of the staged ratings."""
-    written = _Written(*fetch_columns(connection, _WRITTEN, (np.int64, np.int64, np.int64, np.float64)))
-    if len(written.user_key):
-        statement = _merging(connection.dialect.name, received_at is not None)
-        connection.execute(statement, {"received_at": received_at})
-    return written
-
-
 def read_ratings(connection: Connection) -> Ratings:
-    """All ratings, in the order of their keys."""
-    user_key, item_key, rating, rated_at = _read_columns(connection)
-    return ratings_from_keys(
-        user_key,
-        item_key,
-        rating,
-        rated_at,
-        _hash_by_key(connection, schema.users),
-        _hash_by_key(connection, schema.items),
-    )
-
-
-def _read_columns(connection: Connection) -> list[NDArray[Any]]:
-    """user_key, item_key, rating and rated_at of all ratings, in the order of the keys."""
+    """Return all ratings, in the order of their keys."""
     stored = schema.ratings.c
     rated_at = func.coalesce(stored.rated_at, NO_TIME)
     statement = select(stored.user_key, stored.item_key, stored.rating, rated_at)
     ordered = statement.order_by(stored.user_key, stored.item_key)
-    return fetch_columns(connection, ordered, (np.int64, np.int64, np.float64, np.int64))
+    user_key, item_key, rating, times = fetch_columns(connection, ordered, (np.int64, np.int64, np.float64, np.int64))
+    hashes = [hashes_by_key(connection, table) for table in (schema.users, schema.items)]
+    return ratings_from_keys(user_key, item_key, rating, times, *hashes)
 
 
-def _hash_by_key(connection: Connection, table: Table) -> NDArray[np.uint64]:
-    """`hash_ids` of the external ids, looked up by key; zero where there is no such key."""
+def hashes_by_key(connection: Connection, table: Table) -> NDArray[np.uint64]:
+    """Return `hash_ids` of the external ids, indexed by key; zero where there is no such key."""
     rows = connection.execute(select(table.columns[0], table.columns[1])).all()
     hashes = np.zeros(max((key for key, _ in rows), default=-1) + 1, np.uint64)
     hashes[[key for key, _ in rows]] = hash_ids([external_id for _, external_id in rows])

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, delete, select
 
 from recsys.database import schema
 from recsys.database.clock import now_ms
-from recsys.database.engine import insert_or_update
+from recsys.database.engine import upsert
 from recsys.results import Architecture, Objective
 
 APPLIES_WITHIN = 4
@@ -61,10 +61,8 @@ def keep_tuned(connection: Connection, objective: Objective, architecture: Archi
         "n_ratings": tuned.n_ratings,
         "tuned_at": now_ms(),
     }
-    statement = insert_or_update(connection.dialect.name, schema.tuned_configurations).values(
-        objective=objective, architecture=architecture, **values
-    )
-    connection.execute(statement.on_conflict_do_update(index_elements=["objective", "architecture"], set_=values))
+    row = {"objective": objective, "architecture": architecture, **values}
+    upsert(connection, schema.tuned_configurations, [row], key=["objective", "architecture"], set_=list(values))
 
 
 def delete_tuned(connection: Connection, objective: Objective, architecture: Architecture) -> bool:

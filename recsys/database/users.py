@@ -1,4 +1,4 @@
-"""Users in the database: described in bulk, erased one by one."""
+"""Users in the database: described in bulk, locked, erased."""
 
 from collections.abc import Sequence
 
@@ -8,33 +8,54 @@ from sqlalchemy import Connection, Engine, delete, select
 from recsys.data.rows import UserRow
 from recsys.database import schema
 from recsys.database.audit import record
-from recsys.database.changes import UserChange, record_change
-from recsys.database.counts import add_counts
+from recsys.database.changes import UserChange
 from recsys.database.descriptions import Description, upsert_descriptions
-from recsys.database.engine import writing
+from recsys.database.engine import retry_on_conflict, upsert
+from recsys.database.work import Guard, unit_of_work
 
 
-def upsert_users(engine: Engine, rows: Sequence[UserRow]) -> int:
-    """Insert or update users by what a file says of them; returns how many were inserted or changed.
+def upsert_users(engine: Engine, rows: Sequence[UserRow], guard: Guard | None = None) -> int:
+    """Insert or update users by the rows of a file; return the number of users inserted or changed.
 
     What the file does not know (no categories, a missing attribute) stays as it is.
     """
-    # In the order of the ids, as `keys_of` inserts them, so that two writers of the same ones do not wait for each
+    # In the order of the ids, as `keys_of` inserts them, so that two writers of the same users do not wait for each
     # other; of two rows of one user the last wins.
     by_id = sorted(rows, key=lambda row: row.user_id)
     described = {row.user_id: Description(None, row.categories, row.attributes) for row in by_id}
-    return upsert_descriptions(engine, schema.users, described)
+    return upsert_descriptions(engine, schema.users, described, guard)
 
 
 def user_key_of(connection: Connection, user_id: str) -> int | None:
-    """Key of a user; None where nobody has this id."""
+    """Return the key of a user; `None` if no user has this id."""
     if "\0" in user_id:
         return None  # no id has one, and PostgreSQL takes no text with it
     return connection.scalar(select(schema.users.c.user_key).where(schema.users.c.user_id == user_id))
 
 
+def lock_users(connection: Connection, user_ids: Sequence[str]) -> dict[str, int]:
+    """Insert the users that are missing, and lock them all: an erasure of one waits until this transaction ends.
+
+    Returns:
+        Their keys by their ids.
+    """
+    users = schema.users.c
+    known = [users.user_id, users.user_key]
+    keys: dict[str, int] = {}
+    while missing := sorted(set(user_ids) - keys.keys()):
+        rows = [{"user_id": user_id} for user_id in missing]
+        inserted = upsert(connection, schema.users, rows, key=["user_id"], returning=known)
+        keys |= {row.user_id: row.user_key for row in inserted}
+        there = sorted(set(missing) - keys.keys())
+        if there:  # one that is erased before it is locked is inserted in the next round
+            lock = select(*known).where(users.user_id.in_(there)).order_by(users.user_key)
+            found = connection.execute(lock.with_for_update(read=True, key_share=True))
+            keys |= {row.user_id: row.user_key for row in found}
+    return keys
+
+
 def erase_user(engine: Engine, user_id: str, *, actor: str) -> UserChange | None:
-    """Remove a user with all their ratings, and from every stored version; None where nobody has this id.
+    """Erase a user with all their ratings, and from every stored version; return `None` if no user has this id.
 
     Args:
         actor: who asked, for the audit log, which keeps the user's key and not the id.
@@ -42,22 +63,26 @@ def erase_user(engine: Engine, user_id: str, *, actor: str) -> UserChange | None
     users, rated = schema.users.c, schema.ratings.c
     if "\0" in user_id:
         return None
-    with writing(engine) as connection:
-        # Users, their ratings, and then a number: the order in which all writers lock.
-        user_key = connection.scalar(select(users.user_key).where(users.user_id == user_id).with_for_update())
-        if user_key is None:
-            return None
-        rows = connection.execute(
-            delete(schema.ratings).where(rated.user_key == user_key).returning(rated.item_key, rated.rating)
-        ).all()
-        seq = record_change(connection, users=[user_key])
-        if rows:
-            item_key, rating = zip(*rows, strict=True)
-            add_counts(connection, np.array(item_key), np.full(len(rows), -1), -np.array(rating, np.float64))
-        # Factors of every version and the mark of the last change go with the row.
-        connection.execute(delete(schema.users).where(users.user_key == user_key))
-        record(connection, actor, "erase user", {"user_key": user_key, "n_ratings": len(rows)})
-    return UserChange(user_key, seq)
+
+    def write() -> UserChange | None:
+        with unit_of_work(engine) as work:
+            connection = work.connection
+            user_key = connection.scalar(select(users.user_key).where(users.user_id == user_id).with_for_update())
+            if user_key is None:
+                return None
+            rows = connection.execute(
+                delete(schema.ratings).where(rated.user_key == user_key).returning(rated.item_key, rated.rating)
+            ).all()
+            if rows:
+                item_key, rating = zip(*rows, strict=True)
+                work.count(np.array(item_key), [-1] * len(rows), -np.array(rating, np.float64))
+            # Factors of every version and the mark of the last change go with the row.
+            connection.execute(delete(schema.users).where(users.user_key == user_key))
+            record(connection, actor, "erase user", {"user_key": user_key, "n_ratings": len(rows)})
+            work.change(users=[user_key])
+        return UserChange(user_key, work.seq)
+
+    return retry_on_conflict(write)
 
 
 def first_known_user(connection: Connection) -> str:

@@ -16,7 +16,7 @@ from recsys.database.items import put_item
 from recsys.database.ratings import delete_rating
 from recsys.database.users import erase_user, upsert_users
 from tests.conftest import add_known_model, add_known_rows
-from tests.database.made import write
+from tests.database.made import post, write
 
 
 def since(engine: Engine, seq: int) -> Changes:
@@ -94,7 +94,7 @@ class TestMarks:
         write(engine, ("u", "a", 4.0), ("v", "a", 1.0))
         first = now(engine)
         assert marks(engine) == {"u": first, "v": first}
-        posted = write(engine, ("u", "b", 4.0), ("v", "a", 1.0), bulk=False)  # of v nothing changes
+        posted = post(engine, ("u", "b", 4.0), ("v", "a", 1.0))  # of v nothing changes
         assert marks(engine) == {"u": first + 1, "v": first}
         assert (posted.users, posted.seq) == ((key_of(engine, "u"),), first + 1)
         change = delete_rating(engine, "v", "a")
@@ -107,7 +107,7 @@ class TestMarks:
     def test_nothing_written_is_no_change(self, engine: Engine) -> None:
         write(engine, ("u", "a", 4.0))
         before = now(engine)
-        posted = write(engine, ("u", "a", 4.0), bulk=False)
+        posted = post(engine, ("u", "a", 4.0))
         assert (posted.users, posted.seq, now(engine)) == ((), 0, before)
 
 
@@ -176,7 +176,7 @@ class TestErase:
         """Promise 8: ratings, rows in stored versions, marks; and the id in no text of any table."""
         add_known_rows(engine)
         for user_id in (self.ID, "u1"):
-            write(engine, (user_id, "a", 5.0), (user_id, "c", 1.0), bulk=False)
+            post(engine, (user_id, "a", 5.0), (user_id, "c", 1.0))
         upsert_users(engine, [UserRow(self.ID, ("secret category",), {"mail": "erika@example.org"})])
         for objective in ("ranking", "rating"):
             add_known_model(engine, objective)  # type: ignore[arg-type]

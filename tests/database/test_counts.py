@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import Engine, delete, insert, update
 
 from recsys.database import engine as database
-from recsys.database import schema
+from recsys.database import schema, work
 from recsys.database.counts import recount
 from recsys.database.engine import writing
 from recsys.database.ratings import delete_rating
 from recsys.database.users import erase_user
-from tests.database.made import Row, kept_counts, true_counts, write
+from tests.database.made import Row, kept_counts, post, true_counts, write
 
 
 def check(engine: Engine) -> None:
@@ -30,20 +30,21 @@ class TestOneWriter:
     @pytest.mark.parametrize("bulk", [True, False])
     def test_inserts_updates_and_what_changes_nothing(self, engine: Engine, bulk: bool) -> None:
         write(engine, ("u", "a", 4.0, 1000), ("v", "a", 1.0, 1000), ("v", "b", 1.0, 1000))
-        write(engine, ("u", "a", 2.0, 2000), ("w", "a", 5.0, 2000), ("v", "b", 5.0, 500), bulk=bulk)
+        put = write if bulk else post
+        put(engine, ("u", "a", 2.0, 2000), ("w", "a", 5.0, 2000), ("v", "b", 5.0, 500))
         assert sorted(kept_counts(engine).values()) == [(1, 1.0), (3, 8.0)]
-        write(engine, ("u", "a", 2.0, 2000), bulk=bulk)
-        write(engine, ("u", "a", 3.0, 1000), bulk=bulk)  # older
+        put(engine, ("u", "a", 2.0, 2000))
+        put(engine, ("u", "a", 3.0, 1000))  # older
         check(engine)
 
     def test_two_of_one_pair_in_one_go(self, engine: Engine) -> None:
         write(engine, ("u", "a", 4.0), ("u", "a", 2.0), ("u", "a", 3.0))
-        write(engine, ("u", "a", 1.0), ("u", "a", 5.0), bulk=False)
+        post(engine, ("u", "a", 1.0), ("u", "a", 5.0))
         assert list(kept_counts(engine).values()) == [(1, 5.0)]
 
     def test_ratings_of_zero_and_below(self, engine: Engine) -> None:
-        write(engine, ("u", "a", 0.0), ("v", "a", -2.0), ("w", "b", 0.0), bulk=False)
-        write(engine, ("u", "a", -1.0), bulk=False)
+        post(engine, ("u", "a", 0.0), ("v", "a", -2.0), ("w", "b", 0.0))
+        post(engine, ("u", "a", -1.0))
         check(engine)
         delete_rating(engine, "v", "a")
         check(engine)
@@ -75,7 +76,7 @@ class TestOneWriter:
             ]
             chosen = random.integers(4)
             if chosen < 2:
-                write(engine, *rows, bulk=bool(chosen))
+                (write if chosen else post)(engine, *rows)
             elif chosen == 2:
                 delete_rating(engine, rows[0][0], rows[0][1])
             else:
@@ -128,11 +129,11 @@ def at_once(*works: Callable[[], object]) -> list[float]:
 
 
 def posts(engine: Engine, rows: Sequence[Row], *, each: int = 3) -> Callable[[], None]:
-    def post() -> None:
+    def post_all() -> None:
         for start in range(0, len(rows), each):
-            write(engine, *rows[start : start + each], bulk=False)
+            post(engine, *rows[start : start + each])
 
-    return post
+    return post_all
 
 
 class TestSeveralWriters:
@@ -161,7 +162,7 @@ class TestSeveralWriters:
         check(engine)
 
     def test_posts_against_a_load(self, engine: Engine) -> None:
-        """The load and the posts are of the same pairs; both may count one as new, which is what `recount` is for."""
+        """The load and the posts are of the same pairs; each new one is counted by the writer that inserted it."""
         write(engine, *self.rows(0, 20))
 
         def load() -> None:
@@ -169,7 +170,6 @@ class TestSeveralWriters:
                 write(engine, *self.rows(seed, 200))
 
         at_once(load, posts(engine, self.rows(10, 60)), posts(engine, self.rows(11, 60)))
-        recount(engine)
         check(engine)
 
     def test_posts_against_a_load_of_others(self, engine: Engine) -> None:
@@ -219,9 +219,7 @@ class TestOrderOfLocks:
         self, engine: Engine, monkeypatch: pytest.MonkeyPatch, slow: Callable[[], object], other: Callable[[], object]
     ) -> None:
         """Begin `other` while `slow` is about to take its number in the sequence of changes."""
-        from recsys.database import ratings, users
-
-        original, met, first = ratings.record_change, threading.Event(), threading.Event()
+        original, met, first = work.record_change, threading.Event(), threading.Event()
 
         def slowly(*arguments: object, **options: object) -> int:
             if not first.is_set():
@@ -230,8 +228,7 @@ class TestOrderOfLocks:
                 time.sleep(0.2)
             return original(*arguments, **options)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(ratings, "record_change", slowly)
-        monkeypatch.setattr(users, "record_change", slowly)
+        monkeypatch.setattr(work, "record_change", slowly)
 
         def then() -> None:
             assert met.wait(10)
@@ -239,7 +236,6 @@ class TestOrderOfLocks:
 
         # Whoever waits in a circle is told after a second, deadlock_timeout.
         assert max(at_once(slow, then)) < 5
-        recount(engine)
         check(engine)
 
     @pytest.fixture(autouse=True)
@@ -247,7 +243,7 @@ class TestOrderOfLocks:
         write(postgres_engine, ("u", "a", 1.0), ("u", "b", 2.0), ("v", "a", 3.0))
 
     WRITERS: dict[str, Callable[[Engine], object]] = {  # noqa: RUF012
-        "post": lambda engine: write(engine, ("u", "a", 4.0), ("u", "c", 4.0), bulk=False),
+        "post": lambda engine: post(engine, ("u", "a", 4.0), ("u", "c", 4.0)),
         "load": lambda engine: write(engine, ("u", "a", 5.0), ("u", "c", 5.0)),
         "delete": lambda engine: delete_rating(engine, "u", "a"),
         "erase": lambda engine: erase_user(engine, "u", actor="test"),

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import Connection, Engine, insert, select, text
+from sqlalchemy import Engine, insert, select, text
 
 from recsys.database import engine as database
 from recsys.database import schema
-from recsys.database.engine import connect, copy_in, fetch_columns, reading, write_in_pieces, writing
+from recsys.database.engine import connect, copy_in, fetch_columns, reading, writing
+from recsys.database.work import Work, write_in_pieces
 from recsys.errors import DatabaseError, InputError
 
 
@@ -101,8 +102,8 @@ def test_bulk_writes_let_other_writers_between_on_sqlite(tmp_path: Path, monkeyp
         connection.execute(text("CREATE TABLE t (n INTEGER)"))
     seen = []
 
-    def write(connection: Connection, rows: slice) -> None:
-        connection.execute(text("INSERT INTO t VALUES (:n)"), [{"n": n} for n in range(rows.start, rows.stop)])
+    def write(work: Work, rows: slice) -> None:
+        work.connection.execute(text("INSERT INTO t VALUES (:n)"), [{"n": n} for n in range(rows.start, rows.stop)])
 
     def another_writer(_rows: int) -> None:
         with writing(engine) as connection:  # would wait for the timeout if the bulk write held its lock
@@ -118,8 +119,8 @@ def test_a_bulk_write_on_postgres_is_one_transaction(postgres_engine: Engine, mo
     engine = postgres_engine
     monkeypatch.setitem(database.PIECE_ROWS, "postgresql", 1)
 
-    def write(connection: Connection, rows: slice) -> None:
-        connection.execute(insert(schema.users).values(user_id=f"u{rows.start}"))
+    def write(work: Work, rows: slice) -> None:
+        work.connection.execute(insert(schema.users).values(user_id=f"u{rows.start}"))
         if rows.start == 2:
             raise RuntimeError("killed")
 

@@ -18,6 +18,7 @@ from recsys.database.changes import current_seq, record_change
 from recsys.database.engine import reading, writing
 from recsys.database.items import known_items, upsert_items
 from recsys.database.ratings import Upserted, preview_upsert, read_ratings, upsert_ratings
+from tests.database.made import Posted, post
 
 Row = tuple[str, str, float, int | None]
 
@@ -158,18 +159,24 @@ def test_the_fingerprint_depends_on_what_was_rated_and_not_on_the_order(engine: 
         assert read_ratings(connection).fingerprint() != before
 
 
-def test_a_row_without_time_is_given_the_time_of_receipt_once(engine: Engine) -> None:
-    upsert_ratings(engine, columns(("u", "i", 3.0, None)), received_at=100, bulk=False)
+def test_a_row_without_time_is_given_the_time_of_receipt_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys.database.feedback.now_ms", lambda: 100)
+    post(engine, ("u", "i", 3.0))
     assert stored(engine) == {("u", "i"): (3.0, 100)}
-    assert upsert_ratings(engine, columns(("u", "i", 3.0, None)), received_at=200) == Upserted(0, 0, 1)
+    monkeypatch.setattr("recsys.database.feedback.now_ms", lambda: 200)
+    assert post(engine, ("u", "i", 3.0)) == Posted(0, 0, 1)
     assert stored(engine) == {("u", "i"): (3.0, 100)}
-    upsert_ratings(engine, columns(("u", "i", 4.0, None)), received_at=300)
+    monkeypatch.setattr("recsys.database.feedback.now_ms", lambda: 300)
+    post(engine, ("u", "i", 4.0))
     assert stored(engine) == {("u", "i"): (4.0, 300)}
 
 
-def test_a_row_without_time_counts_though_the_stored_one_lies_in_the_future(engine: Engine) -> None:
+def test_a_row_without_time_counts_though_the_stored_one_lies_in_the_future(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recsys.database.feedback.now_ms", lambda: 1000)
     upsert_ratings(engine, columns(("u", "i", 2.0, 4_102_444_800_000)))
-    assert upsert_ratings(engine, columns(("u", "i", 5.0, None)), received_at=1000, bulk=False) == Upserted(0, 1, 0)
+    assert post(engine, ("u", "i", 5.0)).updated == 1
     assert stored(engine) == {("u", "i"): (5.0, 1000)}
 
 
@@ -196,7 +203,7 @@ def test_two_writers_of_the_same_new_users_do_not_wait_for_each_other_for_ever(e
 def test_old_changes_are_dropped(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recsys.database.changes.KEPT", 3)
     for rating in range(6):
-        upsert_ratings(engine, columns(("u", "i", float(rating), None)), bulk=False)
+        post(engine, ("u", "i", float(rating)))
     assert [seq for seq, _, _ in changes(engine)] == [4, 5, 6]
 
 
@@ -208,11 +215,11 @@ def changes(engine: Engine) -> list[tuple[int, str, int]]:
 
 
 def test_changes_name_users_one_by_one_and_a_bulk_load_once(engine: Engine) -> None:
-    upsert_ratings(engine, columns(("u", "i", 3.0, 1), ("v", "i", 3.0, 1)), bulk=False)
+    post(engine, ("u", "i", 3.0, 1), ("v", "i", 3.0, 1))
     assert changes(engine) == [(1, "user", 1), (1, "user", 2)]
-    upsert_ratings(engine, columns(("u", "i", 4.0, 2)), bulk=False)
+    post(engine, ("u", "i", 4.0, 2))
     assert changes(engine)[-1] == (2, "user", 1)
-    upsert_ratings(engine, columns(("u", "i", 5.0, 3)), bulk=True)
+    upsert_ratings(engine, columns(("u", "i", 5.0, 3)))
     assert changes(engine) == [(3, "all", 0)]  # whoever forgets everything needs no earlier change
 
 

@@ -1,0 +1,121 @@
+"""One unit of work per write: what it changed is recorded when it ends, in the order in which all writers lock rows.
+
+The order is users, items, ratings, versions' rows, counts of items, and then the change counter, once and last. A
+writer locks the first of these itself; the unit of work does the rest. So writers never wait for each other in circles
+at the end of a transaction, and the counter is held for as short a time as possible.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Engine
+
+from recsys.database import engine as database
+from recsys.database.changes import mark_users, record_change
+from recsys.database.counts import add_counts
+from recsys.database.engine import is_sqlite, writing
+
+Guard = Callable[[Connection], None]
+"""Called first inside a transaction; it raises when this process may no longer write."""
+
+
+class Work:
+    """What one transaction changed so far.
+
+    Attributes:
+        connection: the transaction.
+        seq: of the change, once it is recorded; 0 if nothing changed.
+        rated_users: keys of the users whose ratings changed, once it is recorded.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.seq = 0
+        self.rated_users: list[int] = []
+        self._everything = False
+        self._users: set[int] = set()
+        self._items: set[int] = set()
+        self._rated: list[NDArray[np.int64]] = []
+        self._counts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
+
+    def change_everything(self) -> None:
+        """Make caches forget everything, as after a bulk load."""
+        self._everything = True
+
+    def change(self, *, users: Sequence[int] = (), items: Sequence[int] = ()) -> None:
+        """Make caches forget these users and items."""
+        self._users.update(users)
+        self._items.update(items)
+
+    def mark_rated(self, user_keys: NDArray[np.int64] | Sequence[int]) -> None:
+        """Note that the ratings of users changed: caches forget them, and versions trained before fold them in."""
+        self._rated.append(np.asarray(user_keys, np.int64))
+
+    def count(
+        self, item_key: NDArray[np.int64], n: NDArray[np.int64] | Sequence[int], rating: NDArray[np.float64]
+    ) -> None:
+        """Add to the counts and rating sums of items: (n_changes,) each; an item may occur several times."""
+        self._counts.append((item_key, np.asarray(n, np.int64), rating))
+
+    def close(self) -> None:
+        """Record what changed."""
+        if self._counts:
+            item_key, n, rating = (np.concatenate(parts) for parts in zip(*self._counts, strict=True))
+            add_counts(self.connection, item_key, n, rating)
+        rated = self.rated_users = np.unique(np.concatenate(self._rated)).tolist() if self._rated else []
+        if self._everything:
+            self.seq = record_change(self.connection)
+        elif rated or self._users or self._items:
+            users = sorted(self._users.union(rated))
+            self.seq = record_change(self.connection, users=users, items=sorted(self._items))
+        if rated:
+            mark_users(self.connection, rated, self.seq)
+
+
+@contextmanager
+def unit_of_work(engine: Engine, guard: Guard | None = None) -> Iterator[Work]:
+    """Open a transaction that writes, and record at its end what it changed.
+
+    Raises:
+        DatabaseError: as `writing`.
+        RecsysError: whatever `guard` raises; nothing is written then.
+    """
+    with writing(engine) as connection:
+        work = Work(connection)
+        if guard is not None:
+            guard(connection)
+        yield work
+        work.close()
+
+
+def write_in_pieces(
+    engine: Engine,
+    n_rows: int,
+    write: Callable[[Work, slice], None],
+    on_piece: Callable[[int], None] | None = None,
+    guard: Guard | None = None,
+) -> None:
+    """Call `write(work, rows)` for consecutive slices of `n_rows` rows.
+
+    On SQLite, where writers wait for each other, every slice is a unit of work of its own, short enough for others to
+    get between. On PostgreSQL the whole is one unit of work.
+
+    Args:
+        on_piece: called with the number of rows just written.
+        guard: called inside every transaction before it writes.
+    """
+    size = database.PIECE_ROWS[engine.dialect.name]
+    slices = [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
+    for group in [[rows] for rows in slices] if is_sqlite(engine) else [slices] if slices else []:
+        if group[0].start:
+            time.sleep(database.BREATHER_SECONDS)
+        with unit_of_work(engine, guard) as work:
+            for rows in group:
+                write(work, rows)
+                if on_piece and not is_sqlite(engine):
+                    on_piece(rows.stop - rows.start)
+        if on_piece and is_sqlite(engine):
+            on_piece(group[0].stop - group[0].start)
