@@ -50,7 +50,9 @@ def test_promise_5_what_is_no_better_than_its_baseline_does_not_go_live(recsys: 
     assert "not better" in said
     assert recsys.json("nightly")["status"] == "nothing_new"  # what was refused is not tried again
     assert [model["live"] for model in recsys.json("models", "list")["models"]] == [False, False]
-    assert "recsys train --objective ranking" in recsys("recommend", "u1", code=1)
+    listed = recsys.json("recommend", "u1")
+    assert (listed["model_version"], listed["source"]) == (None, "popularity")
+    assert "recsys train --objective ranking" in listed["fallback"]
     first, second = runs(recsys)
     assert first[0] == "done"
     assert "rating version 1 not published: not better than the baseline" in first[1]
@@ -142,7 +144,7 @@ def test_a_server_says_where_it_listens_and_ends_when_it_is_told_to(recsys: Recs
         while not lines or "startup complete" not in lines[-1]:
             lines.append(process.stderr.readline())
             assert lines[-1], lines
-        assert f"http://127.0.0.1:{port}" in lines[0]
+        assert f"http://127.0.0.1:{port}" in "".join(lines)
         process.send_signal(signal.SIGTERM)
         assert "shutdown complete" in process.stderr.read()
         assert process.wait(10) in (0, -signal.SIGTERM)
