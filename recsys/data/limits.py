@@ -51,3 +51,37 @@ def text_problem(text: str, what: str) -> str | None:
     if "\0" in text:
         return f"{what} {quote_value(text)} holds a NUL character: expected text without one; {FIX_LINE}"
     return None
+
+
+MAX_RECORD_BYTES = 1 << 20
+"""Largest row of a text file, line breaks inside quotes included."""
+MAX_COLUMNS = 4096
+MAX_METADATA_BYTES = 1 << 16
+"""Largest title, categories and attributes of one item or user in a file, together."""
+
+MAX_EXPANSION = 250
+"""How many times its compressed size a file in a zip may have. Ratings as text reach about 10."""
+FREE_EXPANSION_BYTES = 64 << 20
+"""Up to this size a file in a zip may have any expansion."""
+MAX_ZIP_DIRECTORY_BYTES = 16 << 20
+MAX_LZMA_WINDOW_BYTES = 64 << 20
+MAX_PARQUET_FOOTER_BYTES = 16 << 20
+
+MIN_LOAD_MEMORY_BYTES = 1 << 30
+"""Memory that a load of small files may use; see `load_memory_bytes`."""
+BASE_MEMORY_BYTES = 384 << 20
+"""Part of it for the interpreter, its libraries, and the buffers of readers and writers."""
+
+BYTES_PER_RATING = 40
+"""Memory of a rating during a load: 24 bytes of columns, and the arrays that pick the latest of each pair."""
+BYTES_PER_ID = 400
+"""Memory of a distinct external id during a load, and its text comes on top."""
+BYTES_PER_ROW = 1000
+"""Memory of an item or user during a load, and its text comes on top."""
+BYTES_PER_VALUE = 150
+"""Memory of a category or attribute of an item or user, and its text comes on top."""
+
+
+def load_memory_bytes(n_file_bytes: int) -> int:
+    """Return the memory that a load may use: 1 GiB, or ten times the size of its files if that is more."""
+    return max(MIN_LOAD_MEMORY_BYTES, 10 * n_file_bytes)

@@ -1,4 +1,4 @@
-"""What a text file and a Parquet file have in common for those who read them."""
+"""The interface that delimited text files and Parquet files share."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from recsys.files.archives import Entry
+from recsys.files.entries import Entry
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Some rows of a table, unchecked.
+    """Some rows of a file, unchecked.
 
     Attributes:
-        columns: the columns that were asked for, n rows each.
-        line: (n,) 1-based lines (rows, for Parquet) of the file.
+        columns: the requested columns, n rows each.
+        line: (n,) 1-based lines of the file (row numbers in Parquet).
         flaws: (line, reason) of rows that could not be split into columns; they are not among the n.
-        n_bytes: bytes of the file these rows took.
+        n_bytes: bytes of the file that these rows took.
     """
 
     columns: Sequence[pa.Array]
@@ -28,14 +28,14 @@ class Block:
     n_bytes: int
 
 
-class Table(Protocol):
+class TabularFile(Protocol):
     """A file of rows and columns.
 
     Attributes:
         entry: the file.
-        where: the file, and its first line where that means something, as messages start with them.
-        header: names of the columns, None where the file has none.
-        n_columns: how many there are.
+        where: the file, and its first line in text, as messages begin.
+        header: names of the columns, `None` if the file has none.
+        n_columns: number of columns.
     """
 
     @property
@@ -48,15 +48,15 @@ class Table(Protocol):
     def n_columns(self) -> int: ...
 
     def blocks(self, wanted: Sequence[int]) -> Iterator[Block]:
-        """The columns at positions `wanted` in blocks of bounded size.
+        """Return the columns at positions `wanted` in blocks of bounded size.
 
         Raises:
-            InputError: the file cannot be read to its end.
+            InputError: the file cannot be read to its end, or changed meanwhile.
         """
 
     def records(self, wanted: Sequence[int]) -> Iterator[tuple[int, list[Any] | str]]:
-        """Row by row (line, values at positions `wanted`), or (line, reason) where a row cannot be read.
+        """Return (line, values at positions `wanted`) of each row, or (line, reason) if a row cannot be read.
 
         Raises:
-            InputError: the file cannot be read to its end.
+            InputError: the file cannot be read to its end, or changed meanwhile.
         """

@@ -1,0 +1,148 @@
+"""Which files of a folder or zip hold ratings, items and users, and how each is opened."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from recsys.data.columns import ITEM_COLUMNS, RATING_COLUMNS, USER_COLUMNS, normalize_name
+from recsys.data.messages import join_names, printable
+from recsys.errors import InputError
+from recsys.files.delimited import DelimitedFile
+from recsys.files.dialect import DELIMITERS, sniff
+from recsys.files.entries import Entry, Folder, locate
+from recsys.files.items import ItemFile, MovieLens100KItems
+from recsys.files.parquet import MAGIC, ParquetFile
+from recsys.files.tabular import TabularFile
+from recsys.files.users import UserFile
+
+FORMATS = ("auto", "ml-100k", "ml-latest", "dat", "csv", "tsv", "parquet")
+"""Values of `format`: `auto` decides by the content; `dat` is `::` between columns."""
+
+RATING_FILES: Mapping[str, tuple[str, ...]] = {
+    "auto": ("u.data", "ratings.csv", "ratings.tsv", "ratings.dat", "ratings.parquet"),
+    "ml-100k": ("u.data",),
+    "ml-latest": ("ratings.csv",),
+    "dat": ("ratings.dat",),
+    "csv": ("ratings.csv",),
+    "tsv": ("ratings.tsv", "u.data"),
+    "parquet": ("ratings.parquet",),
+}
+"""Format → names of files of ratings in a folder or zip."""
+DELIMITERS_OF_FORMAT: Mapping[str, tuple[str, ...]] = {
+    "auto": DELIMITERS,
+    "ml-100k": ("\t",),
+    "ml-latest": (",",),
+    "dat": ("::",),
+    "csv": (",", ";", "|"),
+    "tsv": ("\t",),
+}
+TABLE_SUFFIXES = ("csv", "tsv", "dat", "parquet")
+METADATA_FILES: Mapping[str, tuple[str, ...]] = {
+    "items": ("u.item", *(f"{name}.{suffix}" for name in ("movies", "items") for suffix in TABLE_SUFFIXES)),
+    "users": ("u.user", *(f"users.{suffix}" for suffix in TABLE_SUFFIXES)),
+}
+"""Names of files of items and of users in a folder or zip."""
+
+
+def choose_ratings(folder: Folder, format: str) -> Entry:
+    """Return the one file of ratings in a folder or zip.
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
+    candidates = folder.named(*RATING_FILES[format])
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        raise InputError(
+            f"{folder.name} holds {len(candidates)} files of ratings: expected one; "
+            f"name the one to read: {join_names([entry.name for entry in candidates])}"
+        )
+    others = f"; it holds {join_names([entry.name for entry in folder.entries])}" if folder.entries else ""
+    raise InputError(
+        f"{folder.name} holds no ratings: expected {' or '.join(RATING_FILES[format])}; name the file to read{others}"
+    )
+
+
+def find_metadata(what: Literal["items", "users"], typed: str | Path | None, beside: Folder | None) -> Entry | None:
+    """Return the file of items or users: the named one, or the one beside the ratings, if there is one.
+
+    Args:
+        typed: the path that the user named.
+        beside: the folder of the ratings; `None` if files beside them are not to be read.
+
+    Raises:
+        InputError: there are several, or the named folder holds none.
+    """
+    place = beside if typed is None else locate(typed)
+    if not isinstance(place, Folder):
+        return place
+    names = METADATA_FILES[what]
+    candidates = place.named(*names)
+    if len(candidates) > 1:
+        raise InputError(
+            f"{place.name} holds {len(candidates)} files of {what}: expected one; "
+            f"name one with --{what}: {join_names([entry.name for entry in candidates])}"
+        )
+    if not candidates and typed is not None:
+        raise InputError(
+            f"{printable(str(typed))} holds no {what}: expected {' or '.join(names)}; name the file with --{what}"
+        )
+    return candidates[0] if candidates else None
+
+
+def open_ratings(entry: Entry, format: str, mapping: Mapping[str, str]) -> TabularFile:
+    """Open a file of ratings.
+
+    Args:
+        format: one of `FORMATS`.
+        mapping: role → the column's name or number that the user named.
+
+    Raises:
+        InputError: the file is not a table, or of another format.
+    """
+    if format == "parquet" or (is_parquet(entry) and format == "auto"):
+        return ParquetFile(entry)
+    if is_parquet(entry):
+        raise InputError(f"{entry.name} is Parquet: expected {format}; leave --format out, or give parquet")
+    names = normalized(RATING_COLUMNS) | {normalize_name(name) for name in mapping.values() if not name.isdecimal()}
+    return DelimitedFile(entry, sniff(entry, DELIMITERS_OF_FORMAT[format], names, min_columns=3))
+
+
+def open_items(entry: Entry, mapping: Mapping[str, str]) -> ItemFile | MovieLens100KItems:
+    """Open a file of items.
+
+    Raises:
+        InputError: the file is not a table of items.
+    """
+    if is_parquet(entry):
+        return ItemFile(ParquetFile(entry), mapping)
+    if entry.suffix == ".item":
+        return MovieLens100KItems(DelimitedFile(entry, sniff(entry, ("|",), frozenset(), min_columns=3)))
+    return ItemFile(DelimitedFile(entry, sniff(entry, DELIMITERS, normalized(ITEM_COLUMNS), min_columns=2)), mapping)
+
+
+def open_users(entry: Entry, mapping: Mapping[str, str]) -> UserFile:
+    """Open a file of users.
+
+    Raises:
+        InputError: the file is not a table of users.
+    """
+    if is_parquet(entry):
+        return UserFile(ParquetFile(entry), mapping)
+    names = normalized(USER_COLUMNS)
+    if entry.suffix == ".user":
+        return UserFile(DelimitedFile(entry, sniff(entry, ("|",), names, min_columns=3)), mapping)
+    # Only MovieLens' own files have no header.
+    has_header = None if entry.suffix == ".dat" else True
+    return UserFile(DelimitedFile(entry, sniff(entry, DELIMITERS, names, 2, has_header)), mapping)
+
+
+def is_parquet(entry: Entry) -> bool:
+    """Return whether a file is Parquet, by its first bytes or its name: an empty file has no bytes."""
+    return entry.head.startswith(MAGIC) or entry.suffix == ".parquet"
+
+
+def normalized(columns: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """Return all names of some roles, normalized."""
+    return frozenset(normalize_name(name) for names in columns.values() for name in names)
