@@ -100,7 +100,7 @@ class DiskReader(io.RawIOBase):
         """Move to a position and return it."""
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._file.n_bytes}[whence]
         if start + offset < 0:
-            raise ValueError("position before the start of the file")
+            raise OSError(errno.EINVAL, "position before the start of the file")  # which zipfile expects
         self._position = start + offset
         return self._position
 
@@ -141,7 +141,7 @@ def translate_errors(name: str) -> Iterator[None]:
         raise InputError(f"{name} does not exist: expected a file or folder of ratings; check the path") from error
     except (RuntimeError, NotImplementedError) as error:  # zipfile: unknown compression, version or encryption
         raise InputError(
-            f"{name} is packed in a way that cannot be read ({printable(str(error))}): expected deflate; unpack it first"
+            f"{name} cannot be unpacked ({printable(str(error))}): expected deflate; unpack it first"
         ) from error
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError) as error:
         reason = printable(str(error)) or "it ends too early"

@@ -1,0 +1,90 @@
+"""Hostile files of moderate size: each is read within the stated memory, or refused."""
+
+import resource
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+MAX_BYTES = 1 << 30
+
+READ = """
+import resource, sys
+from recsys.data.encoding import collect
+from recsys.errors import InputError
+from recsys.files.source import open_source
+try:
+    source = open_source(sys.argv[1])
+    print("read", len(collect(source.ratings(lambda row: None))))
+except InputError as error:
+    print("refused", error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def peak(path: Path) -> tuple[str, int]:
+    """Return the outcome of reading a file in a process of its own, and the peak memory in bytes."""
+    done = subprocess.run(
+        [sys.executable, "-c", READ, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30)),
+    )
+    outcome, _, n_bytes = done.stdout.strip().rpartition("\n")
+    return outcome, int(n_bytes)
+
+
+HEADER = b"user,item,rating\n"
+
+
+def zip_bomb(path: Path) -> None:
+    """1 GiB of spaces in one line, packed into 1 MiB."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("ratings.csv", "w") as member:
+        member.write(HEADER)
+        for _ in range(256):
+            member.write(b" " * (4 << 20))
+
+
+def plain(content: bytes, n: int, head: bytes = HEADER) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            file.write(head)
+            for _ in range(n):
+                file.write(content)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("ratings.zip", zip_bomb),
+        ("open-quote.csv", plain(b"a,b,3\n" * 100_000, 100, HEADER + b'u,"open,3\n')),
+        ("quotes.csv", plain(b'"' * (1 << 20), 60)),
+        ("columns.csv", plain(b"," * (1 << 20), 30)),
+        ("one-line.csv", plain(b"x" * (1 << 20), 60)),
+        ("empty-lines.csv", plain(b"\n" * (1 << 20), 4)),
+        ("nul.csv", plain(b"\0" * (1 << 20), 60)),
+    ],
+)
+def test_a_hostile_file_is_read_within_one_gibibyte_or_refused(
+    name: str, write: Callable[[Path], None], tmp_path: Path
+) -> None:
+    write(tmp_path / name)
+    outcome, n_bytes = peak(tmp_path / name)
+    assert n_bytes < MAX_BYTES, (outcome, n_bytes)
+    assert outcome.startswith("refused"), outcome
+    assert name in outcome
+
+
+def test_many_distinct_ids_are_read_within_one_gibibyte(tmp_path: Path) -> None:
+    path = tmp_path / "ratings.csv"
+    path.write_bytes(HEADER + b"".join(b"user%d,item%d,3\n" % (n, n) for n in range(600_000)))
+    outcome, n_bytes = peak(path)
+    assert n_bytes < MAX_BYTES, n_bytes
+    assert outcome == "read 600000"
