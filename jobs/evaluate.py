@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs.load import read_items_file, read_ratings_file, read_users_file, rejects_to
+from jobs.load import read_items_file, read_ratings_file, read_users_file
+from jobs.rejects import rejects_to
 from jobs.train import fit_with_progress
 from jobs.training_data import rating_scale
 from recsys.data.dataset import Ratings

@@ -1,14 +1,14 @@
-"""A file of ratings → the database."""
+"""Files of ratings, items and users → the database."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 from sqlalchemy import Engine
 
 from jobs.progress import progress
+from jobs.rejects import Rejects, rejects_to
 from recsys.data.encoding import IdEncoder, RatingColumns, collect
 from recsys.data.rows import ItemRow, RatingBatch, Rejected, UserRow
 from recsys.database.engine import reading
@@ -20,44 +20,8 @@ from recsys.files.source import Source, open_source
 from recsys.results import LoadReport
 from recsys.settings import Settings
 
-_HOPELESS = 10_000
-"""Rejected rows after which a file of which nothing was kept is not read to its end."""
-
-
-class Rejects:
-    """Rows that were set aside: counted, and written to a file as they come."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.count = 0
-        self.first: Rejected | None = None
-        self._file: TextIO | None = None
-
-    def __call__(self, rejected: Rejected) -> None:
-        if self._file is None:
-            try:
-                self._file = self.path.open("w", encoding="utf-8")
-            except OSError as error:
-                raise InputError(
-                    f"{self.path}: cannot write the rejected rows there ({error.strerror}): name a file with --rejects"
-                ) from error
-        self._file.write(f"{rejected}\n")
-        self.first = self.first or rejected
-        self.count += 1
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
-@contextmanager
-def rejects_to(path: Path | None, source: Source) -> Iterator[Rejects]:
-    """Set rejected rows aside in a file, by default NAME.rejects.txt in the working directory."""
-    rejects = Rejects(path or Path(f"{Path(source.name).name}.rejects.txt"))
-    try:
-        yield rejects
-    finally:
-        rejects.close()
+MAX_REJECTS_WITHOUT_RATING = 10_000
+"""Rejected rows after which a file without a single good row is not read to its end."""
 
 
 def load(
@@ -72,9 +36,9 @@ def load(
     dry_run: bool = False,
     rejects_file: Path | None = None,
 ) -> LoadReport:
-    """Load ratings, and what is said of items and users, from files; the same files twice change nothing.
+    """Load ratings, and the metadata of items and users, from files. Loading the same files again changes nothing.
 
-    All of it is read and checked before anything is written. Bad rows are set aside with line and reason.
+    All rows are read and checked before anything is written. Bad rows are rejected with line and reason.
 
     Raises:
         InputError: the file cannot be read, or has no ratings.
@@ -121,7 +85,7 @@ def load(
 def read_ratings_file(
     source: Source, rejects: Rejects, users: IdEncoder | None = None, items: IdEncoder | None = None
 ) -> RatingColumns:
-    """All good ratings of a file.
+    """Read the good ratings of a file.
 
     Raises:
         InputError: the file cannot be read, or has no ratings.
@@ -138,7 +102,7 @@ def read_ratings_file(
 
     def on_reject(rejected: Rejected) -> None:
         rejects(rejected)
-        if kept == 0 and rejects.count >= _HOPELESS:
+        if kept == 0 and rejects.count >= MAX_REJECTS_WITHOUT_RATING:
             raise give_up()
 
     def batches(on_bytes: Callable[[float], None]) -> Iterator[RatingBatch]:
@@ -152,35 +116,35 @@ def read_ratings_file(
     if rejects.count > kept:
         raise give_up()
     if not kept:
-        raise InputError(f"{source.name}: there are no ratings in it: expected rows of user, item and rating")
+        raise InputError(f"{source.name}: it holds no ratings: expected rows of user, item and rating")
     return columns
 
 
 def read_items_file(source: Source, rejects: Rejects) -> list[ItemRow]:
-    """All good items that come with a file of ratings.
+    """Read the good rows of the file of items that belongs to a source.
 
     Raises:
-        InputError: the file of items cannot be read.
+        InputError: the file cannot be read.
         MostlyBadError: more of its rows were rejected than kept.
     """
-    with _rejects_named(rejects):
+    with naming_rejects(rejects):
         return source.items(rejects)
 
 
 def read_users_file(source: Source, rejects: Rejects) -> list[UserRow]:
-    """All good users that come with a file of ratings.
+    """Read the good rows of the file of users that belongs to a source.
 
     Raises:
-        InputError: the file of users cannot be read.
+        InputError: the file cannot be read.
         MostlyBadError: more of its rows were rejected than kept.
     """
-    with _rejects_named(rejects):
+    with naming_rejects(rejects):
         return source.users(rejects)
 
 
 @contextmanager
-def _rejects_named(rejects: Rejects) -> Iterator[None]:
-    """Say where all rejected rows are, of a file that is mostly bad."""
+def naming_rejects(rejects: Rejects) -> Iterator[None]:
+    """Add the name of the file of rejected rows to the error about a file that is mostly bad."""
     try:
         yield
     except MostlyBadError as error:

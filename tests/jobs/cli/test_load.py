@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.rejects import HEADER as REJECTS_HEADER
 from recsys.database.engine import PIECE_ROWS
 from tests.jobs.cli.test_main import Recsys
 
@@ -139,7 +140,9 @@ def test_a_file_of_items_that_is_mostly_bad_refuses_the_load_though_the_ratings_
 
 
 def reasons(recsys: Recsys, name: object) -> list[str]:
-    return (recsys.folder / str(name)).read_text(encoding="utf-8").splitlines()
+    header, *rows = (recsys.folder / str(name)).read_text(encoding="utf-8").splitlines()
+    assert header == REJECTS_HEADER
+    return rows
 
 
 FIX_LINE = "correct or delete the line"
@@ -333,3 +336,35 @@ def integrity(recsys: Recsys) -> str:
     with connected(recsys) as connection:
         [answer] = connection.execute("PRAGMA integrity_check").fetchone()
         return str(answer)
+
+
+class TestRejectsFile:
+    """The file of rejected rows replaces its own kind alone."""
+
+    BAD = "user_id,item_id,rating\nu,a,5\nu,b,five\nu,d,4\n"
+
+    @pytest.fixture
+    def on_sqlite(self, tmp_path: Path) -> Recsys:
+        (tmp_path / "r.csv").write_text(self.BAD)
+        return Recsys(tmp_path, f"sqlite:///{tmp_path / 'recsys.db'}")
+
+    def test_a_file_of_an_earlier_load_is_replaced(self, on_sqlite: Recsys) -> None:
+        for _ in range(2):
+            assert on_sqlite.json("load", "r.csv")["rejected"] == 1
+            assert len(reasons(on_sqlite, "r.csv.rejects.txt")) == 1
+        assert (on_sqlite.folder / "r.csv.rejects.txt").stat().st_mode & 0o777 == 0o600
+
+    def test_another_file_is_left_alone(self, on_sqlite: Recsys) -> None:
+        notes = on_sqlite.folder / "notes.txt"
+        notes.write_text("precious")
+        assert "it is not overwritten" in on_sqlite("load", "r.csv", "--rejects", "notes.txt", code=1)
+        assert notes.read_text() == "precious"
+
+    @pytest.mark.parametrize("target", ["precious.txt", "missing.txt"])
+    def test_a_link_is_not_followed(self, on_sqlite: Recsys, target: str) -> None:
+        precious = on_sqlite.folder / "precious.txt"
+        precious.write_text(REJECTS_HEADER)
+        (on_sqlite.folder / "r.csv.rejects.txt").symlink_to(on_sqlite.folder / target)
+        assert "it is not overwritten" in on_sqlite("load", "r.csv", code=1)
+        assert precious.read_text() == REJECTS_HEADER
+        assert not (on_sqlite.folder / "missing.txt").exists()

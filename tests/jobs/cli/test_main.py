@@ -118,7 +118,7 @@ def test_bad_rows_are_set_aside_and_a_mostly_bad_file_is_refused_whole(on_sqlite
     (on_sqlite.folder / "some.csv").write_text("user_id,item_id,rating\nu,a,5\nu,b,five\nu,c,nan\nu,d,4\nv,a,3\n")
     loaded = on_sqlite.json("load", "some.csv")
     assert (loaded["rows_read"], loaded["inserted"], loaded["rejected"]) == (5, 3, 2)
-    rejects = (on_sqlite.folder / str(loaded["rejects_file"])).read_text().splitlines()
+    _, *rejects = (on_sqlite.folder / str(loaded["rejects_file"])).read_text().splitlines()
     assert [line.split(":")[:2] for line in rejects] == [["some.csv", "3"], ["some.csv", "4"]]
     assert "'five' is not a number" in rejects[0]
 
