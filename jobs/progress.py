@@ -19,6 +19,6 @@ def progress(description: str, total: float | None) -> Iterator[Callable[[float]
 
 
 def say(message: str) -> None:
-    """One line for the person who waits; nothing where nobody does."""
+    """Print one line on stderr, if it is a terminal."""
     if stderr.is_terminal:
         stderr.print(message, highlight=False, markup=False)

@@ -109,7 +109,7 @@ class Prediction(Result):
 
 class Predictions(Result):
     model_version: int
-    source: Source = Field(description="`popularity`: nobody knows the user, and the biases alone predict.")
+    source: Source = Field(description="`popularity`: the user is unknown, and the biases alone predict.")
     items: list[Prediction] = Field(description="In the order in which they were asked for.")
 
 
@@ -166,10 +166,10 @@ class LoadReport(Result):
     rejected: int
     users: int = Field(description="Different users in the files, rating items or described.")
     items: int = Field(description="Different items in the files, rated or described.")
-    items_rejected: int = Field(description="Rows of items that were set aside; rows_read does not count them.")
+    items_rejected: int = Field(description="Rejected rows of items; rows_read does not count them.")
     users_rejected: int = Field(description="The same of rows of users.")
     seconds: float
-    rejects_file: str | None = Field(default=None, description="Where rejected rows are named.")
+    rejects_file: str | None = Field(default=None, description="The file that lists the rejected rows.")
 
 
 class TrainReport(Result):

@@ -9,7 +9,7 @@ from api.problems import BODY_RESPONSES
 from api.routing import FastRoute, ItemId, UserId, router
 from api.schemas import ListsBody, PopularParams, PredictParams, RecommendParams, SimilarParams
 from api.state import AppState, in_thread, state_of
-from recsys.database.engine import glancing
+from recsys.database.engine import read_latest
 from recsys.results import ItemList, Predictions, UserLists
 from recsys.serving.batch import ListRequest, lists_for
 from recsys.serving.encode import to_json
@@ -74,7 +74,7 @@ def _explain(
     user_id: str,
     ranked: RankedItems,
 ) -> ItemList:
-    with glancing(state.engine) as connection:
+    with read_latest(state.engine) as connection:
         rated = read_rated_items_by_id(connection, [user_id], recommender.catalogue)[user_id]
     return explain_list(recommender, model, user, rated, ranked)
 

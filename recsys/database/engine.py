@@ -193,7 +193,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def glancing(engine: Engine) -> Iterator[Connection]:
+def read_latest(engine: Engine) -> Iterator[Connection]:
     """Open a connection for a few reads, each of the latest state, with as few round trips as possible.
 
     Raises:

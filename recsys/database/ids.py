@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import BigInteger, Column, Engine, MetaData, Table, Text, select
 
+from recsys.database import schema
 from recsys.database.engine import fetch_columns, reading, retry_on_conflict, stage, upsert
 from recsys.database.work import Guard, Work, write_in_pieces
 
@@ -57,3 +58,13 @@ def keys_of(engine: Engine, table: Table, ids: Sequence[str], guard: Guard | Non
 
     retry_on_conflict(lambda: write_in_pieces(engine, len(ids), look_up, guard=guard))
     return keys
+
+
+def user_keys(engine: Engine, user_ids: Sequence[str]) -> NDArray[np.int64]:
+    """Return the keys of users by external id; see `keys_of`."""
+    return keys_of(engine, schema.users, user_ids)
+
+
+def item_keys(engine: Engine, item_ids: Sequence[str]) -> NDArray[np.int64]:
+    """Return the keys of items by external id; see `keys_of`."""
+    return keys_of(engine, schema.items, item_ids)

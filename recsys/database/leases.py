@@ -28,7 +28,7 @@ class Lease:
     """A lease that this process holds.
 
     Attributes:
-        token: grows with every holder; whoever publishes checks that theirs is still the newest.
+        token: fencing token: grows with every holder; a write checks that its token is still the newest.
     """
 
     job: str
@@ -100,7 +100,7 @@ def _is_dead(holder: str) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:
-        return False  # it runs, for somebody else
+        return False  # it runs, as another user
     return False
 
 

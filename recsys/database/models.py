@@ -233,7 +233,7 @@ def prune(engine: Engine, keep: int, audit: Callable[[Connection, list[int]], No
         for stored in versions(connection):
             versions_by_objective.setdefault(stored.objective, []).append(stored)
         numbers = [old.number for group in versions_by_objective.values() for old in group[keep:] if not old.live]
-        # From here on nobody sees them, nor can they go live.
+        # From here on they are not listed and cannot go live.
         connection.execute(update(schema.models).where(schema.models.c.number.in_(numbers)).values(status="storing"))
         if audit is not None:
             audit(connection, numbers)
@@ -243,7 +243,7 @@ def prune(engine: Engine, keep: int, audit: Callable[[Connection, list[int]], No
 
 
 def _delete(engine: Engine, number: int) -> None:
-    """Delete a version that nobody sees, factors first, in pieces that keep no other writer waiting."""
+    """Delete a version that is not listed any more, factors first, in pieces, so that other writers need not wait."""
     for table in (schema.user_factors, schema.item_factors):
         key = table.columns[1]
         of_version = table.c.number == number

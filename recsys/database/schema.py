@@ -74,7 +74,7 @@ ratings = Table(
 item_counts = Table(
     "item_counts",
     metadata,
-    # Kept with the ratings, so that nobody counts them to start. No foreign key, as for ratings.
+    # Kept with the ratings, so that a server does not count them at its start. No foreign key, as for ratings.
     Column("item_key", Key, primary_key=True, autoincrement=False),
     Column("n_ratings", BigInteger, nullable=False),
     Column("rating_sum", Double, nullable=False),

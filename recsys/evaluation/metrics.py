@@ -43,7 +43,7 @@ class RankingMetrics:
             IR Techniques", TOIS 2002).
         recall: relevant items listed / min(k, relevant items).
         hit_rate: share of users with a relevant item in their list.
-        coverage: share of the catalogue that is in somebody's list.
+        coverage: share of the catalogue that is in at least one list.
         novelty: mean over all listed items of −log2 of the share of users in `train` who have it, in bits (Zhou et
             al., "Solving the Apparent Diversity-Accuracy Dilemma of Recommender Systems", PNAS 2010).
         user_keys: (n_users,) those users, ascending.
@@ -110,7 +110,7 @@ def evaluate_ranking(
     catalogue = _over_items(factors, train.item_keys)
     n_rated = train.item_counts()
     popularity = Index(np.zeros((train.n_items, 0), np.float32), n_rated.astype(np.float32))
-    nobody = np.zeros((test.n_users, 0), np.float32)
+    no_vectors = np.zeros((test.n_users, 0), np.float32)
     model_user = positions(factors.user_keys, test.user_keys)  # (n_users,), −1 unknown
     train_user = positions(train.user_keys, test.user_keys)
     wanted_item = positions(train.item_keys, test.item_keys)[test.item_idx]  # (n_relevant ratings,), −1 unreachable
@@ -134,7 +134,7 @@ def evaluate_ranking(
         lists = np.empty((len(users), k), np.int64)  # −1 where nothing is left
         for mine, rows, among in (
             (known, factors.user_factors[model_user[users[known]]], catalogue),
-            (~known, nobody[: int((~known).sum())], popularity),
+            (~known, no_vectors[: int((~known).sum())], popularity),
         ):
             excluded = [seen[at] for at in np.flatnonzero(mine)]
             lists[mine] = as_matrix(among.best(rows, [k] * len(rows), excluded), k)

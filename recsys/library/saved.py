@@ -19,7 +19,7 @@ from recsys.data.dataset import NO_TIME, Ratings
 from recsys.data.encoding import RatingColumns
 from recsys.data.keyed import hash_ids
 from recsys.data.rows import ItemRow
-from recsys.database import ids, schema
+from recsys.database import ids
 from recsys.database import models as versions
 from recsys.database.changes import current_seq
 from recsys.database.engine import connect, reading
@@ -162,8 +162,8 @@ def publish_model(model: SavedModel, training: Training, database_url: str, reas
             item_id = [data.items[key].item_id for key in model.factors.item_keys.tolist()]
             factors = replace(
                 model.factors,
-                users=_with_keys(model.factors.users, ids.keys_of(engine, schema.users, user_id)),
-                items=_with_keys(model.factors.items, ids.keys_of(engine, schema.items, item_id)),
+                users=_with_keys(model.factors.users, ids.user_keys(engine, user_id)),
+                items=_with_keys(model.factors.items, ids.item_keys(engine, item_id)),
             )
             with reading(engine) as connection:
                 seq = current_seq(connection)

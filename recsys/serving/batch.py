@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from sqlalchemy import Engine
 
-from recsys.database.engine import glancing
+from recsys.database.engine import read_latest
 from recsys.errors import InputError
 from recsys.results import UserList, UserLists
 from recsys.serving.batching import read_users
@@ -86,7 +86,7 @@ def _read_rated(
     user_ids = [r.user_id for r in requests if r.user_id is not None and (explain or r.ratings)]
     stored: Mapping[str, RatedItems] = {}
     if user_ids:
-        with glancing(engine) as connection:
+        with read_latest(engine) as connection:
             stored = read_rated_items_by_id(connection, user_ids, recommender.catalogue)
     result = []
     for request in requests:

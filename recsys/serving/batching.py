@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from sqlalchemy import Engine
 
-from recsys.database.engine import glancing
+from recsys.database.engine import read_latest
 from recsys.errors import DatabaseError
 from recsys.scoring.search import TopN
 from recsys.serving.catalogue import Catalogue
@@ -92,7 +92,7 @@ def read_users(
 ) -> dict[str, UserState]:
     """Read user states and cache them; return `UNREAD_USER` for all if the database cannot be reached."""
     try:
-        with glancing(engine) as connection:
+        with read_latest(engine) as connection:
             states = read_states(connection, user_ids, catalogue, model)
     except DatabaseError as error:
         # The snapshot can still answer with popular items.

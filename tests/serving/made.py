@@ -2,7 +2,7 @@
 
 from sqlalchemy import Engine
 
-from recsys.database.engine import glancing, reading
+from recsys.database.engine import read_latest, reading
 from recsys.results import ItemList
 from recsys.serving import lists
 from recsys.serving.encode import to_item_list
@@ -17,7 +17,7 @@ def load(engine: Engine) -> Recommender:
 
 
 def states(engine: Engine, recommender: Recommender, user_ids: list[str], model: str | None = None) -> list[UserState]:
-    with glancing(engine) as connection:
+    with read_latest(engine) as connection:
         read = read_states(connection, user_ids, recommender.catalogue, recommender.list_model(model))
     return [read[user_id] for user_id in user_ids]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from recsys.database.engine import glancing
+from recsys.database.engine import read_latest
 from recsys.database.feedback import NewRating, rate
 from recsys.database.models import publish
 from recsys.factors import FeatureEmbeddings, Head
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 def explain(engine: Engine, user_id: str, asked: str | None = None, *, exclude_seen: bool = False) -> ItemList:
     recommender = load(engine)
     model = recommender.list_model(asked)
-    with glancing(engine) as connection:
+    with read_latest(engine) as connection:
         user = read_states(connection, [user_id], recommender.catalogue, model)[user_id]
         rated = read_rated_items_by_id(connection, [user_id], recommender.catalogue)[user_id]
     (listed,) = lists.recommend(recommender, model, [user], ListQuery(exclude_seen=exclude_seen))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from recsys.database.engine import glancing
+from recsys.database.engine import read_latest
 from recsys.database.feedback import NewRating, rate
 from recsys.database.items import put_item
 from recsys.database.ratings import delete_rating
@@ -146,7 +146,7 @@ def test_threads_that_read_and_forget_never_see_the_past() -> None:
 class TestReadStates:
     def read(self, engine: Engine, *user_ids: str) -> list[UserState]:
         recommender = load(engine)
-        with glancing(engine) as connection:
+        with read_latest(engine) as connection:
             read = read_states(connection, user_ids, recommender.catalogue, recommender.list_model())
         assert list(read) == list(dict.fromkeys(user_ids))
         return [read[user_id] for user_id in user_ids]
