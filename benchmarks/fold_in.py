@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+import benchmarks.spinning  # noqa: F401 - before torch
 from benchmarks import data
 from benchmarks.case import Case
 from benchmarks.ours import ratings

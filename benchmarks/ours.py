@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import benchmarks.spinning  # noqa: F401 - before torch
 from benchmarks.case import (
     Answer,
     Case,

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine, func, make_url, select, text
 
+import benchmarks.spinning  # noqa: F401 - before torch
 from benchmarks.data import SHARED_DATA
 from jobs.load import load
 from recsys.data import sample

@@ -22,45 +22,47 @@ class Settings(BaseSettings):
 
     database_url: str = Field(
         default="sqlite:///recsys.db",
-        description="Where everything is kept: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE.",
+        description="The database: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE.",
     )
     rating_min: FiniteFloat | None = Field(
-        default=None, description="Lowest rating there is; by default the lowest one seen at training."
+        default=None, description="Lowest possible rating; by default the lowest rating in the database."
     )
     rating_max: FiniteFloat | None = Field(
-        default=None, description="Highest rating there is; by default the highest one seen at training."
+        default=None, description="Highest possible rating; by default the highest rating in the database."
     )
     gate_margin: float = Field(
         default=0.02,
         ge=0,
         le=1,
-        description="How far below the live version the lower 95 % bound of a new one may lie, "
-        "as a share of the live version's metric.",
+        description="How much worse than the live version a new version may be, as a share of the live version's "
+        "metric (lower 95 % bound of the difference).",
     )
     checkpoints: Path = Field(
         default=Path(".recsys/checkpoints"),
-        description="Folder for the state of long trainings, from which a killed one goes on.",
+        description="Folder for checkpoints; a training that was killed continues from its checkpoint.",
     )
     refresh_seconds: float = Field(
-        default=0.5, gt=0, description="How often a server looks for what other processes changed."
+        default=0.5, gt=0, description="Seconds between two looks of a server for changes by other processes."
     )
-    user_cache_mib: int = Field(
-        default=32, ge=0, description="Memory of each server process for users seen before, in MiB."
-    )
+    user_cache_mib: int = Field(default=32, ge=0, description="Memory of each server process for cached users, in MiB.")
     max_requests: int = Field(
-        default=512, ge=1, description="Requests that a server process works on at once; more are told to come back."
+        default=512,
+        ge=1,
+        description="Most requests that a server process works on at once; more are answered with 503.",
     )
-    max_body_kib: int = Field(default=4096, ge=1, description="Largest body of a request, in KiB.")
+    max_body_kib: int = Field(default=4096, ge=1, description="Largest request body, in KiB.")
     drain_seconds: float = Field(
-        default=30.0, ge=0, description="How long a server that is told to stop lets requests end."
+        default=30.0, ge=0, description="Seconds that a stopping server waits for running requests."
     )
     notice_seconds: float = Field(
         default=0.0,
         ge=0,
-        description="How long a server that is told to stop goes on as before, but for /health/ready, "
-        "so that load balancers learn of it.",
+        description="Seconds that a stopping server still accepts requests while /health/ready answers 503, so that "
+        "load balancers stop sending new ones.",
     )
-    key_required: bool = Field(default=False, description="Whether the API needs a key even where none was ever made.")
+    key_required: bool = Field(
+        default=False, description="Whether the API needs a key even if no key was ever created."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="DEBUG, INFO, WARNING or ERROR."
     )

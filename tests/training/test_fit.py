@@ -582,7 +582,7 @@ def test_tiny_sets_give_a_sensible_result(
 
 
 def test_no_ratings_say_what_to_do() -> None:
-    with pytest.raises(TrainingError, match="there are no ratings to train on; load some"):
+    with pytest.raises(TrainingError, match="there are no ratings to train on; load a file first"):
         fit(ratings([]), default_config("rating", 0), device="cpu")
 
 
