@@ -15,6 +15,7 @@ from recsys.database.engine import reading
 from recsys.database.items import upsert_items
 from recsys.database.ratings import preview_upsert, upsert_ratings
 from recsys.database.users import upsert_users
+from recsys.database.work import Guard
 from recsys.errors import InputError, MostlyBadError
 from recsys.files.source import Source, open_source
 from recsys.results import LoadReport
@@ -35,10 +36,14 @@ def load(
     columns: Mapping[str, str] | None = None,
     dry_run: bool = False,
     rejects_file: Path | None = None,
+    guard: Guard | None = None,
 ) -> LoadReport:
     """Load ratings, and the metadata of items and users, from files. Loading the same files again changes nothing.
 
     All rows are read and checked before anything is written. Bad rows are rejected with line and reason.
+
+    Args:
+        guard: called in every transaction before it commits: the lease's, so that a load which lost it stops.
 
     Raises:
         InputError: the file cannot be read, or has no ratings.
@@ -63,10 +68,10 @@ def load(
         with reading(engine) as connection:
             done = preview_upsert(connection, ratings)
     else:
-        upsert_items(engine, item_rows)
-        upsert_users(engine, user_rows)
+        upsert_items(engine, item_rows, guard)
+        upsert_users(engine, user_rows, guard)
         with progress("writing ratings", len(ratings)) as advance:
-            done = upsert_ratings(engine, ratings, on_rows=advance)
+            done = upsert_ratings(engine, ratings, on_rows=advance, guard=guard)
     return LoadReport(
         rows_read=len(ratings) + n_rejected,
         inserted=done.inserted,

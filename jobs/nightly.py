@@ -71,9 +71,9 @@ def nightly(
         explain_interrupt(night.kept),
     ):
         for source in sources:
-            with lease(engine, LOADING):
-                night.loads.append(load(engine, source, settings))
-        n_corrected = recount(engine)
+            with lease(engine, LOADING) as loading:
+                night.loads.append(load(engine, source, settings, guard=loading.guard))
+        n_corrected = recount(engine, held.guard)
         if n_corrected:
             _log.warning("corrected the rating counts of items", extra={"items": n_corrected})
         for objective in get_args(Objective):

@@ -151,6 +151,7 @@ def train(
                 gate_passed=measured.verdict.publish,
                 gate_reason=measured.verdict.reason,
             ),
+            held.guard,
         )
         checkpoint.path.unlink(missing_ok=True)
         decision = decide_publication(measured.verdict, publish_it, force_reason)

@@ -130,10 +130,9 @@ def prune_command(
     with lease(engine, TRAINING) as held:
 
         def audit(connection: "Connection", numbers: list[int]) -> None:
-            held.guard(connection)
             record(connection, actor(), "prune", {"keep": keep, "numbers": numbers})
 
-        deleted = prune(engine, keep, audit)
+        deleted = prune(engine, keep, audit, held.guard)
     show(PruneReport(deleted=deleted), json)
 
 

@@ -48,7 +48,7 @@ def upsert_descriptions(
     Args:
         table: `schema.users` or `schema.items`.
         described: external id → metadata; a title is kept of items only.
-        guard: called in every transaction before it writes.
+        guard: called in every transaction before it commits.
     """
     given = list(described.items())
     external_id = table.columns[1].name

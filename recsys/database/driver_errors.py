@@ -21,6 +21,7 @@ class LockUnavailableError(DatabaseError):
 CONFLICTS = {"40001", "40P01"}  # serialization_failure, deadlock_detected
 UNDEFINED = {"42P01", "42703"}  # undefined_table, undefined_column
 LOCKED = {"55P03"}  # lock_not_available
+READ_ONLY = {"25006"}  # read_only_sql_transaction
 CANCELED = {"57014"}  # query_canceled: statement_timeout
 
 
@@ -102,6 +103,8 @@ def describe_postgres(where: str, error: psycopg.Error) -> str | None:
     text, state = first_line(error), error.sqlstate
     if state in UNDEFINED:
         return missing_tables(where)
+    if state in READ_ONLY:
+        return f"{where} is read-only: nothing can be written; check whether it is a standby or was set to read-only"
     if state in CANCELED:
         return f"{where}: a statement took longer than statement_timeout: try again"
     if isinstance(error, psycopg.OperationalError):

@@ -336,6 +336,15 @@ def fetch_rows(connection: Connection, statement: Select[Any]) -> Iterator[tuple
         yield from cursor
 
 
+def release_space(engine: Engine) -> None:
+    """Give the free pages of an SQLite file back to the system; PostgreSQL does so by itself."""
+    if is_sqlite(engine):
+        with writing(engine) as connection:
+            sqlite = cast(sqlite3.Connection, connection.connection.dbapi_connection)
+            # Each step of the statement frees one page, and `execute` takes one step only.
+            sqlite.executescript("PRAGMA incremental_vacuum")
+
+
 def server_version(engine: Engine) -> str:
     """Name and version of the database, for people."""
     with reading(engine) as connection:

@@ -27,7 +27,7 @@ def keys_of(engine: Engine, table: Table, ids: Sequence[str], guard: Guard | Non
 
     Args:
         table: `schema.users` or `schema.items`.
-        guard: called in every transaction before it writes.
+        guard: called in every transaction before it commits.
     """
     key, external_id = table.columns[0], table.columns[1]
     keys = np.full(len(ids), -1, np.int64)

@@ -1,4 +1,4 @@
-"""One at a time: a lease in the database, with a fencing token and an expiry."""
+"""Leases: one process at a time runs a job; with a fencing token and an expiry."""
 
 import os
 import socket
@@ -36,7 +36,7 @@ class Lease:
     token: int
 
     def guard(self, connection: Connection) -> None:
-        """Make sure, inside a transaction, that the lease is still ours.
+        """Check, inside a transaction, that this process still holds the lease.
 
         Raises:
             LockedError: it expired and another process took it.
@@ -44,14 +44,16 @@ class Lease:
         leases = schema.job_leases.c
         token = connection.scalar(select(leases.token).where(leases.job == self.job).with_for_update())
         if token != self.token:
-            raise LockedError(f"{self.job}: the lease was lost to another run; nothing was published")
+            raise LockedError(
+                f"{self.job}: another run has taken the lease, so this run stopped and wrote nothing more"
+            )
 
 
 @contextmanager
 def lease(engine: Engine, job: str, seconds: float = LEASE_SECONDS) -> Iterator[Lease]:
-    """Hold the lease of a job for as long as the block runs; it is renewed in the background.
+    """Hold the lease of a job while the block runs; a thread renews it.
 
-    A process that dies on another machine holds it for `seconds` at most; on this one it is noticed at once.
+    The lease of a process that died ends after `seconds` at most; at once if it ran on this machine.
 
     Raises:
         LockedError: another process holds it; the message says which, and until when.
@@ -91,7 +93,7 @@ def _take(engine: Engine, job: str, seconds: float) -> Lease:
 
 
 def _is_dead(holder: str) -> bool:
-    """Whether a holder is known to be gone: a process of this machine that does not run any more."""
+    """Return whether a holder is a process of this machine that does not run any more."""
     host, _, pid = holder.rpartition(":")
     if host != socket.gethostname():
         return False

@@ -4,28 +4,29 @@ A version is written as `storing`, in pieces, and becomes `ready` in one last st
 row. So a reader sees the whole of a version or nothing of it. A version is never overwritten.
 """
 
-from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, Row, Table, delete, insert, select, update
+from safetensors import SafetensorError
+from sqlalchemy import Connection, Engine, Row, delete, insert, select, update
 
 from recsys.database import schema
+from recsys.database.checksums import version_checksum
 from recsys.database.clock import now_ms
-from recsys.database.engine import (
-    copy_in,
-    fetch_columns,
-    fetch_rows,
-    reading,
-    upsert,
-    writing,
+from recsys.database.engine import reading, release_space, upsert, writing
+from recsys.database.model_rows import (
+    count_user_rows,
+    delete_rows,
+    read_items_side,
+    read_users_side,
+    store_items,
+    store_users,
 )
 from recsys.database.weights import pack_weights, unpack_weights
-from recsys.database.work import Guard, Work, write_in_pieces
-from recsys.errors import GateRefusedError, InputError, NotFoundError
+from recsys.database.work import Guard, unit_of_work
+from recsys.errors import DamagedVersionError, GateRefusedError, InputError, NotFoundError, TrainingError
 from recsys.factors import Factors, Side
 from recsys.results import Architecture, Objective
 
@@ -62,18 +63,31 @@ class ModelVersion:
     rating_range: tuple[float, float] | None
     created_at: int
     live: bool
+    checksum: str | None = None
 
 
-def store(engine: Engine, factors: Factors, training: Training) -> int:
+def store(engine: Engine, factors: Factors, training: Training, guard: Guard | None = None) -> int:
     """Store a finished training as a new version that is not live; returns its number.
 
-    The caller holds the lease of training: versions left half stored by a run that died are removed.
+    Users that were erased since the training began are left out. The caller holds the lease of training: versions that
+    a killed run left half stored are deleted.
+
+    Args:
+        guard: called in every transaction before it commits.
+
+    Raises:
+        TrainingError: a number is not finite.
+        RecsysError: whatever `guard` raises.
     """
+    for array in (factors.user_factors, factors.user_bias, factors.item_factors, factors.item_bias):
+        if not np.isfinite(array).all():
+            raise TrainingError("the model has numbers that are not finite: train with a smaller learning rate")
+    weights = pack_weights(factors)
     with reading(engine) as connection:
         left = connection.scalars(select(schema.models.c.number).where(schema.models.c.status == "storing")).all()
     for number in left:
-        _delete(engine, number)
-    with writing(engine) as connection:
+        _delete(engine, number, guard)
+    with unit_of_work(engine, guard) as work:
         row = {
             "objective": factors.objective,
             "architecture": training.architecture,
@@ -97,32 +111,22 @@ def store(engine: Engine, factors: Factors, training: Training) -> int:
             "training_seconds": training.training_seconds,
             "gate_passed": training.gate_passed,
             "gate_reason": training.gate_reason,
+            "checksum": version_checksum(factors, weights),
         }
-        number = int(
-            connection.execute(insert(schema.models).values(row).returning(schema.models.c.number)).scalar_one()
-        )
-    _store_side(engine, schema.user_factors, number, factors.users, (factors.users.factors,))
-    _store_side(engine, schema.item_factors, number, factors.items, (factors.items.factors, factors.items.implicit))
-    with writing(engine) as connection:
-        weights = pack_weights(factors)
+        statement = insert(schema.models).values(row).returning(schema.models.c.number)
+        number = int(work.connection.execute(statement).scalar_one())
+    store_users(engine, number, factors.users, guard)
+    store_items(engine, number, factors.items, guard)
+    models = schema.models.c
+    with unit_of_work(engine, guard) as work:
+        connection = work.connection
         if weights:
             connection.execute(insert(schema.model_weights).values(number=number, weights=weights))
-        connection.execute(update(schema.models).where(schema.models.c.number == number).values(status="ready"))
+        # Locks the version first: an erasure that is under way has then counted its user already.
+        connection.execute(update(schema.models).where(models.number == number).values(status="storing"))
+        n_users = count_user_rows(connection, number)
+        connection.execute(update(schema.models).where(models.number == number).values(status="ready", n_users=n_users))
     return number
-
-
-def _store_side(
-    engine: Engine, table: Table, number: int, side: Side, matrices: Sequence[NDArray[np.float32] | None]
-) -> None:
-    def write(work: Work, rows: slice) -> None:
-        keys = side.keys[rows].tolist()
-        blobs = [
-            [None] * len(keys) if each is None else [row.tobytes() for row in np.ascontiguousarray(each[rows], "<f4")]
-            for each in matrices
-        ]
-        copy_in(work.connection, table, ([number] * len(keys), keys, side.bias[rows].tolist(), *blobs))
-
-    write_in_pieces(engine, len(side), write)
 
 
 def publish(
@@ -142,6 +146,7 @@ def publish(
     if force and not reason.strip():
         raise InputError("a forced publication needs a reason, which is recorded: give one")
     with writing(engine) as connection:
+        _lock_versions(connection, [number])
         chosen = version(connection, number)
         if not (chosen.training.gate_passed or chosen.live):
             if not force:
@@ -167,29 +172,44 @@ def roll_back(engine: Engine, objective: Objective, reason: str, guard: Guard | 
     with writing(engine) as connection:
         if guard is not None:
             guard(connection)
-        published = schema.publications.c
-        history = connection.execute(
-            select(published.number, published.action)
-            .where(published.objective == objective)
-            .order_by(published.publication_key)
-        )
-        stack: list[int] = []  # what would be live after one rollback, two, …; the live version last
-        for number, action in history:
-            if action == "publish":
-                stack.append(number)
-            else:
-                while stack and stack[-1] != number:
-                    stack.pop()
-        stored = {known.number for known in versions(connection)}
-        earlier = [number for number in stack[:-1] if number in stored and number != stack[-1]]
+        earlier = previously_published(connection, objective)
         if not earlier:
             raise NotFoundError(
                 f"there is no earlier live version of the {objective} model to roll back to: "
                 "see `recsys models list`, and publish one by its number"
             )
-        chosen = version(connection, earlier[-1])
+        _lock_versions(connection, earlier[:1])
+        chosen = version(connection, earlier[0])
         _make_live(connection, chosen, "rollback", reason)
     return chosen
+
+
+def previously_published(connection: Connection, objective: Objective) -> list[int]:
+    """Return the stored versions that rollbacks would make live one after the other; the first is the next one."""
+    published = schema.publications.c
+    history = connection.execute(
+        select(published.number, published.action)
+        .where(published.objective == objective)
+        .order_by(published.publication_key)
+    )
+    stack: list[int] = []  # the live version last
+    for number, action in history:
+        if action == "publish":
+            stack.append(number)
+        else:
+            while stack and stack[-1] != number:
+                stack.pop()
+    stored = {known.number for known in versions(connection)}
+    earlier = [number for number in stack[:-1] if number in stored and number != stack[-1]]
+    return list(dict.fromkeys(reversed(earlier)))
+
+
+def _lock_versions(connection: Connection, numbers: Sequence[int]) -> None:
+    """Lock versions until this transaction ends, so that none is published while it is pruned."""
+    models = schema.models.c
+    connection.execute(
+        select(models.number).where(models.number.in_(numbers)).order_by(models.number).with_for_update()
+    ).all()
 
 
 def _make_live(connection: Connection, chosen: ModelVersion, action: str, reason: str) -> None:
@@ -214,51 +234,58 @@ def was_published(connection: Connection, number: int) -> bool:
     return connection.scalar(select(published).where(published == number).limit(1)) is not None
 
 
-def prune(engine: Engine, keep: int, audit: Callable[[Connection, list[int]], None] | None = None) -> list[int]:
-    """Delete old versions: of each objective all but the newest `keep` and the live one.
+def prune(
+    engine: Engine,
+    keep: int,
+    audit: Callable[[Connection, list[int]], None] | None = None,
+    guard: Guard | None = None,
+) -> list[int]:
+    """Delete old versions.
+
+    Of each objective these stay: the live version, the version that a rollback returns to, the newest version, and the
+    newest `keep` of those that passed the gate. On SQLite the free space is given back to the system.
 
     Args:
-        audit: called with the numbers of the versions, inside the transaction from which on they are out of reach.
+        audit: called with the numbers of the versions, inside the transaction that makes them unreachable.
+        guard: called in every transaction before it commits.
 
     Returns:
-        The numbers of the versions that are gone.
+        The numbers of the deleted versions.
 
     Raises:
         InputError: `keep` is below one.
+        RecsysError: whatever `guard` raises.
     """
     if keep < 1:
         raise InputError(f"keep is {keep}: at least one version of each objective is kept")
-    with writing(engine) as connection:
-        versions_by_objective: dict[str, list[ModelVersion]] = {}
-        for stored in versions(connection):
-            versions_by_objective.setdefault(stored.objective, []).append(stored)
-        numbers = [old.number for group in versions_by_objective.values() for old in group[keep:] if not old.live]
-        # From here on they are not listed and cannot go live.
+    with unit_of_work(engine, guard) as work:
+        connection = work.connection
+        _lock_versions(connection, [stored.number for stored in versions(connection)])
+        stored_by_objective: dict[Objective, list[ModelVersion]] = {}
+        for stored in versions(connection):  # again: a publication that was under way has ended
+            stored_by_objective.setdefault(stored.objective, []).append(stored)
+        numbers: list[int] = []
+        for objective, group in stored_by_objective.items():
+            passed = [stored.number for stored in group if stored.training.gate_passed][:keep]
+            kept = {group[0].number, *passed, *previously_published(connection, objective)[:1]}
+            numbers += [stored.number for stored in group if not stored.live and stored.number not in kept]
         connection.execute(update(schema.models).where(schema.models.c.number.in_(numbers)).values(status="storing"))
         if audit is not None:
             audit(connection, numbers)
     for number in numbers:
-        _delete(engine, number)
+        _delete(engine, number, guard)
+    if numbers:
+        release_space(engine)
     return numbers
 
 
-def _delete(engine: Engine, number: int) -> None:
+def _delete(engine: Engine, number: int, guard: Guard | None = None) -> None:
     """Delete a version that is not listed any more, factors first, in pieces, so that other writers need not wait."""
     for table in (schema.user_factors, schema.item_factors):
-        key = table.columns[1]
-        of_version = table.c.number == number
-        with reading(engine) as connection:
-            (keys,) = fetch_columns(connection, select(key).where(of_version).order_by(key), (np.int64,))
-
-        def write(work: Work, rows: slice, keys: NDArray[np.int64] = keys, table: Table = table) -> None:
-            first, last = int(keys[rows][0]), int(keys[rows][-1])
-            key = table.columns[1]
-            work.connection.execute(delete(table).where(table.c.number == number, key.between(first, last)))
-
-        write_in_pieces(engine, len(keys), write)
-    with writing(engine) as connection:
-        connection.execute(delete(schema.model_weights).where(schema.model_weights.c.number == number))
-        connection.execute(delete(schema.models).where(schema.models.c.number == number))
+        delete_rows(engine, table, number, guard)
+    with unit_of_work(engine, guard) as work:
+        work.connection.execute(delete(schema.model_weights).where(schema.model_weights.c.number == number))
+        work.connection.execute(delete(schema.models).where(schema.models.c.number == number))
 
 
 def versions(connection: Connection) -> list[ModelVersion]:
@@ -286,24 +313,28 @@ def live_numbers(connection: Connection) -> dict[Objective, int]:
 
 
 def load_factors(connection: Connection, number: int, *, users: bool = True) -> Factors:
-    """Return the factors of a version.
+    """Load and check the factors of a version.
 
     Args:
         users: whether to load the users' rows; a server loads them one by one.
 
     Raises:
         NotFoundError: there is no such version.
+        DamagedVersionError: what is stored is not what was written.
     """
     chosen = version(connection, number)
     stored = connection.scalar(select(schema.model_weights.c.weights).where(schema.model_weights.c.number == number))
-    weights = unpack_weights(stored, chosen.objective, chosen.training.configuration)
-    keys, bias, vectors, implicit = _load_rows(connection, schema.item_factors, ("vector", "implicit"), chosen)
-    items = Side(keys, vectors, bias, implicit, weights.item_features)
+    try:
+        weights = unpack_weights(stored, chosen.objective, chosen.training.configuration)
+    except (SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise DamagedVersionError(f"model version {number} is damaged: its weights cannot be read ({error})") from error
+    items = replace(read_items_side(connection, number, chosen.n_factors), features=weights.item_features)
     user_side = Side.empty(chosen.n_factors, weights.user_features)
+    n_users = count_user_rows(connection, number)
     if users:
-        keys, bias, vectors = _load_rows(connection, schema.user_factors, ("vector",), chosen)
-        user_side = Side(keys, vectors, bias, None, weights.user_features)
-    return Factors(
+        user_side = replace(read_users_side(connection, number, chosen.n_factors), features=weights.user_features)
+        n_users = len(user_side)
+    factors = Factors(
         objective=chosen.objective,
         items=items,
         users=user_side,
@@ -312,29 +343,15 @@ def load_factors(connection: Connection, number: int, *, users: bool = True) -> 
         head=weights.head,
         constants=weights.constants,
     )
-
-
-def _load_rows(connection: Connection, table: Table, names: Sequence[str], chosen: ModelVersion) -> list[Any]:
-    """Keys and biases of a version's rows as arrays, in the order of the keys, and a matrix for each column named.
-
-    A matrix is None where the column is null.
-    """
-    key = table.columns[1]
-    columns = [key, table.c.bias, *(table.c[name] for name in names)]
-    rows = fetch_rows(connection, select(*columns).where(table.c.number == chosen.number).order_by(key))
-    keys, bias, width = array("q"), array("f"), 4 * chosen.n_factors
-    blobs = [bytearray() for _ in names]
-    nothing = b""
-    for row_key, row_bias, *parts in rows:
-        keys.append(row_key)
-        bias.append(row_bias)
-        for blob, part in zip(blobs, parts, strict=True):
-            blob += part or nothing
-    matrices = [
-        np.frombuffer(blob, "<f4").reshape(len(keys), chosen.n_factors) if len(blob) == width * len(keys) else None
-        for blob in blobs
-    ]
-    return [np.frombuffer(keys, np.int64), np.frombuffer(bias, np.float32), *matrices]
+    for what, expected, found in (("items", chosen.n_items, len(items)), ("users", chosen.n_users, n_users)):
+        # A user that was erased before versions had checksums is still counted.
+        if found != expected and (chosen.checksum is not None or found > expected or what == "items"):
+            raise DamagedVersionError(
+                f"model version {number} is damaged: {expected:,} {what} were stored and {found:,} are there"
+            )
+    if chosen.checksum is not None and version_checksum(factors, stored) != chosen.checksum:
+        raise DamagedVersionError(f"model version {number} is damaged: its items or weights have another checksum")
+    return factors
 
 
 def _select_versions() -> Any:
@@ -369,4 +386,5 @@ def _as_version(row: Row[Any]) -> ModelVersion:
         rating_range=None if row.range_low is None else (row.range_low, row.range_high),
         created_at=row.created_at,
         live=bool(row.live),
+        checksum=row.checksum,
     )

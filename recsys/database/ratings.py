@@ -77,7 +77,7 @@ def upsert_ratings(
     writers do not wait for each other, the load is one transaction.
 
     Args:
-        guard: called in every transaction before it writes.
+        guard: called in every transaction before it commits.
         on_rows: called with the number of rows just written.
 
     Raises:

@@ -131,6 +131,7 @@ models = Table(
     Column("training_seconds", Double, nullable=False),
     Column("gate_passed", Boolean, nullable=False),
     Column("gate_reason", Text, nullable=False),
+    Column("checksum", String(64)),  # of the item side and the weights; none: stored by an earlier version
     CheckConstraint("objective IN ('rating', 'ranking')", name="objective"),
     CheckConstraint("status IN ('storing', 'ready')", name="status"),
     sqlite_autoincrement=True,
@@ -143,6 +144,8 @@ user_factors = Table(
     Column("user_key", Key, ForeignKey(users.c.user_key, ondelete="CASCADE"), primary_key=True),
     Column("bias", Float, nullable=False),
     Column("vector", LargeBinary, nullable=False),
+    # Of this row alone, so that erasing a user breaks no checksum; none: stored by an earlier version.
+    Column("checksum", BigInteger),
     Index(None, "user_key"),  # erasing a user must not scan every version
 )
 

@@ -10,7 +10,8 @@ MIN_FREE_BYTES = 1 << 20
 """A disk with less free space is full: SQLite adds whole pages, and its log needs more than the rows themselves."""
 
 PRAGMAS = ("foreign_keys=ON", "cache_size=-65536")
-WRITER_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", *PRAGMAS)
+# The first takes effect in a new file only: `prune` gives free pages back.
+WRITER_PRAGMAS = ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", *PRAGMAS)
 
 
 def open_file(database: str, *, create: bool, **options: Any) -> sqlite3.Connection:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, func, select
 
 from recsys.data.keyed import positions
 from recsys.database import schema
+from recsys.database.checksums import row_checksum
 from recsys.database.engine import fetch_columns
 
 
@@ -53,20 +54,24 @@ def read_chunks(connection: Connection, size: int) -> Iterator[UserChunk]:
 def read_trained_rows(
     connection: Connection, chunk: UserChunk, number: int, trained_seq: int, n_factors: int
 ) -> TrainedRows:
-    """Read the rows of a version, of users whose ratings did not change since `trained_seq`."""
+    """Read the rows of a version, of users whose ratings did not change since `trained_seq`.
+
+    Damaged rows are left out.
+    """
     first, last = int(chunk.keys[0]), int(chunk.keys[-1])
     changed, stored = schema.user_changes.c, schema.user_factors.c
     changed_keys = connection.scalars(
         select(changed.user_key).where(changed.user_key.between(first, last), changed.seq > trained_seq)
     )
     rows = connection.execute(
-        select(stored.user_key, stored.bias, stored.vector)
+        select(stored.user_key, stored.bias, stored.vector, stored.checksum)
         .where(stored.number == number, stored.user_key.between(first, last))
         .order_by(stored.user_key)
     ).all()
     position = positions(chunk.keys, np.array([row.user_key for row in rows], np.int64))
     is_changed = np.isin(position, positions(chunk.keys, np.array(changed_keys.all(), np.int64)))
-    kept = ~is_changed & (position >= 0)
+    intact = [row.checksum is None or row_checksum(row.user_key, row.bias, row.vector) == row.checksum for row in rows]
+    kept = ~is_changed & (position >= 0) & np.array(intact, bool)
     kept_rows = [row for row, is_kept in zip(rows, kept, strict=True) if is_kept]
     vectors = np.frombuffer(b"".join(row.vector for row in kept_rows), "<f4")
     return TrainedRows(

@@ -1,5 +1,6 @@
 """What a server reads about users: their row in a version, what they rated, their metadata."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,8 +9,11 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, String, bindparam, cast, func, select
 
 from recsys.database import schema
+from recsys.database.checksums import row_checksum
 from recsys.database.users import user_key_of
 from recsys.results import UserRating, UserRatings, as_time
+
+_log = logging.getLogger(__name__)
 
 
 class StoredUser(NamedTuple):
@@ -51,6 +55,7 @@ _USERS = (
         schema.user_changes.c.seq,
         schema.user_factors.c.bias,
         schema.user_factors.c.vector,
+        schema.user_factors.c.checksum,
         _RATED_KEYS,
         select(schema.change_counter.c.seq).scalar_subquery(),
     )
@@ -82,7 +87,24 @@ def read_users(connection: Connection, user_ids: Sequence[str], number: int | No
         number: of the version whose rows to read; `None`: of no version.
     """
     rows = connection.execute(_USERS, {"user_ids": _possible(user_ids), "number": number})
-    return [StoredUser(*row) for row in rows]
+    return [_checked(*row) for row in rows]
+
+
+def _checked(
+    user_id: str,
+    user_key: int,
+    changed_seq: int | None,
+    bias: float | None,
+    vector: bytes | None,
+    checksum: int | None,
+    rated: str | None,
+    now: int,
+) -> StoredUser:
+    """Return a user without the row of the version if the row is damaged: the user is then folded in."""
+    if vector is not None and checksum is not None and row_checksum(user_key, bias or 0.0, vector) != checksum:
+        _log.warning("a user's row is damaged", extra={"user_key": user_key})
+        bias = vector = None
+    return StoredUser(user_id, user_key, changed_seq, bias, vector, rated, now)
 
 
 def read_user_metadata(connection: Connection, user_keys: Sequence[int]) -> dict[int, UserMetadata]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from sqlalchemy import Connection, Engine, delete, select
+from sqlalchemy import Connection, Engine, delete, select, update
 
 from recsys.data.rows import UserRow
 from recsys.database import schema
@@ -76,6 +76,14 @@ def erase_user(engine: Engine, user_id: str, *, actor: str) -> UserChange | None
             if rows:
                 item_key, rating = zip(*rows, strict=True)
                 work.count(np.array(item_key), [-1] * len(rows), -np.array(rating, np.float64))
+            stored = schema.user_factors.c
+            # Counted out of every version, so that a row that is missing otherwise shows.
+            of_user = select(stored.number).where(stored.user_key == user_key)
+            connection.execute(
+                update(schema.models)
+                .where(schema.models.c.number.in_(of_user))
+                .values(n_users=schema.models.c.n_users - 1)
+            )
             # Factors of every version and the mark of the last change go with the row.
             connection.execute(delete(schema.users).where(users.user_key == user_key))
             record(connection, actor, "erase user", {"user_key": user_key, "n_ratings": len(rows)})

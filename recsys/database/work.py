@@ -19,7 +19,7 @@ from recsys.database.counts import add_counts
 from recsys.database.engine import is_sqlite, writing
 
 Guard = Callable[[Connection], None]
-"""Called first inside a transaction; it raises when this process may no longer write."""
+"""Called inside a transaction before it commits; raises if this process may no longer write."""
 
 
 class Work:
@@ -85,9 +85,10 @@ def unit_of_work(engine: Engine, guard: Guard | None = None) -> Iterator[Work]:
     """
     with writing(engine) as connection:
         work = Work(connection)
+        yield work
+        # Last, so that the row of the lease is locked for a moment and not for a whole bulk load: it must be renewed.
         if guard is not None:
             guard(connection)
-        yield work
         work.close()
 
 
@@ -105,7 +106,7 @@ def write_in_pieces(
 
     Args:
         on_piece: called with the number of rows just written.
-        guard: called inside every transaction before it writes.
+        guard: called inside every transaction before it commits.
     """
     size = database.PIECE_ROWS[engine.dialect.name]
     slices = [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]

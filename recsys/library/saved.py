@@ -154,10 +154,10 @@ def publish_model(model: SavedModel, training: Training, database_url: str, reas
         ready(engine)
         items = [data.items[key] for key in sorted(data.items)]
         with lease(engine, TRAINING) as held:
-            with lease(engine, LOADING):
+            with lease(engine, LOADING) as loading:
                 # All items first, in the learner's order: equal scores are ordered by key.
-                upsert_items(engine, [_item_row(item) for item in items])
-                upsert_ratings(engine, _columns(data))
+                upsert_items(engine, [_item_row(item) for item in items], loading.guard)
+                upsert_ratings(engine, _columns(data), guard=loading.guard)
             user_id = [data.user_ids[key] for key in model.factors.user_keys.tolist()]
             item_id = [data.items[key].item_id for key in model.factors.item_keys.tolist()]
             factors = replace(
@@ -167,7 +167,7 @@ def publish_model(model: SavedModel, training: Training, database_url: str, reas
             )
             with reading(engine) as connection:
                 seq = current_seq(connection)
-            number = versions.store(engine, factors, replace(training, trained_seq=seq))
+            number = versions.store(engine, factors, replace(training, trained_seq=seq), held.guard)
             versions.publish(engine, number, reason, held.guard)
         return number
     finally:

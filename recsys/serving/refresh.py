@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Event, Lock, Thread
 
 from sqlalchemy import Connection, Engine
@@ -15,7 +15,9 @@ from recsys.database.items import read_items
 from recsys.database.models import live_numbers
 from recsys.errors import DatabaseError, RecsysError
 from recsys.results import Objective
-from recsys.serving.snapshot import Recommender, load_live_model, load_recommender
+from recsys.serving.catalogue import Catalogue, read_catalogue
+from recsys.serving.live_model import LiveModel
+from recsys.serving.snapshot import Recommender, load_models
 from recsys.serving.user_cache import UserCache
 
 COUNTS_SECONDS = 30
@@ -32,7 +34,7 @@ class LiveRecommender:
 
     Attributes:
         users: cached user states; forgotten when the user changes.
-        problem: why the last refresh failed; `None` if it succeeded.
+        problem: why the last refresh failed, or which versions are damaged; `None` if all is well.
     """
 
     def __init__(
@@ -58,6 +60,8 @@ class LiveRecommender:
         self._recommender: Recommender | None = None
         self._seq = 0  # of the last change that the snapshot and the cache include
         self._stale = False  # whether a change of everything has not been loaded yet
+        self._live: dict[Objective, int] = {}  # as the database names them; a damaged one is not served
+        self._damage: str | None = None
         self._counts_seq = 0
         self._counted_at = self._loaded_at = 0.0
         self._load_seconds = 0.0
@@ -91,7 +95,7 @@ class LiveRecommender:
                     self.users.reset()
                 with reading(self._engine) as connection:
                     self._catch_up(connection)
-                self.problem = None
+                self.problem = self._damage
             except RecsysError as error:
                 if self.problem is None:
                     _log.warning("database not available", extra={"reason": str(error)})
@@ -147,8 +151,8 @@ class LiveRecommender:
             after = before
             if changes.items:
                 after = after.with_items(read_items(connection, changes.items))
-            if numbers != {objective: model.number for objective, model in after.models.items()}:
-                after = self._with_versions(connection, after, numbers)
+            if numbers != self._live:
+                after = self._with_versions(connection, after)
             if self._counts_seq < changes.seq and time.monotonic() - self._counted_at > COUNTS_SECONDS:
                 after = Recommender(after.catalogue.with_counts(read_counts(connection)), after.models)
                 self._counts_seq, self._counted_at = changes.seq, time.monotonic()
@@ -158,9 +162,8 @@ class LiveRecommender:
 
     def _load(self, connection: Connection, changes: Changes) -> None:
         started = time.monotonic()
-        recommender = load_recommender(connection)
-        for model in recommender.models.values():
-            model.warm()
+        catalogue = read_catalogue(connection)
+        recommender = Recommender(catalogue, self._load_models(connection, catalogue, {}))
         self._recommender = recommender
         self._loaded_at = self._counted_at = time.monotonic()
         self._load_seconds = self._loaded_at - started
@@ -169,16 +172,20 @@ class LiveRecommender:
         live = {objective: model.number for objective, model in recommender.models.items()}
         _log.info("snapshot loaded", extra={"live": live, "seq": changes.seq, "seconds": round(self._load_seconds, 3)})
 
-    def _with_versions(
-        self, connection: Connection, recommender: Recommender, numbers: dict[Objective, int]
-    ) -> Recommender:
-        models = {}
-        for objective, number in numbers.items():
-            model = recommender.models.get(objective)
-            if model is None or model.number != number:
-                model = load_live_model(connection, number, recommender.catalogue)
-                model.warm()
-            models[objective] = model
+    def _with_versions(self, connection: Connection, recommender: Recommender) -> Recommender:
+        known = {model.number: model for model in recommender.models.values()}
+        models = self._load_models(connection, recommender.catalogue, known)
         self._on_load()
-        _log.info("versions loaded", extra={"live": numbers})
+        _log.info("versions loaded", extra={"live": {objective: model.number for objective, model in models.items()}})
         return Recommender(recommender.catalogue, models)
+
+    def _load_models(
+        self, connection: Connection, catalogue: Catalogue, known: Mapping[int, LiveModel]
+    ) -> dict[Objective, LiveModel]:
+        loaded = load_models(connection, catalogue, known)
+        for model in loaded.models.values():
+            model.warm()
+        if loaded.problem is not None:
+            _log.error("damaged versions", extra={"reason": loaded.problem})
+        self._live, self._damage = live_numbers(connection), loaded.problem
+        return loaded.models

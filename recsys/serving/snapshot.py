@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
 from recsys.database.items import StoredItem
-from recsys.database.models import live_numbers, load_factors, version
-from recsys.errors import NoModelError, NotFoundError
+from recsys.database.models import live_numbers, load_factors, previously_published, version
+from recsys.errors import DamagedVersionError, NoModelError, NotFoundError
 from recsys.results import Objective, Order, PopularBy
 from recsys.serving.catalogue import Catalogue, read_catalogue
 from recsys.serving.live_model import LiveModel
@@ -109,14 +110,48 @@ def nothing_live(objective: Objective) -> NoModelError:
     return NoModelError(f"no {objective} model is live yet: run `recsys train --objective {objective}`")
 
 
+class LoadedModels(NamedTuple):
+    """The versions that are served, and why one of them is not the live version.
+
+    Attributes:
+        models: objective → the live version, or the version before it if the live version is damaged.
+        problem: names the damaged versions; `None` if there are none.
+    """
+
+    models: dict[Objective, LiveModel]
+    problem: str | None
+
+
+def load_models(
+    connection: Connection, catalogue: Catalogue, known: Mapping[int, LiveModel] | None = None
+) -> LoadedModels:
+    """Load the live versions; in place of a damaged one the version that was live before it.
+
+    Args:
+        known: number → versions that are loaded already.
+    """
+    models: dict[Objective, LiveModel] = {}
+    problems: list[str] = []
+    for objective, live in live_numbers(connection).items():
+        for number in (live, *previously_published(connection, objective)):
+            try:
+                model = (known or {}).get(number) or load_live_model(connection, number, catalogue)
+            except DamagedVersionError as error:
+                problems.append(str(error))
+                continue
+            models[objective] = model
+            if number != live:
+                problems.append(f"the {objective} version {number} is served in place of the live version {live}")
+            break
+        else:
+            problems.append(f"no {objective} version is served")
+    return LoadedModels(models, "; ".join(problems) or None)
+
+
 def load_recommender(connection: Connection) -> Recommender:
     """Load the catalogue and the live versions, in one consistent state."""
     catalogue = read_catalogue(connection)
-    numbers = live_numbers(connection)
-    return Recommender(
-        catalogue,
-        {objective: load_live_model(connection, number, catalogue) for objective, number in numbers.items()},
-    )
+    return Recommender(catalogue, load_models(connection, catalogue).models)
 
 
 def load_live_model(connection: Connection, number: int, catalogue: Catalogue) -> LiveModel:

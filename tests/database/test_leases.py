@@ -35,7 +35,7 @@ def test_a_holder_that_died_holds_no_longer_than_its_lease(engine: Engine) -> No
     with lease(engine, "training") as heir:
         with writing(engine) as connection:
             heir.guard(connection)
-        with writing(engine) as connection, pytest.raises(LockedError, match="nothing was published"):
+        with writing(engine) as connection, pytest.raises(LockedError, match="another run has taken the lease"):
             dead.guard(connection)
 
 

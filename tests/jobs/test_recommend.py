@@ -81,7 +81,7 @@ def test_the_file_appears_whole_or_not_at_all(known_engine: Engine, tmp_path: Pa
         raise RuntimeError("half way")
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr(job, "_as_table", fail)
+        patch.setattr(job, "as_table", fail)
         job.recommend_all(known_engine, out, ListQuery())
     assert out.read_text() == "the last one"
     assert list(tmp_path.glob(".*part")) == []

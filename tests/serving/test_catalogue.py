@@ -216,3 +216,34 @@ class TestArrays:
             head = catalogue.json_prefix(place)
             assert json.loads(head + b"1.5}") == {"item_id": item.item_id, "title": item.title, "score": 1.5}
             assert catalogue.json_prefix(place) is head
+
+
+class TestKeysOutOfOrder:
+    """PostgreSQL hands out keys before transactions commit, so a smaller key can arrive after a larger one."""
+
+    ITEMS = (
+        StoredItem(1, "a", "Alien", ["X"], {}, False),
+        StoredItem(5, "e", "Eraserhead", ["X"], {}, False),
+        StoredItem(3, "c", "Casablanca", ["Y"], {}, True),
+        StoredItem(2, "b", "Brazil", ["Y", "X"], {}, False),
+    )
+
+    @pytest.fixture
+    def arrived(self) -> Catalogue:
+        nothing = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
+        catalogue = Catalogue.from_items([], nothing)
+        for item in self.ITEMS:
+            catalogue = catalogue.with_items([item])
+        return catalogue
+
+    def test_every_item_is_found_by_its_key(self, arrived: Catalogue) -> None:
+        assert arrived.item_keys.tolist() == [1, 5, 3, 2]
+        assert arrived.positions(np.array([1, 2, 3, 4, 5, 9])).tolist() == [0, 3, 2, -1, 1, -1]
+        assert [arrived.items[arrived.require(item.item_id)] for item in self.ITEMS] == list(self.ITEMS)
+
+    def test_everything_else_follows(self, arrived: Catalogue) -> None:
+        assert np.flatnonzero(arrived.category_mask(["X"])).tolist() == [0, 1, 3]
+        assert arrived.hidden.tolist() == [False, False, True, False]
+        counts = np.array([2, 3]), np.array([7, 4]), np.array([21.0, 20.0])
+        assert arrived.with_counts(counts).n_ratings.tolist() == [0, 0, 4, 7]
+        assert [item.item_id for item in arrived.search("", 10).items] == ["a", "b", "e"]

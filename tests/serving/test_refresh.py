@@ -275,3 +275,18 @@ class TestFile:
         path.with_suffix(".away").rename(path)
         live.refresh()
         assert live.problem is None
+
+
+def test_an_item_stored_during_a_bulk_load_is_served_at_once(live: LiveRecommender, known_engine: Engine) -> None:
+    """While a bulk load changes everything, a refresh postpones reading the catalogue; a stored item does not wait."""
+    live._load_seconds = 3600.0  # so that no refresh may load everything again
+    with writing(known_engine) as connection:
+        record_change(connection)
+    live.refresh()
+    new, _ = put_item(known_engine, "fresh", {"title": "Fresh"}, actor="test")
+    hidden, _ = put_item(known_engine, "b", {"hidden": True}, actor="test")
+    live.refresh()
+    catalogue = live.refresh_items([new.item_key, hidden.item_key]).catalogue
+    assert catalogue.item(catalogue.require("fresh")).title == "Fresh"
+    assert catalogue.item(catalogue.require("b")).hidden
+    assert live.current.catalogue is catalogue

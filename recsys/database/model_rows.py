@@ -1,0 +1,139 @@
+"""The rows of a model version: stored, read, checked and deleted."""
+
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Engine, Table, delete, func, select
+
+from recsys.database import schema
+from recsys.database.checksums import row_checksums
+from recsys.database.engine import copy_in, fetch_columns, fetch_rows, reading
+from recsys.database.work import Guard, Work, write_in_pieces
+from recsys.errors import DamagedVersionError
+from recsys.factors import Side
+
+
+def store_users(engine: Engine, number: int, side: Side, guard: Guard | None) -> None:
+    """Store the rows of users that still exist, with their checksums."""
+
+    def write(work: Work, rows: slice) -> None:
+        users = schema.users.c
+        first, last = int(side.keys[rows][0]), int(side.keys[rows][-1])
+        # Locked as a foreign key would lock them: an erasure waits, or has deleted the user already.
+        existing = work.connection.scalars(
+            select(users.user_key)
+            .where(users.user_key.between(first, last))
+            .order_by(users.user_key)
+            .with_for_update(read=True, key_share=True)
+        ).all()
+        kept = np.flatnonzero(np.isin(side.keys[rows], np.array(existing, np.int64))) + rows.start
+        part = Side(side.keys[kept], side.factors[kept], side.bias[kept])
+        everyone = slice(0, len(part))
+        vectors = [row.tobytes() for row in np.ascontiguousarray(part.factors, "<f4")]
+        columns = ([number] * len(part), part.keys.tolist(), part.bias.tolist(), vectors)
+        copy_in(work.connection, schema.user_factors, (*columns, row_checksums(part, everyone)))
+
+    write_in_pieces(engine, len(side), write, guard=guard)
+
+
+def store_items(engine: Engine, number: int, side: Side, guard: Guard | None) -> None:
+    """Store the rows of all items."""
+
+    def write(work: Work, rows: slice) -> None:
+        keys = side.keys[rows].tolist()
+        vectors, implicit = (
+            [None] * len(keys) if each is None else [row.tobytes() for row in np.ascontiguousarray(each[rows], "<f4")]
+            for each in (side.factors, side.implicit)
+        )
+        copy_in(
+            work.connection,
+            schema.item_factors,
+            ([number] * len(keys), keys, side.bias[rows].tolist(), vectors, implicit),
+        )
+
+    write_in_pieces(engine, len(side), write, guard=guard)
+
+
+def count_user_rows(connection: Connection, number: int) -> int:
+    """Return the number of users' rows of a version."""
+    stored = schema.user_factors.c
+    return connection.scalar(select(func.count()).where(stored.number == number)) or 0
+
+
+def read_items_side(connection: Connection, number: int, n_factors: int) -> Side:
+    """Read the items of a version.
+
+    Raises:
+        DamagedVersionError: a vector has another length, or a number is not finite.
+    """
+    names = ("vector", "implicit")
+    keys, bias, vectors, implicit, _ = _read_rows(connection, schema.item_factors, names, number, n_factors)
+    return Side(keys, vectors, bias, implicit)
+
+
+def read_users_side(connection: Connection, number: int, n_factors: int) -> Side:
+    """Read the users of a version.
+
+    Raises:
+        DamagedVersionError: a row has another checksum, a vector another length, or a number is not finite.
+    """
+    keys, bias, vectors, checksums = _read_rows(connection, schema.user_factors, ("vector",), number, n_factors)
+    side = Side(keys, vectors, bias)
+    if any(stored is not None for stored in checksums):
+        for key, stored, found in zip(keys.tolist(), checksums, row_checksums(side, slice(0, len(side))), strict=True):
+            if stored is not None and stored != found:
+                raise DamagedVersionError(
+                    f"model version {number} is damaged: the row of user {key} has another checksum"
+                )
+    return side
+
+
+def _read_rows(connection: Connection, table: Table, names: Sequence[str], number: int, n_factors: int) -> list[Any]:
+    """Return keys, biases, a matrix for each named column (`None` if the column is null), and the checksums."""
+    key = table.columns[1]
+    checksum = [table.c.checksum] if "checksum" in table.c else []
+    columns = [key, table.c.bias, *(table.c[name] for name in names), *checksum]
+    keys, bias, checksums = array("q"), array("f"), []
+    blobs = [bytearray() for _ in names]
+    lengths: list[set[int]] = [set() for _ in names]
+    for row_key, row_bias, *parts in fetch_rows(
+        connection, select(*columns).where(table.c.number == number).order_by(key)
+    ):
+        keys.append(row_key)
+        bias.append(row_bias)
+        if checksum:
+            checksums.append(parts.pop())
+        for blob, length, part in zip(blobs, lengths, parts, strict=True):
+            length.add(-1 if part is None else len(part))
+            blob += part or b""
+    matrices: list[NDArray[np.float32] | None] = []
+    for name, blob, length in zip(names, blobs, lengths, strict=True):
+        if length == {-1} or (not length and name != "vector"):
+            matrices.append(None)
+            continue
+        if length - {4 * n_factors}:
+            raise DamagedVersionError(f"model version {number} is damaged: a {name} of {table.name} has another length")
+        matrices.append(np.frombuffer(blob, "<f4").reshape(len(keys), n_factors))
+    biases = np.frombuffer(bias, np.float32)
+    for numbers in (biases, *matrices):
+        if numbers is not None and not np.isfinite(numbers).all():
+            raise DamagedVersionError(
+                f"model version {number} is damaged: {table.name} has numbers that are not finite"
+            )
+    return [np.frombuffer(keys, np.int64), biases, *matrices, checksums]
+
+
+def delete_rows(engine: Engine, table: Table, number: int, guard: Guard | None) -> None:
+    """Delete the rows of a version from one table, in pieces."""
+    key = table.columns[1]
+    with reading(engine) as connection:
+        (keys,) = fetch_columns(connection, select(key).where(table.c.number == number).order_by(key), (np.int64,))
+
+    def write(work: Work, rows: slice) -> None:
+        first, last = int(keys[rows][0]), int(keys[rows][-1])
+        work.connection.execute(delete(table).where(table.c.number == number, key.between(first, last)))
+
+    write_in_pieces(engine, len(keys), write, guard=guard)
