@@ -14,7 +14,6 @@ from benchmarks.compare import (
     TARGETS,
     Comparison,
     Plan,
-    Runner,
     compare_models,
     preface,
     run_plan,
@@ -30,6 +29,7 @@ from benchmarks.report import (
     format_range,
     markdown_document,
 )
+from benchmarks.runner import Runner
 from tests.benchmarks.made import case
 
 
