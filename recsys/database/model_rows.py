@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from recsys.database.engine import copy_in, fetch_columns, fetch_rows, reading
 from recsys.database.work import Guard, Work, write_in_pieces
 from recsys.errors import DamagedVersionError
 from recsys.factors import Side
+
+BATCH_ROWS = 50_000
+"""Rows that are read at a time."""
 
 
 def store_users(engine: Engine, number: int, side: Side, guard: Guard | None) -> None:
@@ -96,19 +100,23 @@ def _read_rows(connection: Connection, table: Table, names: Sequence[str], numbe
     key = table.columns[1]
     checksum = [table.c.checksum] if "checksum" in table.c else []
     columns = [key, table.c.bias, *(table.c[name] for name in names), *checksum]
-    keys, bias, checksums = array("q"), array("f"), []
+    keys, bias = array("q"), array("f")
+    checksums: list[int | None] = []
     blobs = [bytearray() for _ in names]
     lengths: list[set[int]] = [set() for _ in names]
-    for row_key, row_bias, *parts in fetch_rows(
-        connection, select(*columns).where(table.c.number == number).order_by(key)
-    ):
-        keys.append(row_key)
-        bias.append(row_bias)
+    rows = fetch_rows(connection, select(*columns).where(table.c.number == number).order_by(key))
+    while batch := list(islice(rows, BATCH_ROWS)):  # column by column is several times as fast as row by row
+        batch_keys, batch_bias, *parts = zip(*batch, strict=True)
+        keys.extend(batch_keys)
+        bias.extend(batch_bias)
         if checksum:
-            checksums.append(parts.pop())
+            checksums += parts.pop()
         for blob, length, part in zip(blobs, lengths, parts, strict=True):
-            length.add(-1 if part is None else len(part))
-            blob += part or b""
+            present = [each for each in part if each is not None]
+            length.update(map(len, present))
+            if len(present) < len(part):
+                length.add(-1)
+            blob += b"".join(present)
     matrices: list[NDArray[np.float32] | None] = []
     for name, blob, length in zip(names, blobs, lengths, strict=True):
         if length == {-1} or (not length and name != "vector"):
