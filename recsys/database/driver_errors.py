@@ -1,13 +1,17 @@
 """Translate errors of the database drivers, by their codes, into errors that say what to do."""
 
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeGuard
 
-import psycopg
 from sqlalchemy import Engine, exc
 
 from recsys.errors import DatabaseError
+
+if TYPE_CHECKING:
+    import psycopg
 
 
 class ConflictError(DatabaseError):
@@ -25,6 +29,18 @@ READ_ONLY = {"25006"}  # read_only_sql_transaction
 CANCELED = {"57014"}  # query_canceled: statement_timeout
 
 
+def driver_errors() -> tuple[type[Exception], ...]:
+    """Return the classes of the drivers' errors; psycopg's only if it is loaded: a server on SQLite need not import it."""
+    psycopg = sys.modules.get("psycopg")
+    return (exc.DatabaseError, exc.InterfaceError, sqlite3.Error, *([psycopg.Error] if psycopg else []))
+
+
+def is_postgres(error: BaseException | None) -> "TypeGuard[psycopg.Error]":
+    """Return whether an error is one of psycopg's."""
+    psycopg = sys.modules.get("psycopg")
+    return psycopg is not None and isinstance(error, psycopg.Error)
+
+
 @contextmanager
 def translate(engine: Engine) -> Iterator[None]:
     """Raise `DatabaseError` in place of the drivers' errors that are about the database and not about a row.
@@ -38,14 +54,14 @@ def translate(engine: Engine) -> Iterator[None]:
         yield
     except exc.TimeoutError as error:
         raise DatabaseError(f"{where}: all connections are in use, each waiting for the database: try again") from error
-    except (exc.DatabaseError, exc.InterfaceError, sqlite3.Error, psycopg.Error) as error:
+    except driver_errors() as error:
         original = error.orig if isinstance(error, exc.DBAPIError) else error
-        if isinstance(original, psycopg.Error) and original.sqlstate in CONFLICTS:
+        if is_postgres(original) and original.sqlstate in CONFLICTS:
             raise ConflictError(f"{where}: other writers were in the way: try again") from error
-        if isinstance(original, psycopg.Error) and original.sqlstate in LOCKED:
+        if is_postgres(original) and original.sqlstate in LOCKED:
             raise LockUnavailableError(f"{where}: another transaction holds a lock: try again") from error
         message = describe_sqlite(where, original) if isinstance(original, sqlite3.Error) else None
-        if isinstance(original, psycopg.Error):
+        if is_postgres(original):
             message = describe_postgres(where, original)
         if message is None:
             raise  # a row or a statement is wrong, not the database
@@ -95,7 +111,7 @@ def describe_sqlite(where: str, error: sqlite3.Error) -> str | None:
     return f"{where}: {text}" if isinstance(error, sqlite3.OperationalError) else None
 
 
-def describe_postgres(where: str, error: psycopg.Error) -> str | None:
+def describe_postgres(where: str, error: "psycopg.Error") -> str | None:
     """Return what a PostgreSQL error says about the database; `None` if it is about a row.
 
     Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -107,9 +123,9 @@ def describe_postgres(where: str, error: psycopg.Error) -> str | None:
         return f"{where} is read-only: nothing can be written; check whether it is a standby or was set to read-only"
     if state in CANCELED:
         return f"{where}: a statement took longer than statement_timeout: try again"
-    if isinstance(error, psycopg.OperationalError):
+    if isinstance(error, sys.modules["psycopg"].OperationalError):
         return f"{where}: {text}; check that it is running and can be reached"
-    return f"cannot open {where}: {text}" if isinstance(error, psycopg.InterfaceError) else None
+    return f"cannot open {where}: {text}" if isinstance(error, sys.modules["psycopg"].InterfaceError) else None
 
 
 def missing_tables(where: str) -> str:

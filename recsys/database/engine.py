@@ -5,11 +5,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import psycopg
 from numpy.typing import NDArray
 from sqlalchemy import (
     ColumnElement,
@@ -34,6 +33,9 @@ from recsys.database.clock import now_ms
 from recsys.database.driver_errors import ConflictError, is_busy, translate
 from recsys.database.sqlite_file import file_identity, file_write_problem, open_file
 from recsys.errors import DatabaseError, InputError
+
+if TYPE_CHECKING:
+    import psycopg
 
 BUSY_TIMEOUT_SECONDS = 30
 PIECE_ROWS = {"sqlite": 50_000, "postgresql": 500_000}
@@ -306,7 +308,7 @@ def copy_in(connection: Connection, table: Table, columns: Sequence[Iterable[Any
         sqlite = cast(sqlite3.Connection, connection.connection.dbapi_connection)
         sqlite.executemany(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", rows).close()
         return
-    postgres = cast(psycopg.Connection[Any], connection.connection.dbapi_connection)
+    postgres = cast("psycopg.Connection[Any]", connection.connection.dbapi_connection)
     with postgres.cursor() as cursor, cursor.copy(f"COPY {table.name} ({names}) FROM STDIN".encode()) as copy:
         for row in rows:
             copy.write_row(row)
@@ -329,7 +331,7 @@ def fetch_rows(connection: Connection, statement: Select[Any]) -> Iterator[tuple
         with closing(sqlite.execute(sql)) as rows:
             yield from rows
         return
-    postgres = cast(psycopg.Connection[Any], connection.connection.dbapi_connection)
+    postgres = cast("psycopg.Connection[Any]", connection.connection.dbapi_connection)
     with postgres.cursor(name="fetch_rows", binary=True) as cursor:
         cursor.itersize = 50_000
         cursor.execute(sql.encode())
