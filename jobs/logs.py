@@ -37,7 +37,7 @@ class PlainFormatter(logging.Formatter):
 
 
 def logging_config(level: str) -> dict[str, Any]:
-    """A configuration for `logging.config.dictConfig`: everything to stderr, at one level."""
+    """Return a configuration for `logging.config.dictConfig`: everything to stderr, at one level."""
     formatter = "plain" if sys.stderr.isatty() else "json"
     return {
         "version": 1,

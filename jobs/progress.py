@@ -11,7 +11,7 @@ stderr = Console(stderr=True)
 
 @contextmanager
 def progress(description: str, total: float | None) -> Iterator[Callable[[float], None]]:
-    """A bar with an estimate of the time left; yields what is called with the amount just done."""
+    """Show a progress bar with the time left; yield a function to call with the amount just done."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal, transient=True) as bar:
         task = bar.add_task(description, total=total)

@@ -21,7 +21,7 @@ class Result(BaseModel):
 
 
 def _not_asked_for(value: object) -> bool:
-    """Whether an answer leaves a field out."""
+    """Return whether a result leaves a field out."""
     return value is None
 
 

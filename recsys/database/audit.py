@@ -40,6 +40,6 @@ def record(connection: Connection, actor: str, action: str, detail: Mapping[str,
 
 
 def entries(connection: Connection, limit: int = 100) -> list[AuditEntry]:
-    """The last entries, at most `limit` (1 or more) of them, the newest first."""
+    """Return the last `limit` (1 or more) entries, the newest first."""
     rows = connection.execute(select(schema.audit_log).order_by(schema.audit_log.c.entry_key.desc()).limit(limit))
     return [AuditEntry(row.entry_key, row.at, row.actor, row.action, row.detail) for row in rows]

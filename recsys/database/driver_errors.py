@@ -30,7 +30,7 @@ CANCELED = {"57014"}  # query_canceled: statement_timeout
 
 
 def driver_errors() -> tuple[type[Exception], ...]:
-    """Return the classes of the drivers' errors; psycopg's only if it is loaded: a server on SQLite need not import it."""
+    """Return the classes of the drivers' errors; psycopg's only if it is loaded: SQLite does not need it."""
     psycopg = sys.modules.get("psycopg")
     return (exc.DatabaseError, exc.InterfaceError, sqlite3.Error, *([psycopg.Error] if psycopg else []))
 

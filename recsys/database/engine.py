@@ -55,10 +55,10 @@ _Result = TypeVar("_Result")
 
 
 def connect(url: str, busy_seconds: float = BUSY_TIMEOUT_SECONDS, *, create: bool = True) -> Engine:
-    """An engine for `sqlite:///FILE` or `postgresql://…`; nothing is opened yet.
+    """Return an engine for `sqlite:///FILE` or `postgresql://…`; no connection is opened yet.
 
     Args:
-        busy_seconds: how long a writer waits for another one on SQLite.
+        busy_seconds: seconds that a writer waits for another writer on SQLite.
         create: whether a connection creates an SQLite file that does not exist. A server never does.
 
     Raises:
@@ -98,12 +98,12 @@ def _checked_url(url: str) -> URL:
 
 
 def _begin_sqlite(connection: Connection, busy_seconds: float) -> None:
-    # A transaction that starts by reading and then writes can fail for good when another writer got between.
+    # A transaction that reads first and writes later fails if another writer committed in between.
     if not connection.get_execution_options().get("writes", False):
         connection.exec_driver_sql("BEGIN")
         return
-    # SQLite's own waiting looks only every 100 ms, and would miss every pause between the pieces of a bulk
-    # write; ours looks often enough to get in at the first.
+    # SQLite's busy handler polls only every 100 ms, so it would miss every pause between the pieces of a bulk
+    # write. This loop polls often enough to start in the first pause.
     deadline = time.monotonic() + busy_seconds
     connection.exec_driver_sql("PRAGMA busy_timeout = 0")
     try:
@@ -317,14 +317,14 @@ def copy_in(connection: Connection, table: Table, columns: Sequence[Iterable[Any
 def fetch_columns(
     connection: Connection, statement: Select[Any], dtypes: Sequence[type[np.generic]]
 ) -> list[NDArray[Any]]:
-    """The result of a query as one numpy array a column; the query must give no NULL."""
+    """Return the result of a query as one numpy array for each column; no value may be NULL."""
     record = np.dtype([(f"c{place}", dtype) for place, dtype in enumerate(dtypes)])
     fetched = np.fromiter(fetch_rows(connection, statement), record)
     return [np.ascontiguousarray(fetched[name]) for name in record.names or ()]
 
 
 def fetch_rows(connection: Connection, statement: Select[Any]) -> Iterator[tuple[Any, ...]]:
-    """The result of a query as the driver has it, by its fastest road; it is never in memory as a whole."""
+    """Yield the rows of a query as the driver returns them; the whole result is never in memory."""
     sql = str(statement.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True}))
     if connection.dialect.name == "sqlite":
         sqlite = cast(sqlite3.Connection, connection.connection.dbapi_connection)

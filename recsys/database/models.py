@@ -229,7 +229,7 @@ def _make_live(connection: Connection, chosen: ModelVersion, action: str, reason
 
 
 def was_published(connection: Connection, number: int) -> bool:
-    """Whether a version has ever been live."""
+    """Return whether a version has ever been live."""
     published = schema.publications.c.number
     return connection.scalar(select(published).where(published == number).limit(1)) is not None
 
@@ -289,13 +289,13 @@ def _delete(engine: Engine, number: int, guard: Guard | None = None) -> None:
 
 
 def versions(connection: Connection) -> list[ModelVersion]:
-    """All finished versions, the newest first."""
+    """Return all finished versions, the newest first."""
     rows = connection.execute(_select_versions().order_by(schema.models.c.number.desc()))
     return [_as_version(row) for row in rows]
 
 
 def version(connection: Connection, number: int) -> ModelVersion:
-    """One version.
+    """Return one version.
 
     Raises:
         NotFoundError: there is no finished version of that number.
@@ -307,7 +307,7 @@ def version(connection: Connection, number: int) -> ModelVersion:
 
 
 def live_numbers(connection: Connection) -> dict[Objective, int]:
-    """The number of the live version of each objective that has one."""
+    """Return the number of the live version of each objective that has one."""
     rows = connection.execute(select(schema.live_models.c.objective, schema.live_models.c.number))
     return {cast(Objective, objective): number for objective, number in rows}
 

@@ -16,7 +16,7 @@ _ROUNDS = 10
 
 
 def popular(train: Ratings, objective: Objective, rating_scale: tuple[float, float] | None = None) -> Factors:
-    """The most-popular baseline, without any personalisation.
+    """Return the most-popular baseline, without any personalisation.
 
     Under `ranking` the score of an item is its number of ratings. Under `rating` the prediction is its
     damped mean
@@ -47,7 +47,7 @@ def popular(train: Ratings, objective: Objective, rating_scale: tuple[float, flo
 
 
 def bias_only(train: Ratings, rating_scale: tuple[float, float] | None = None) -> Factors:
-    """The bias-only baseline: z_ui = b_u + b_i + b, on the same sigmoid scale as the model.
+    """Fit the bias-only baseline: z_ui = b_u + b_i + b, on the same sigmoid scale as the model.
 
     Minimises
 
@@ -94,7 +94,7 @@ def _biases(
     global_bias: float = 0.0,
     rating_range: tuple[float, float] | None = None,
 ) -> Factors:
-    """Factors of width 0."""
+    """Return factors of width 0."""
     return Factors(
         objective=objective,
         users=Side(

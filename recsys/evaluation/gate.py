@@ -111,7 +111,7 @@ class Judge:
         self._relevant_from = relevant_from
 
     def baselines(self) -> dict[str, Factors]:
-        """The most-popular and the bias-only model of the same training set."""
+        """Return the most-popular and the bias-only model of the same training set."""
         scale = usable_scale(self._scale)
         bias = bias_only(self._training_set, scale)
         return {"popular": popular(self._training_set, self.objective, scale), "bias": bias}
@@ -131,7 +131,7 @@ class Judge:
         return self.measure(factors)[1][self.metric]
 
     def measure(self, factors: Factors) -> tuple[Measured, dict[str, float]]:
-        """What the gate compares, and the metrics for people."""
+        """Return the measure that the gate compares, and all metrics by name."""
         if self.objective == "rating":
             error = evaluate_rating(factors, self._test)
             measured = Measured("MSE", error.rmse**2, False, error.user_keys, error.user_squared_error)

@@ -161,7 +161,7 @@ def evaluate_ranking(
 
 
 def _over_items(factors: Factors, item_keys: NDArray[np.int64]) -> Index:
-    """What a model makes of the given items; one it does not know has a bias of −inf, so it is never listed."""
+    """Return the given items as an index; an item that the model does not know has the bias −inf and is never found."""
     place = positions(factors.item_keys, item_keys)
     known = place >= 0
     item_factors = np.zeros((len(item_keys), factors.n_factors), np.float32)

@@ -92,7 +92,7 @@ def _after_cut(ratings: Ratings, share: float) -> NDArray[np.bool_]:
 
 
 def _from_end(ratings: Ratings) -> NDArray[np.int64]:
-    """How many ratings of the same user come after each, by time; the hash settles equal times."""
+    """Return how many ratings of the same user come after each rating by time; the hash orders equal times."""
     order = np.lexsort((_pair_hash(ratings), ratings.rated_at, ratings.user_idx))
     ends = np.cumsum(_n_rated(ratings))
     from_end = np.empty(ratings.n_ratings, np.int64)
@@ -105,6 +105,6 @@ def _n_rated(ratings: Ratings) -> NDArray[np.int64]:
 
 
 def _pair_hash(ratings: Ratings) -> NDArray[np.uint64]:
-    """A stable 64-bit hash of (user_id, item_id) for each rating."""
+    """Return a stable 64-bit hash of (user_id, item_id) for each rating."""
     # The 1 makes it another hash than the one that the fingerprint begins with.
     return mix(mix(ratings.user_hash[ratings.user_idx]) ^ ratings.item_hash[ratings.item_idx] ^ np.uint64(1))
