@@ -30,9 +30,9 @@ def add_counts(
     connection: Connection, item_key: NDArray[np.int64], n: NDArray[np.int64], rating: NDArray[np.float64]
 ) -> None:
     """Add to the counts and rating sums of items: (n_changes,) each; an item may occur several times."""
-    keys, place = np.unique(item_key, return_inverse=True)
-    counts = np.bincount(place, n, len(keys)).astype(np.int64)
-    sums = np.bincount(place, rating, len(keys))
+    keys, position = np.unique(item_key, return_inverse=True)
+    counts = np.bincount(position, n, len(keys)).astype(np.int64)
+    sums = np.bincount(position, rating, len(keys))
     differs = (counts != 0) | (sums != 0)
     columns = (keys[differs].tolist(), counts[differs].tolist(), sums[differs].tolist())
     counted = schema.item_counts
@@ -85,9 +85,9 @@ def recount(engine: Engine, guard: Callable[[Connection], None] | None = None) -
     keys = np.union1d(kept[0], true_counts[0])
     n, total = np.zeros(len(keys), np.int64), np.zeros(len(keys))
     for sign, (item_key, counts, sums) in ((-1, kept), (1, true_counts)):
-        place = positions(keys, item_key)
-        n[place] += sign * counts
-        total[place] += sign * sums
+        position = positions(keys, item_key)
+        n[position] += sign * counts
+        total[position] += sign * sums
     wrong = (n != 0) | (np.abs(total) > 1e-6)
     if wrong.any():
         with writing(engine) as connection:  # not a unit of work, which imports this module; the same order of locks

@@ -14,7 +14,7 @@ from recsys.database.work import Guard, Work, write_in_pieces
 _staged_descriptions = Table(
     "staged_descriptions",
     MetaData(),
-    Column("place", BigInteger, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
     Column("external_id", Text, nullable=False),
     Column("title", Text),
     Column("categories", schema.Json, nullable=False),
@@ -54,7 +54,7 @@ def upsert_descriptions(
     external_id = table.columns[1].name
     names = [name for name in ("title", "categories", "attributes") if name in table.c]
     staged = _staged_descriptions.c
-    rows = select(staged.external_id.label(external_id), *(staged[name] for name in names)).order_by(staged.place)
+    rows = select(staged.external_id.label(external_id), *(staged[name] for name in names)).order_by(staged.position)
     n_written = 0
 
     def write(work: Work, part: slice) -> None:
@@ -88,17 +88,17 @@ def changed_descriptions(
     found = connection.execute(
         select(stored_id, table.c.categories, table.c.attributes, *([table.c.title] if has_title else []))
         .select_from(staged_ids.join(table, stored_id == staged_ids.c.external_id))
-        .order_by(staged_ids.c.place)
+        .order_by(staged_ids.c.position)
         .with_for_update(of=table, key_share=True)
     )
     stored = {row[0]: Description(row[3] if has_title else None, row[1], row[2]) for row in found}
     changed = []
-    for place, (external_id, new) in enumerate(rows):
+    for position, (external_id, new) in enumerate(rows):
         before = stored.get(external_id)
         after = (before or Description(None, [], {})).updated(new)
         if after != before:
             categories, attributes = (
                 json.dumps(value, ensure_ascii=False) for value in (after.categories, after.attributes)
             )
-            changed.append((place, external_id, after.title, categories, attributes))
+            changed.append((position, external_id, after.title, categories, attributes))
     return changed

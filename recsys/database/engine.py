@@ -318,7 +318,7 @@ def fetch_columns(
     connection: Connection, statement: Select[Any], dtypes: Sequence[type[np.generic]]
 ) -> list[NDArray[Any]]:
     """Return the result of a query as one numpy array for each column; no value may be NULL."""
-    record = np.dtype([(f"c{place}", dtype) for place, dtype in enumerate(dtypes)])
+    record = np.dtype([(f"c{column}", dtype) for column, dtype in enumerate(dtypes)])
     fetched = np.fromiter(fetch_rows(connection, statement), record)
     return [np.ascontiguousarray(fetched[name]) for name in record.names or ()]
 

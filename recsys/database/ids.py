@@ -16,7 +16,7 @@ HANDFUL = 1000
 staged_ids = Table(
     "staged_ids",
     MetaData(),
-    Column("place", BigInteger, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
     Column("external_id", Text, nullable=False),
     prefixes=["TEMPORARY"],
 )
@@ -39,22 +39,24 @@ def keys_of(engine: Engine, table: Table, ids: Sequence[str], guard: Guard | Non
             return np.array([by_id[given] for given in ids], np.int64)
     # Always inserted in the order of the ids, so that two writers of the same ids do not wait for each other.
     order = sorted(range(len(ids)), key=ids.__getitem__)
-    known = select(staged_ids.c.place, key).select_from(staged_ids.join(table, external_id == staged_ids.c.external_id))
+    known = select(staged_ids.c.position, key).select_from(
+        staged_ids.join(table, external_id == staged_ids.c.external_id)
+    )
     missing = (
         select(staged_ids.c.external_id.label(external_id.name))
         .select_from(staged_ids.outerjoin(table, external_id == staged_ids.c.external_id))
         .where(key.is_(None))
-        .order_by(staged_ids.c.place)
+        .order_by(staged_ids.c.position)
     )
 
     def look_up(work: Work, rows: slice) -> None:
         connection = work.connection
         stage(connection, staged_ids, (range(rows.start, rows.stop), [ids[code] for code in order[rows]]))
-        places, found = fetch_columns(connection, known, (np.int64, np.int64))
-        if len(places) < rows.stop - rows.start:
+        positions_found, found = fetch_columns(connection, known, (np.int64, np.int64))
+        if len(positions_found) < rows.stop - rows.start:
             upsert(connection, table, missing, key=[external_id.name])
-            places, found = fetch_columns(connection, known, (np.int64, np.int64))
-        keys[np.array(order)[places]] = found
+            positions_found, found = fetch_columns(connection, known, (np.int64, np.int64))
+        keys[np.array(order)[positions_found]] = found
 
     retry_on_conflict(lambda: write_in_pieces(engine, len(ids), look_up, guard=guard))
     return keys

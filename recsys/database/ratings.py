@@ -259,12 +259,12 @@ def preview_upsert(connection: Connection, columns: RatingColumns) -> Upserted:
         (np.int64, np.int64, np.float64, np.int64),
     )
     known = (user_key[kept] >= 0) & (item_key[kept] >= 0)
-    place = positions(old_user * n_items + old_item, user_key[kept] * n_items + item_key[kept])
-    is_old = known & (place >= 0)
-    rating, rated_at, place = columns.rating[kept][is_old], columns.rated_at[kept][is_old], place[is_old]
-    timeless = (rated_at == NO_TIME) | (old_at[place] == NO_TIME)
-    differs = (rating != old_rating[place]) | ((rated_at != NO_TIME) & (rated_at != old_at[place]))
-    updated = int((differs & (timeless | (rated_at >= old_at[place]))).sum())
+    stored_row = positions(old_user * n_items + old_item, user_key[kept] * n_items + item_key[kept])
+    is_old = known & (stored_row >= 0)
+    rating, rated_at, stored_row = columns.rating[kept][is_old], columns.rated_at[kept][is_old], stored_row[is_old]
+    timeless = (rated_at == NO_TIME) | (old_at[stored_row] == NO_TIME)
+    differs = (rating != old_rating[stored_row]) | ((rated_at != NO_TIME) & (rated_at != old_at[stored_row]))
+    updated = int((differs & (timeless | (rated_at >= old_at[stored_row]))).sum())
     inserted = len(kept) - int(is_old.sum())
     return Upserted(inserted, updated, len(columns) - inserted - updated)
 

@@ -142,7 +142,7 @@ def evaluate_ranking(
         is_wanted = np.zeros((len(users), train.n_items + 1), bool)
         row, rating = _rows_of(starts, order, users)
         is_wanted[row, wanted_item[rating]] = True
-        is_wanted[:, -1] = False  # where −1 points, both for an unreachable item and an empty place
+        is_wanted[:, -1] = False  # where −1 points, both for an unreachable item and an empty position
         hits = np.take_along_axis(is_wanted, lists, 1)
         gain[users] = hits @ discount[: lists.shape[1]]
         n_hits[users] = hits.sum(1)
@@ -162,12 +162,12 @@ def evaluate_ranking(
 
 def _over_items(factors: Factors, item_keys: NDArray[np.int64]) -> Index:
     """Return the given items as an index; an item that the model does not know has the bias −inf and is never found."""
-    place = positions(factors.item_keys, item_keys)
-    known = place >= 0
+    position = positions(factors.item_keys, item_keys)
+    known = position >= 0
     item_factors = np.zeros((len(item_keys), factors.n_factors), np.float32)
-    item_factors[known] = factors.item_factors[place[known]]
+    item_factors[known] = factors.item_factors[position[known]]
     item_bias = np.full(len(item_keys), -np.inf, np.float32)
-    item_bias[known] = factors.item_bias[place[known]]
+    item_bias[known] = factors.item_bias[position[known]]
     return Index(item_factors, item_bias, factors.head)
 
 
@@ -184,6 +184,6 @@ def _rows_of(
         (position in `groups`, row), one of each per row.
     """
     n = np.where(groups >= 0, starts[groups + 1] - starts[groups], 0)
-    place = np.repeat(np.arange(len(groups)), n)
+    position = np.repeat(np.arange(len(groups)), n)
     before = np.cumsum(n) - n
-    return place, order[np.arange(len(place)) + (starts[groups] - before)[place]]
+    return position, order[np.arange(len(position)) + (starts[groups] - before)[position]]

@@ -74,14 +74,14 @@ def find_metadata(what: Literal["items", "users"], typed: str | Path | None, bes
     Raises:
         InputError: there are several, or the named folder holds none.
     """
-    place = beside if typed is None else locate(typed)
-    if not isinstance(place, Folder):
-        return place
+    located = beside if typed is None else locate(typed)
+    if not isinstance(located, Folder):
+        return located
     names = METADATA_FILES[what]
-    candidates = place.named(*names)
+    candidates = located.named(*names)
     if len(candidates) > 1:
         raise InputError(
-            f"{place.name} holds {len(candidates)} files of {what}: expected one; "
+            f"{located.name} holds {len(candidates)} files of {what}: expected one; "
             f"name one with --{what}: {join_names([entry.name for entry in candidates])}"
         )
     if not candidates and typed is not None:

@@ -146,13 +146,13 @@ def open_source(
     if format not in FORMATS:
         raise InputError(f"format {format!r} is not known: expected one of {', '.join(FORMATS)}; correct --format")
     mapping = dict(columns or {})
-    place = locate(path)
-    ratings = choose_ratings(place, format) if isinstance(place, Folder) else place
+    located = locate(path)
+    ratings = choose_ratings(located, format) if isinstance(located, Folder) else located
     table = open_ratings(ratings, format, mapping)
     found = Header(table.where, table.header, table.n_columns).find_ratings(mapping)
     if isinstance(table, ParquetFile):
         refuse_types(table, found)
-    beside = ratings.folder() if isinstance(place, Folder) else None
+    beside = ratings.folder() if isinstance(located, Folder) else None
     item_entry = find_metadata("items", items, beside)
     user_entry = find_metadata("users", users, beside)
     return Source(

@@ -25,7 +25,7 @@ class Solution(NamedTuple):
 
 
 class Point(Protocol):
-    """The loss at one place, and its negative gradient (n,)."""
+    """The loss at one point, and its negative gradient (n,)."""
 
     @property
     def loss(self) -> float: ...
@@ -47,11 +47,11 @@ def minimise(
     A step that makes the loss worse is halved.
 
     Args:
-        evaluate: the loss at a place (n,).
+        evaluate: the loss at a point (n,).
         curvature: its second derivative there: (n, n).
 
     Returns:
-        The last place (n,) and its point.
+        The last x (n,) and what `evaluate` returned for it.
     """
     x = np.zeros(n)
     here = evaluate(x)
