@@ -120,7 +120,7 @@ async def _handle(request: Request, error: Exception) -> JSONResponse:
 
 
 def answer_to(request: Request, error: Exception) -> JSONResponse:
-    """Return the answer to a request that failed with an error."""
+    """Return the HTTP response to a request that failed with an error."""
     if isinstance(error, RecsysError):
         if error.public != str(error):
             _log.warning("request failed", extra={"reason": str(error), "path": request.url.path[:200]})

@@ -40,7 +40,7 @@ class LrFindReport(Result):
 
 
 class SweptValue(Result):
-    """One training of a sweep."""
+    """Result of one training in a sweep."""
 
     value: float
     metric: float | None = Field(description="On held-out ratings; null if training diverged.")

@@ -79,7 +79,7 @@ def recommend_all(engine: Engine, out: Path, query: ListQuery) -> AllListsReport
                     advance(len(chunk.user_ids))
             partial.replace(out)
         except OSError as error:
-            raise InputError(f"cannot write {out} ({error.strerror}): give another --out") from error
+            raise InputError(f"cannot write {out} ({error.strerror}): choose another path with --out") from error
         finally:
             partial.unlink(missing_ok=True)
     seconds = perf_counter() - started

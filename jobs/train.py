@@ -287,7 +287,7 @@ def already_trained(
     architecture: Architecture = "dot",
 ) -> ModelVersion | None:
     """Return the version that a training now would only repeat: same ratings, same config, same seed."""
-    # A version that passed the gate but was never published, as after a crash, is not a finished night.
+    # A version that passed the gate but was never published, as after a crash, does not count as a finished run.
     candidates = [
         stored
         for stored in versions(connection)

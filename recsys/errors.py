@@ -38,7 +38,7 @@ class RecsysError(Exception):
 
     @property
     def public(self) -> str:
-        """The message for clients of the API."""
+        """Return the message for clients of the API."""
         return str(self)
 
 

@@ -119,7 +119,7 @@ class Item(Result):
     categories: list[str] = Field(examples=[["Action", "Sci-Fi"]])
     year: int | None = Field(examples=[1977])
     attributes: dict[str, object] = Field(description="What else is known of the item.", examples=[{}])
-    hidden: bool = Field(description="Whether no list shows it.")
+    hidden: bool = Field(description="Whether all lists leave it out.")
     n_ratings: int
     mean_rating: Score | None
 

@@ -11,7 +11,7 @@ from jobs.cli.stopping import stoppable
 
 @stoppable("no list was written")
 def recommend_command(
-    user_id: Annotated[str | None, typer.Argument(metavar="USER_ID", help="Id of a user, as in your files.")] = None,
+    user_id: Annotated[str | None, typer.Argument(metavar="USER_ID", help="Id of a user, as loaded.")] = None,
     n: CountOption = 10,
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="List items that the user has rated, too.")
@@ -75,10 +75,7 @@ def similar_command(
 def popular_command(
     by: Annotated[
         PopularByName,
-        typer.Option(
-            help="`bias`: how much more an item is liked than its kind; `count`: number of ratings; "
-            "`mean`: mean rating."
-        ),
+        typer.Option(help="`bias`: item bias of the rating model; `count`: number of ratings; `mean`: mean rating."),
     ] = "bias",
     order: Annotated[OrderName, typer.Option(help="`desc`: highest first; `asc`: lowest first.")] = "desc",
     min_ratings: Annotated[
@@ -90,7 +87,7 @@ def popular_command(
 ) -> None:
     """Print items by popularity: by bias, number of ratings, or mean rating.
 
-    The bias is what is left of an item's popularity when the tastes of its raters are taken out. It needs a live
+    The bias is the part of an item's score that does not depend on the user. It needs a live
     rating model.
 
         recsys popular

@@ -16,7 +16,7 @@ models_app = typer.Typer(
     no_args_is_help=True,
     help=as_markdown("""List the stored model versions, and publish, roll back or prune them by hand.
 
-Every training is stored as a numbered version. For each objective, one version is live: the one that answers.
+Every training is stored as a numbered version. For each objective, one version is live: the one that serves requests.
 
     recsys models list
     recsys models rollback --objective ranking --reason "lists looked odd"
@@ -70,7 +70,7 @@ def publish_command(
     number: NumberArgument,
     reason: Annotated[str | None, typer.Option(help="Why. It is recorded.")] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Publish the version although the gate refused it. Needs --reason.")
+        bool, typer.Option("--force", help="Publish the version even if the gate refused it. Needs --reason.")
     ] = False,
     json: JsonOption = False,
 ) -> None:

@@ -15,7 +15,7 @@ def serve_command(
         "127.0.0.1"
     ),
     port: PortOption = 8000,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Number of processes, about one for each core.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Number of server processes, one for each core.")] = 1,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow an address that other machines can reach although no key exists.")
     ] = False,

@@ -47,7 +47,7 @@ def train_command(
     force: Annotated[
         bool, typer.Option("--force", help="Publish the version even if the gate refuses it. Needs --reason.")
     ] = False,
-    reason: Annotated[str | None, typer.Option(help="Why you force the publication. It is recorded.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Reason for forcing the publication; it is recorded.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Train one model on the ratings in the database, store it as a new version, and publish it if it is good enough.
@@ -108,7 +108,7 @@ def evaluate_command(
     objective: ObjectiveOption = "ranking",
     architecture: ArchitectureOption = "dot",
     k: Annotated[int, typer.Option(min=1, help="Length of the lists that are measured.")] = 10,
-    relevant_from: Annotated[float, typer.Option(help="Lowest rating that makes an item worth listing.")] = 4.0,
+    relevant_from: Annotated[float, typer.Option(help="Lowest test rating that counts as relevant.")] = 4.0,
     n_factors: FactorsOption = None,
     n_epochs: EpochsOption = None,
     batch_size: BatchSizeOption = None,
@@ -171,7 +171,7 @@ def nightly_command(
     """Load new ratings, train both objectives, and publish the versions that are good enough. Run it every night.
 
     An objective whose ratings did not change is not trained again. The objectives are independent: if one fails, the
-    other is trained all the same, and the exit code is 1. It is 3 if another run is at work.
+    other is trained all the same, and the exit code is 1. The exit code is 3 if another run is in progress.
 
         recsys nightly
         recsys nightly --source /data/ratings.csv --json

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jobs.tune_report import TuneReport
 
 OutOption = Annotated[
-    Path | None, typer.Option("--out", help="Write the plot to this file, an HTML page that needs no network.")
+    Path | None, typer.Option("--out", help="Write the plot to this file, a self-contained HTML page.")
 ]
 RANGE = "LOW:HIGH, in powers of ten: 1e-3:1e1 is .001, .01, .1, 1 and 10."
 

@@ -7,7 +7,7 @@ from math import isnan
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A measure as people read it.
+    """Display name of a metric, and which direction is better.
 
     Attributes:
         name: for example `NDCG@10`.

@@ -72,7 +72,7 @@ def ratings_from_frame(
     given = {"user_id": user, "item_id": item, "rating": rating, "rated_at": time}
     positions = columns.find({role: name for role, name in given.items() if name is not None})
     if columns.n_rows == 0:
-        raise InputError("the data frame has no rows: expected at least one rating; check how it was made")
+        raise InputError("the data frame has no rows: expected at least one rating; pass a frame with rows")
     user_ids, user_problems = check_ids(columns.read(positions["user_id"], refuse_id_type), "user_id")
     item_ids, item_problems = check_ids(columns.read(positions["item_id"], refuse_id_type), "item_id")
     values, rating_problems = check_ratings(columns.read(positions["rating"], refuse_rating_type), *rating_range)

@@ -350,7 +350,10 @@ def load_factors(connection: Connection, number: int, *, users: bool = True) -> 
                 f"model version {number} is damaged: {expected:,} {what} were stored and {found:,} are there"
             )
     if chosen.checksum is not None and version_checksum(factors, stored) != chosen.checksum:
-        raise DamagedVersionError(f"model version {number} is damaged: its items or weights have another checksum")
+        raise DamagedVersionError(
+            f"model version {number} is damaged: the checksum of its items or weights does not match the stored one; "
+            "roll back or train again"
+        )
     return factors
 
 

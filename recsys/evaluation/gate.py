@@ -24,9 +24,9 @@ class Measured:
     """One model on the held-out ratings.
 
     Attributes:
-        metric: name, for people.
+        metric: display name.
         value: the metric over all held-out ratings.
-        higher_is_better: whether more of it is.
+        higher_is_better: whether a higher value is better.
         user_keys: (n,) users it was measured on, ascending.
         user_value: (n,) what each user contributes, in the direction of `value`.
     """

@@ -90,7 +90,7 @@ class MemberStream:
         if info.file_size > max(FREE_EXPANSION_BYTES, MAX_EXPANSION * info.compress_size):
             raise InputError(
                 f"{name} expands {info.compress_size:,} bytes to {info.file_size:,}: expected at most "
-                f"{MAX_EXPANSION} times as many; check where the zip is from, or unpack it first"
+                f"{MAX_EXPANSION} times the compressed size; check the source of the zip, or unpack it first"
             )
         self._info = info
         self._reader = DiskReader(file)

@@ -44,10 +44,10 @@ class LiveRecommender:
         user_cache_bytes: int = 32 << 20,
         on_load: Callable[[], None] = lambda: None,
     ) -> None:
-        """Hold no snapshot yet; `start` reads the first.
+        """Create the object without a snapshot; `start` reads the first one.
 
         Args:
-            on_load: called after a snapshot or a version was loaded, such as to tune the memory of the process.
+            on_load: called after a snapshot or a version was loaded, for example to reduce the memory of the process.
         """
         self.users = UserCache(user_cache_bytes)
         self.problem: str | None = None

@@ -72,7 +72,7 @@ def test_a_neural_version(engine: Engine, tmp_path: Path) -> None:
 
 
 def test_the_file_appears_whole_or_not_at_all(known_engine: Engine, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="give another --out"):
+    with pytest.raises(InputError, match="choose another path with --out"):
         job.recommend_all(known_engine, tmp_path / "missing" / "lists.parquet", ListQuery())
     out = tmp_path / "lists.parquet"
     out.write_text("the last one")
