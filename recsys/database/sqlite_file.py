@@ -10,15 +10,17 @@ MIN_FREE_BYTES = 1 << 20
 """A disk with less free space is full: SQLite adds whole pages, and its log needs more than the rows themselves."""
 
 PRAGMAS = ("foreign_keys=ON", "cache_size=-65536")
-# The first takes effect in a new file only: `prune` gives free pages back.
-WRITER_PRAGMAS = ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", *PRAGMAS)
+WRITER_PRAGMAS = ("synchronous=FULL", *PRAGMAS)
+# These two write into the file. The first takes effect in a new file only: `prune` gives free pages back.
+CREATOR_PRAGMAS = ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", *WRITER_PRAGMAS)
 
 
 def open_file(database: str, *, create: bool, **options: Any) -> sqlite3.Connection:
     """Open a database file for reading and writing; for reading alone, where it or its folder is read-only.
 
     Args:
-        create: whether to create a file that does not exist.
+        create: whether to create a file that does not exist. If not, an empty file stays empty, too: it may be a copy
+            that has just begun, and a page written into it would damage the database.
         options: of `sqlite3.connect`.
 
     Raises:
@@ -26,7 +28,8 @@ def open_file(database: str, *, create: bool, **options: Any) -> sqlite3.Connect
     """
     path = Path(database)
     if not is_read_only(path):
-        return prepared(connected(path, "mode=rwc" if create else "mode=rw", options), WRITER_PRAGMAS)
+        mode, pragmas = ("mode=rwc", CREATOR_PRAGMAS) if create else ("mode=rw", WRITER_PRAGMAS)
+        return prepared(connected(path, mode, options), pragmas)
     try:
         # Another process may write: its log and its shared memory lie beside the file.
         return prepared(connected(path, "mode=ro", options), PRAGMAS)

@@ -216,6 +216,27 @@ def test_no_request_creates_the_database_file(tmp_path: Path, engine: Engine) ->
         eventually(lambda: client.get("/v1/popular?by=count").status_code == 200, 10)
 
 
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("first", [0, 10, 100, 4096, 5000, 20_480, -4096, -1])
+def test_a_database_file_that_is_copied_slowly(tmp_path: Path, engine: Engine, first: int) -> None:
+    # The server opens the file while it is empty or half there. It writes nothing into it, and keeps no page of it.
+    engine.dispose()  # the last connection moves the log into the file
+    content = Path(str(engine.url.database)).read_bytes()
+    path = tmp_path / "missing.db"
+    with serving(f"sqlite:///{path}") as client:
+        with path.open("wb", buffering=0) as copy:
+            for piece in (content[:first], content[first:]):
+                copy.write(piece)
+                written = copy.tell()
+                deadline = time.monotonic() + 0.3
+                while written < len(content) and time.monotonic() < deadline:
+                    client.get("/v1/popular?by=count")
+                    assert path.read_bytes() == content[:written]
+                    time.sleep(0.01)
+        eventually(lambda: client.get("/v1/popular?by=count").status_code == 200, 10)
+        assert path.read_bytes() == content
+
+
 class TestWatch:
     def test_a_database_that_hangs_does_not_hold_up_the_start(
         self, known_engine: Engine, monkeypatch: pytest.MonkeyPatch
