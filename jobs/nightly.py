@@ -66,12 +66,12 @@ def nightly(
     """
     night = Night()
     with (
-        lease(engine, TRAINING) as held,
+        lease(engine, TRAINING, settings.lease_seconds) as held,
         recorded(engine, "nightly") as run,
         explain_interrupt(night.kept),
     ):
         for source in sources:
-            with lease(engine, LOADING) as loading:
+            with lease(engine, LOADING, settings.lease_seconds) as loading:
                 night.loads.append(load(engine, source, settings, guard=loading.guard))
         n_corrected = recount(engine, held.guard)
         if n_corrected:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -105,6 +105,7 @@ def train(
 
     Raises:
         Interrupted: the training was stopped; the message says what was kept.
+        LockedError: another process took the lease meanwhile.
         TrainingError: there are too few ratings, or training diverged.
     """
     started = time.perf_counter()
@@ -129,6 +130,7 @@ def train(
             accumulate=accumulate,
             baseline=baselines["bias"],
             checkpoint=checkpoint,
+            check=held.check,
         )
         measured = measure(judge, learner.factors, baselines, source.live, settings.gate_margin)
         number = store(
@@ -326,14 +328,21 @@ def fit_with_progress(
     accumulate: int = 1,
     baseline: Factors | None = None,
     checkpoint: Checkpoint | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Learner:
     """Train with a progress bar.
 
     Args:
         baseline: the bias-only model of the same training set, if it is there already.
+        check: called after every epoch; raises if training must not go on.
         curve: measures the factors after every epoch.
     """
     with progress(f"training {config.objective}", config.n_epochs) as advance:
+
+        def on_epoch(_epoch: object) -> None:
+            advance(1)
+            check()
+
         return Learner.fit(
             data,
             config=config,
@@ -344,5 +353,5 @@ def fit_with_progress(
             baseline=baseline,
             checkpoint=checkpoint,
             validate=None if curve is None else curve.main_metric,
-            on_epoch=lambda _epoch: advance(1),
+            on_epoch=on_epoch,
         )

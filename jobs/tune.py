@@ -141,10 +141,11 @@ def tune(
         require_extra("report")
     if minutes is None and n_trials is None:
         minutes = MINUTES
-    with lease(engine, TUNING) as held:
+    with lease(engine, TUNING, settings.lease_seconds) as held:
         search = prepare_search(engine, settings, objective, architecture, device, seed)
         if fresh:
             with writing(engine) as connection:
+                held.guard(connection)
                 delete_trials(connection, search.study.digest)
         with reading(engine) as connection:
             stored_trials = read_trials(connection, search.study.digest)
@@ -230,9 +231,15 @@ def record_trials(
     Raises:
         LockedError: the lease was lost to another process.
     """
+
+    def on_epoch(n_epochs: int) -> None:
+        held.check()
+        forward(n_epochs)
+
     trials = list(earlier)
     n_left = n_trials - len(earlier) if n_trials is not None else 0
     with progress(f"tuning {search.study.objective}", max(n_left if minutes is None else minutes * 60, 0)) as advance:
+        forward = clocked(advance) if minutes is not None else lambda n_epochs: advance(1 / n_epochs)
         for trial in run_trials(
             search.validation.training_set,
             search.config,
@@ -245,7 +252,7 @@ def record_trials(
             rating_scale=search.scale,
             device=search.device,
             seed=search.seed,
-            on_epoch=clocked(advance) if minutes is not None else lambda n_epochs: advance(1 / n_epochs),
+            on_epoch=on_epoch,
         ):
             with writing(engine) as connection:
                 held.guard(connection)

@@ -41,6 +41,13 @@ class Settings(BaseSettings):
         default=Path(".recsys/checkpoints"),
         description="Folder for checkpoints; a training that was killed continues from its checkpoint.",
     )
+    lease_seconds: FiniteFloat = Field(
+        default=60.0,
+        ge=1,
+        le=86_400,
+        description="Seconds that a job which was killed keeps others of its kind from starting. A running job renews "
+        "its lease every quarter of them.",
+    )
     refresh_seconds: float = Field(
         default=0.5, gt=0, description="Seconds between two looks of a server for changes by other processes."
     )

@@ -8,7 +8,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -39,6 +40,19 @@ def lacking(reason: str) -> None:
     if STRICT:
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def expire_leases(engine: Engine) -> None:
+    """Let the time of all leases run out, as it does when their holders are killed or suspended."""
+    with writing(engine) as connection:
+        connection.execute(update(schema.job_leases).values(expires_at=1))
 
 
 @pytest.fixture(scope="session")

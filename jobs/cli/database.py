@@ -78,7 +78,7 @@ def load_command(
             report = load(engine, path, settings, dry_run=True, **arguments)
     else:
         engine, settings = open_database(create=True)
-        with lease(engine, LOADING) as held, recorded(engine, "load") as run:
+        with lease(engine, LOADING, settings.lease_seconds) as held, recorded(engine, "load") as run:
             report = load(engine, path, settings, guard=held.guard, **arguments)
             run.reason, run.detail = f"loaded {path}", report.model_dump(mode="json")
     show(report, json)

@@ -126,8 +126,8 @@ def prune_command(
     from recsys.database.models import prune
     from recsys.results import PruneReport
 
-    engine, _ = open_database()
-    with lease(engine, TRAINING) as held:
+    engine, settings = open_database()
+    with lease(engine, TRAINING, settings.lease_seconds) as held:
 
         def audit(connection: "Connection", numbers: list[int]) -> None:
             record(connection, actor(), "prune", {"keep": keep, "numbers": numbers})

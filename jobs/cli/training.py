@@ -70,7 +70,7 @@ def train_command(
     from recsys.database.runs import recorded
 
     engine, settings = open_database()
-    with lease(engine, TRAINING) as held, recorded(engine, "train") as run:
+    with lease(engine, TRAINING, settings.lease_seconds) as held, recorded(engine, "train") as run:
         report = train(
             engine,
             settings,

@@ -208,6 +208,7 @@ job_leases = Table(
     Column("holder", Text, nullable=False),
     Column("token", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
+    Column("renewed_at", BigInteger, nullable=False, server_default="0"),
 )
 
 tuning_trials = Table(

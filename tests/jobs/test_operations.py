@@ -14,6 +14,7 @@ from recsys.data import sample
 from recsys.database import schema
 from recsys.database.engine import connect, reading
 from recsys.database.models import live_numbers
+from tests.conftest import expire_leases
 from tests.jobs.cli.test_main import Recsys, free_port
 
 
@@ -99,7 +100,9 @@ def test_promise_1_a_training_that_is_killed_changes_nothing_that_is_seen(recsys
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        with reading(connect(recsys.environment["RECSYS_DATABASE_URL"])) as connection:
+        engine = connect(recsys.environment["RECSYS_DATABASE_URL"])
+        expire_leases(engine)
+        with reading(engine) as connection:
             number = live_numbers(connection)["ranking"]
         if number == 2:
             assert recsys("recommend", "u0001", "--json") == before

@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 
 from recsys.database.engine import writing
 from recsys.database.keys import create_key, revoke_key
+from tests.conftest import wait_until
 from tests.jobs.cli.test_main import Recsys, free_port
 
 Served = Callable[..., "contextmanager[tuple[httpx.Client, subprocess.Popen[str]]]"]
@@ -57,13 +58,6 @@ def answers(client: httpx.Client) -> bool:
         return client.get("/health/live").status_code == 200
     except httpx.TransportError:
         return False
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def log_lines(folder: Path) -> list[dict[str, object]]:

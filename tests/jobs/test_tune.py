@@ -31,6 +31,7 @@ from recsys.errors import LockedError, TrainingError
 from recsys.settings import Settings
 from recsys.training import tune as tunes
 from recsys.training.config import Config, default_config
+from tests.conftest import expire_leases
 from tests.jobs.cli.test_main import Recsys
 
 N_RATINGS = 1500
@@ -308,4 +309,5 @@ def test_a_search_that_is_killed_loses_only_its_last_trial(loaded: Engine, tmp_p
             with reading(loaded) as connection:
                 n_trials = len(connection.execute(select(schema.tuning_trials.c.trial_key)).all())
         process.send_signal(signal.SIGKILL)
+    expire_leases(loaded)
     assert tune(loaded, Settings(), "ranking", n_trials=2, device="cpu").n_earlier >= 2

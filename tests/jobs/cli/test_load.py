@@ -9,7 +9,6 @@ import sqlite3
 import subprocess
 import time
 import zipfile
-from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from jobs.rejects import HEADER as REJECTS_HEADER
-from recsys.database.engine import PIECE_ROWS
+from recsys.database.engine import PIECE_ROWS, connect
+from tests.conftest import expire_leases, wait_until
 from tests.jobs.cli.test_main import Recsys
 
 HEADER = "user_id,item_id,rating,rated_at\n"
@@ -274,13 +274,6 @@ def write_many(path: Path) -> list[tuple[str, str, float, int]]:
     return sorted(rows)
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def test_promise_2_what_was_loaded_survives_a_load_that_is_killed_and_the_next_one_completes_it(recsys: Recsys) -> None:
     rows = write_many(recsys.folder / "many.csv")
     before = all_rows(recsys)
@@ -317,6 +310,7 @@ def test_promise_2_what_was_loaded_survives_a_load_that_is_killed_and_the_next_o
     assert len(there) < N_ROWS
     assert earlier_ratings(recsys) == before["ratings"]
 
+    expire_leases(connect(recsys.environment["RECSYS_DATABASE_URL"]))
     loaded = recsys.json("load", "many.csv")
     assert (loaded["rows_read"], loaded["inserted"]) == (N_ROWS, N_ROWS - len(there))
     assert (loaded["updated"], loaded["unchanged"], loaded["rejected"]) == (0, len(there), 0)
