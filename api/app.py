@@ -24,6 +24,7 @@ from api.state import AppState, WriteLimiter
 from recsys.database.engine import connect
 from recsys.serving.batching import Searcher, StateReader
 from recsys.serving.refresh import LiveRecommender
+from recsys.serving.trending import TrendReader
 from recsys.settings import Settings, load_settings
 
 WRITE_SECONDS = 5.0
@@ -78,6 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             database=database,
             reader=StateReader(engine, live.users, readers),
             searcher=Searcher(searchers),
+            trends=TrendReader(engine),
             threads=threads,
             writers=WriteLimiter(),
             metrics=metrics,

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -19,6 +20,9 @@ from pydantic import (
 
 from api.routing import Params
 from recsys.results import Order, PopularBy
+from recsys.serving.encode import MetadataField
+from recsys.serving.filters import Filters, parse_condition
+from recsys.serving.trending import HALF_LIFE_DAYS
 
 N = Annotated[int, Field(ge=1, le=1000, description="Number of items to list.", examples=[10])]
 MinRatings = Annotated[int, Field(ge=0, le=1_000_000_000, description="Smallest number of ratings of a listed item.")]
@@ -26,7 +30,42 @@ Categories = Annotated[
     list[str],
     Field(max_length=100, description="List only items of this category; repeated: of any of these categories."),
 ]
-Excluded = Annotated[list[str], Field(max_length=1000, description="Ids of items to exclude.")]
+NotCategories = Annotated[
+    list[str], Field(max_length=100, description="List no item of this category; repeated: of none of these.")
+]
+Year = Annotated[int, Field(ge=-10_000, le=10_000, examples=[1980])]
+
+
+def _is_condition(text: str) -> str:
+    parse_condition(text)
+    return text
+
+
+Conditions = Annotated[
+    list[
+        Annotated[
+            str,
+            StringConstraints(max_length=10_000),
+            AfterValidator(_is_condition),
+            Field(json_schema_extra={"pattern": "^[^=<>]+(>=|<=|=|>|<)"}),
+        ]
+    ],
+    Field(
+        max_length=20,
+        description="A condition on an attribute of the items: `colour=red`, `price>=10` or `price<20`; repeated: all "
+        "of them, but any of several values of one attribute.",
+        examples=[["colour=red", "price<20"]],
+    ),
+]
+Cursor = Annotated[
+    str,
+    StringConstraints(max_length=20_000),
+    Field(description="`next_cursor` of the page before; no item of an earlier page is listed again."),
+]
+Excluded = Annotated[
+    list[str],
+    Field(max_length=1000, description="Ids of items to exclude; POST /v1/recommendations takes more of them."),
+]
 ModelChoice = Annotated[
     str,
     StringConstraints(pattern=r"^(ranking|rating|[1-9][0-9]{0,17})$"),
@@ -40,32 +79,77 @@ Id = Annotated[str, StringConstraints(min_length=0)]
 """Any text but an unpaired surrogate, which JSON allows: pydantic checks for these only where there is a constraint."""
 
 
-class RecommendParams(Params):
+class FilterParams(Params):
+    """Query parameters of all lists."""
+
     n: N = 10
+    cursor: Cursor | None = None
+    category: Categories = Field(default_factory=list)
+    not_category: NotCategories = Field(default_factory=list)
+    year_from: Year | None = Field(default=None, description="First year of a listed item.")
+    year_to: Year | None = Field(default=None, description="Last year of a listed item.")
+    attribute: Conditions = Field(default_factory=list)
+
+    def filters(self, min_ratings: int = 0) -> Filters:
+        """Return the filters of a list."""
+        return Filters(
+            categories=tuple(self.category),
+            not_categories=tuple(self.not_category),
+            year_from=self.year_from,
+            year_to=self.year_to,
+            attributes=tuple(map(parse_condition, self.attribute)),
+            min_ratings=min_ratings,
+        )
+
+
+Fields = Annotated[
+    list[MetadataField],
+    Field(
+        max_length=10, description="Metadata that each listed item has beside its title; repeated.", examples=[["year"]]
+    ),
+]
+UserFields = Annotated[
+    list[MetadataField | Literal["prediction"]],
+    Field(
+        max_length=10,
+        description="What each listed item has beside its title; repeated. `prediction`: the rating that the user "
+        "would give, by the live rating version.",
+        examples=[["year"]],
+    ),
+]
+SeenBy = Annotated[str, Field(description="External id of a user: exclude what they have rated.", examples=["196"])]
+
+
+class RecommendParams(FilterParams):
     exclude_seen: bool = Field(default=True, description="Exclude items that the user has rated.")
     exclude: Excluded = Field(default_factory=list)
-    category: Categories = Field(default_factory=list)
     min_ratings: MinRatings = 0
     explain: bool = Field(default=False, description="Explain the score of every item.")
     model: ModelChoice | None = None
+    fields: UserFields = Field(default_factory=list)
 
 
-class SimilarParams(Params):
-    n: N = 10
-    category: Categories = Field(default_factory=list)
+class SimilarParams(FilterParams):
+    min_ratings: MinRatings = 0
+    exclude_seen_by: SeenBy | None = None
+    fields: Fields = Field(default_factory=list)
 
 
-class PopularParams(Params):
+class PopularParams(FilterParams):
     by: PopularBy = Field(
         default="bias",
-        description="`bias`: liked more than its factors explain; `count`: number of ratings; `mean`: mean rating.",
+        description="`bias`: liked more than its factors explain; `count`: number of ratings; `mean`: mean rating; "
+        "`trending`: ratings of the last days, each counting 2^(−age / half-life).",
     )
     order: Order = Field(default="desc", description="`asc` lists the other end.")
     min_ratings: MinRatings | None = Field(
-        default=None, description="Smallest number of ratings of a listed item; the default is 10, and 0 by count."
+        default=None,
+        description="Smallest number of ratings of a listed item; the default is 10 by bias and mean, and else 0.",
     )
-    category: Categories = Field(default_factory=list)
-    n: N = 10
+    half_life_days: float = Field(
+        default=HALF_LIFE_DAYS, ge=0.01, le=3650, description="Age in days at which a rating counts half in a trend."
+    )
+    fields: Fields = Field(default_factory=list)
 
 
 class PredictParams(Params):
@@ -79,6 +163,11 @@ class ItemsParams(Params):
         default="", description="Words of the title, in any order; case and accents are ignored.", examples=["star"]
     )
     limit: int = Field(default=50, ge=1, le=1000)
+    cursor: Text | None = Field(default=None, description="`next_cursor` of the previous page.")
+
+
+class UserRatingsParams(Params):
+    limit: int = Field(default=100, ge=1, le=1000, description="Number of ratings to list.")
     cursor: Text | None = Field(default=None, description="`next_cursor` of the previous page.")
 
 
@@ -102,6 +191,7 @@ Time = Annotated[datetime, BeforeValidator(_is_iso)]
 # In JSON a number is not text; in a query string everything is.
 StrictN = Annotated[N, Field(strict=True)]
 StrictMinRatings = Annotated[MinRatings, Field(strict=True)]
+StrictYear = Annotated[Year, Field(strict=True)]
 
 
 class PostedRating(Body):
@@ -147,18 +237,51 @@ MAX_EXPLAINED = 5_000
 """Explained items of all lists of one request: about a second of one thread."""
 
 
-class ListsBody(Body):
-    users: list[ListUser] = Field(min_length=1, max_length=1000)
+class FilterBody(Body):
+    """Filters in a body, with the meaning that they have in a query."""
+
     n: StrictN = 10
+    exclude: list[str] = Field(default=[], max_length=100_000, description="Ids of items to exclude.")
+    category: Categories = Field(default_factory=list)
+    not_category: NotCategories = Field(default_factory=list)
+    year_from: StrictYear | None = Field(default=None, description="First year of a listed item.")
+    year_to: StrictYear | None = Field(default=None, description="Last year of a listed item.")
+    attribute: Conditions = Field(default_factory=list)
+    min_ratings: StrictMinRatings = 0
+
+    def filters(self) -> Filters:
+        """Return the filters of a list."""
+        return Filters(
+            categories=tuple(self.category),
+            not_categories=tuple(self.not_category),
+            year_from=self.year_from,
+            year_to=self.year_to,
+            attributes=tuple(map(parse_condition, self.attribute)),
+            min_ratings=self.min_ratings,
+        )
+
+
+class SimilarBody(FilterBody):
+    item_ids: list[str] = Field(
+        min_length=1,
+        max_length=1000,
+        description="Ids of items; the list has those with the highest mean cosine to them.",
+        examples=[["50", "181"]],
+    )
+    cursor: Cursor | None = None
+    exclude_seen_by: SeenBy | None = None
+    fields: Fields = Field(default_factory=list)
+
+
+class ListsBody(FilterBody):
+    users: list[ListUser] = Field(min_length=1, max_length=1000)
     exclude_seen: StrictBool = Field(default=True, description="Exclude items that each user has rated.")
     candidates: list[str] | None = Field(
         default=None, max_length=100_000, description="Ids of the items to choose from; null: all items."
     )
-    exclude: list[str] = Field(default=[], max_length=100_000, description="Ids of items to exclude.")
-    category: Categories = Field(default_factory=list)
-    min_ratings: StrictMinRatings = 0
     explain: StrictBool = Field(default=False, description="Explain the score of every item.")
     model: ModelChoice | None = None
+    fields: UserFields = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _has_bounded_work(self) -> Self:

@@ -17,6 +17,7 @@ from api.middleware import InFlight
 from recsys.errors import DatabaseError, OverloadedError
 from recsys.serving.batching import Searcher, StateReader
 from recsys.serving.refresh import LiveRecommender
+from recsys.serving.trending import TrendReader
 from recsys.settings import Settings
 
 _Answer = TypeVar("_Answer")
@@ -68,6 +69,7 @@ class AppState:
         database: the API keys, and whether the database answers.
         reader: reads users, those of concurrent requests in one query.
         searcher: finds lists, those of concurrent requests in one matrix product.
+        trends: reads trending items, and keeps them for a minute.
         threads: run work that would keep the event loop busy for too long.
         writers: limits concurrent writes.
         draining: set when the process was asked to stop.
@@ -79,6 +81,7 @@ class AppState:
     database: DatabaseWatch
     reader: StateReader
     searcher: Searcher
+    trends: TrendReader
     threads: ThreadPoolExecutor
     writers: WriteLimiter
     metrics: Metrics

@@ -25,11 +25,12 @@ from recsys.serving import lists
 from recsys.serving.catalogue import Catalogue
 from recsys.serving.encode import to_item_list
 from recsys.serving.explain import explain_list
+from recsys.serving.filters import Filters
 from recsys.serving.lists import ListQuery
 from recsys.serving.live_model import LiveModel
 from recsys.serving.predictions import predict
 from recsys.serving.searches import RankedItems, run_searches
-from recsys.serving.snapshot import Recommender
+from recsys.serving.snapshot import Recommender, nothing_live
 from recsys.serving.users import fold_in_user
 
 if TYPE_CHECKING:
@@ -183,8 +184,7 @@ class Learner:
             exclude_seen=exclude_seen,
             exclude=catalogue.find(exclude),
             candidates=None if candidates is None else catalogue.find(candidates),
-            categories=tuple(categories),
-            min_ratings=min_ratings,
+            filters=Filters(categories=tuple(categories), min_ratings=min_ratings),
         )
         user_ids = [user] if isinstance(user, str) else list(user or ())
         states = (
@@ -212,7 +212,7 @@ class Learner:
         Raises:
             NotFoundError: there is no such item, or the model does not know it.
         """
-        search = self._recommender.similar.search(item, n, categories)
+        search = self._recommender.similar.search(item, n, Filters(categories=tuple(categories)))
         return self._frame(self._recommender.similar.finish(search, run_searches([search])[0]))
 
     def popular(
@@ -230,8 +230,14 @@ class Learner:
 
         Raises:
             NoModelError: by bias, and the objective is `ranking`.
+            InputError: by trend, which needs the database.
         """
-        return self._frame(self._recommender.popular(by, n, order, min_ratings, categories))
+        if by == "trending":
+            raise InputError("a list by trend needs the database: GET /v1/popular?by=trending, or by count here")
+        if by == "bias" and self._model.objective != "rating":
+            raise nothing_live("rating")
+        filters = Filters(categories=tuple(categories))
+        return self._frame(self._recommender.popular(by, n, order, min_ratings, filters))
 
     def predict(self, user: str, items: str | Sequence[str]) -> "pd.DataFrame":
         """Return the ratings that a user would give to items: item_id, title, prediction.
@@ -246,6 +252,8 @@ class Learner:
 
         item_ids = [items] if isinstance(items, str) else list(items)
         predicted = predict(self._recommender, self._users.state(user), item_ids)
+        for item_id in predicted.unknown:
+            self._catalogue.require(item_id)
         return pd.DataFrame([row.model_dump() for row in predicted.items], columns=["item_id", "title", "prediction"])
 
     def fold_in(self, ratings: Mapping[str, float]) -> FoldedUser:

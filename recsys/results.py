@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 Objective = Literal["rating", "ranking"]
 Architecture = Literal["dot", "neural"]
 Source = Literal["model", "fold_in", "popularity"]
-PopularBy = Literal["bias", "count", "mean"]
+PopularBy = Literal["bias", "count", "mean", "trending"]
+ScoreKind = Literal["logit", "cosine", "bias", "count", "mean", "trending"]
 Order = Literal["desc", "asc"]
 
 Score = Annotated[float, PlainSerializer(lambda value: round(value, 6), return_type=float)]
@@ -60,10 +61,32 @@ class Explanation(Result):
     nearest_liked: list[Neighbour] = Field(description="The items nearest to it among those that the user liked.")
 
 
+class Ignored(Result):
+    """A part of a request that had no effect."""
+
+    where: str = Field(description="The parameter.", examples=["category"])
+    value: str = Field(examples=["Commedy"])
+    reason: str = Field(examples=["no item is in this category: see GET /v1/categories"])
+
+
 class ListedItem(Result):
     item_id: str = Field(examples=["50"])
     title: str | None = Field(examples=["Star Wars (1977)"])
-    score: Score = Field(description="Only for ordering within this list.", examples=[3.21])
+    score: Score = Field(
+        description="Only for ordering within this list; `score_kind` says what it is.", examples=[3.21]
+    )
+    year: int | None = Field(default=None, exclude_if=_not_asked_for, description="With `fields=year`.")
+    categories: list[str] | None = Field(
+        default=None, exclude_if=_not_asked_for, description="With `fields=categories`."
+    )
+    attributes: dict[str, object] | None = Field(
+        default=None, exclude_if=_not_asked_for, description="With `fields=attributes`."
+    )
+    prediction: Score | None = Field(
+        default=None,
+        exclude_if=_not_asked_for,
+        description="With `fields=prediction`: the rating that the user would give, by the live rating version.",
+    )
     explanation: Explanation | None = Field(
         default=None, exclude_if=_not_asked_for, description="Only where it was asked for."
     )
@@ -77,11 +100,22 @@ class ItemList(Result):
         description="How the list came about: `model`, the user's own vector; `fold_in`, a vector solved from their "
         "ratings now; `popularity`."
     )
+    score_kind: ScoreKind = Field(
+        description="What the scores are: `logit`, the model's score; `cosine`, a similarity; or the measure of a list "
+        "of popularity: `bias`, `count`, `mean` or `trending`."
+    )
     items: list[ListedItem]
+    next_cursor: str | None = Field(
+        default=None, description="Pass it as `cursor` for the next page; null where nothing is left."
+    )
     fallback: str | None = Field(
-        default=None,
-        exclude_if=_not_asked_for,
-        description="Why the list is one of popularity; only where an explanation was asked for.",
+        default=None, exclude_if=_not_asked_for, description="Why the list is not the one that was asked for."
+    )
+    ignored: list[Ignored] | None = Field(
+        default=None, exclude_if=_not_asked_for, description="Parts of the request without effect, if there are any."
+    )
+    notice: str | None = Field(
+        default=None, exclude_if=_not_asked_for, description="What changed since the page before, if it matters."
     )
 
 
@@ -90,6 +124,7 @@ class UserList(Result):
 
     user_id: str | None = Field(description="As it was asked; null for a visitor.")
     source: Source
+    score_kind: ScoreKind
     items: list[ListedItem]
     fallback: str | None = Field(default=None, exclude_if=_not_asked_for, description="As in a single list.")
 
@@ -99,6 +134,9 @@ class UserLists(Result):
 
     model_version: int | None = Field(description="The version that was asked; null where no version was.")
     lists: list[UserList]
+    ignored: list[Ignored] | None = Field(
+        default=None, exclude_if=_not_asked_for, description="Parts of the request without effect, if there are any."
+    )
 
 
 class Prediction(Result):
@@ -110,7 +148,10 @@ class Prediction(Result):
 class Predictions(Result):
     model_version: int
     source: Source = Field(description="`popularity`: the user is unknown, and the biases alone predict.")
-    items: list[Prediction] = Field(description="In the order in which they were asked for.")
+    items: list[Prediction] = Field(
+        description="In the order in which they were asked for; unknown items are left out."
+    )
+    unknown: list[str] = Field(description="Ids that no item has.")
 
 
 class Item(Result):
@@ -122,6 +163,15 @@ class Item(Result):
     hidden: bool = Field(description="Whether all lists leave it out.")
     n_ratings: int
     mean_rating: Score | None
+
+
+class Category(Result):
+    name: str = Field(examples=["Sci-Fi"])
+    n_items: int = Field(description="Number of its items that are not hidden.", examples=[101])
+
+
+class Categories(Result):
+    categories: list[Category] = Field(description="Ordered by name.")
 
 
 class ItemPage(Result):
@@ -139,6 +189,9 @@ class UserRating(Result):
 class UserRatings(Result):
     user_id: str
     ratings: list[UserRating] = Field(description="The latest first.")
+    next_cursor: str | None = Field(
+        default=None, description="Pass it as `cursor` for the next page; null on the last one."
+    )
 
 
 class RowError(Result):
@@ -148,6 +201,16 @@ class RowError(Result):
 
 class RateReport(Result):
     """What became of posted ratings: inserted + updated + unchanged + rejected = rows sent."""
+
+    inserted: int
+    updated: int
+    unchanged: int
+    rejected: int
+    errors: list[RowError]
+
+
+class ItemsReport(Result):
+    """What became of posted items: inserted + updated + unchanged + rejected = rows sent."""
 
     inserted: int
     updated: int

@@ -1,9 +1,14 @@
 """Scores of users and items, and predictions on the rating scale. The one definition, in evaluation and in serving."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys.factors import Factors, Head
+
+Excluded = NDArray[np.integer] | NDArray[np.bool_] | None
+"""Items that a list must not have: their positions, or a mask (n_items,)."""
 
 EXACT_ITEMS = 20_000
 """Largest catalogue of which the layers of a neural model score every item for each list: it takes milliseconds."""
@@ -22,6 +27,7 @@ def score_rows(
     *,
     scale: NDArray[np.float32] | None = None,
     out: NDArray[np.float32] | None = None,
+    excluded: Sequence[Excluded] | None = None,
 ) -> NDArray[np.float32]:
     """Return the scores of every item for every user, without b_u and b: (n, width), (n_items, width) → (n, n_items).
 
@@ -31,6 +37,7 @@ def score_rows(
     Args:
         scale: (n_items,) factor of each product; `None`: 1.
         out: array to write the scores to; `None`: a new array.
+        excluded: (n,) items that score −inf for each user. They take no place among the `N_CANDIDATES` items.
     """
     scores = np.empty((len(users), len(items)), np.float32) if out is None else out
     n_dot = users.shape[1] if head is None else head.n_dot
@@ -41,6 +48,9 @@ def score_rows(
         if scale is not None:
             scores[:, chunk] *= scale[chunk]
         scores[:, chunk] += item_bias[chunk]
+    for row, left_out in enumerate(excluded or ()):
+        if left_out is not None:
+            scores[row, left_out] = -np.inf
     if head is None:
         return scores
     inputs = items[:, n_dot:]

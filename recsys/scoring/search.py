@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.factors import Head
-from recsys.scoring.score import score_rows
-
-Excluded = NDArray[np.integer] | NDArray[np.bool_] | None
-"""Items that a list must not have: their positions, or a mask (n_items,)."""
+from recsys.scoring.score import Excluded, score_rows
 
 DECIMALS = 6
 """Scores are rounded to this many decimals. Items with equal rounded scores are ordered by position."""
 
 _BLOCK = 1 << 22
 """Scores held at once, 16 MiB of them: the more users in one product, the less each costs."""
+
+_BLOCK_AFTER = 8192
+"""Items whose exact scores are computed at a time."""
 
 _GROUP = 64
 """Number of items whose best score stands for all of them in the first pass."""
@@ -90,6 +90,26 @@ class Index:
             found += self._best_of_block(vectors[block], n[block], excluded[block])
         return found
 
+    def best_after(self, vector: NDArray[np.float32], n: int, excluded: Excluded, after: int) -> TopN:
+        """Return the `n` best items that come after an item, by exact scores of all items: much slower than `best`.
+
+        Args:
+            vector: (width,).
+            after: position of the item; its score is that for this vector.
+        """
+        scores = np.empty(len(self.bias))
+        for start in range(0, len(scores), _BLOCK_AFTER):
+            item_idx = np.arange(start, min(start + _BLOCK_AFTER, len(scores)))
+            scores[item_idx] = self.pair_scores(np.broadcast_to(vector, (len(item_idx), len(vector))), item_idx)
+        scores = np.round(scores, DECIMALS)
+        is_after = (scores < scores[after]) & (scores > -np.inf)
+        is_after[after + 1 :] |= scores[after + 1 :] == scores[after]
+        if excluded is not None:
+            is_after[excluded] = False
+        left = np.flatnonzero(is_after)
+        best = left[np.argsort(-scores[left], kind="stable")[:n]]
+        return TopN(best, scores[best])
+
     def pair_scores(self, vectors: NDArray[np.float32], item_idx: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the scores of pairs in float64: vectors (n, width), positions (n,) → (n,)."""
         p, q = vectors.astype(np.float64), self.items[item_idx].astype(np.float64)
@@ -109,10 +129,9 @@ class Index:
         try:
             scores = buffer[: len(vectors) * padded].reshape(len(vectors), padded)
             scores[:, n_items:] = -np.inf
-            score_rows(vectors, self.items, self.bias, self.head, scale=self.scale, out=scores[:, :n_items])
-            for row, left_out in zip(scores[:, :n_items], excluded, strict=True):
-                if left_out is not None:
-                    row[left_out] = -np.inf
+            score_rows(
+                vectors, self.items, self.bias, self.head, scale=self.scale, out=scores[:, :n_items], excluded=excluded
+            )
             user, item_idx = _candidates(scores, n, self._margin(vectors))
         finally:
             if len(_buffers) < _MAX_BUFFERS and buffer.size <= _BUFFER_SIZE:

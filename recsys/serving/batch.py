@@ -1,19 +1,21 @@
 """Lists of many users and visitors at once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from recsys.database.engine import read_latest
 from recsys.errors import InputError
-from recsys.results import UserList, UserLists
+from recsys.results import Explanation, Ignored
 from recsys.serving.batching import read_users
-from recsys.serving.encode import to_json_lists
-from recsys.serving.explain import explain_list
+from recsys.serving.encode import ItemDetails, metadata_fields, to_json_lists
+from recsys.serving.explain import explain_items
 from recsys.serving.lists import ListQuery, recommend
 from recsys.serving.live_model import LiveModel
+from recsys.serving.predictions import predicted_ratings
 from recsys.serving.snapshot import Recommender
 from recsys.serving.user_cache import UserCache
 from recsys.serving.users import UNKNOWN_USER, RatedItems, UserState, new_state, read_rated_items_by_id
@@ -34,8 +36,15 @@ def lists_for(
     requests: Sequence[ListRequest],
     query: ListQuery,
     explain: bool = False,
+    fields: Collection[str] = (),
+    ignored: Sequence[Ignored] = (),
 ) -> bytes:
     """Return the requested lists, in their order, as the JSON of `UserLists`.
+
+    Args:
+        explain: whether to explain each item.
+        fields: what the items have beside their title: metadata and `prediction`.
+        ignored: parts of the request without effect, which the answer names.
 
     Raises:
         InputError: a visitor's rating lies outside the scale.
@@ -45,15 +54,26 @@ def lists_for(
     users = _read_states(engine, cache, recommender, model, requests, rated)
     lists = recommend(recommender, model, users, query)
     number = model.number if model else None
-    if not explain:
-        return to_json_lists(recommender.catalogue, number, [request.user_id for request in requests], lists)
-    explained = []
-    for request, user, mine, ranked in zip(requests, users, rated, lists, strict=True):
-        single = explain_list(recommender, model, user, mine, ranked)
-        explained.append(
-            UserList(user_id=request.user_id, source=single.source, items=single.items, fallback=single.fallback)
-        )
-    return UserLists(model_version=number, lists=explained).model_dump_json().encode()
+    user_ids = [request.user_id for request in requests]
+    details = None
+    if explain or fields:
+        explanations: list[list[Explanation] | None] = [None] * len(lists)
+        predictions: list[NDArray[np.float64] | None] = [None] * len(lists)
+        if explain:
+            explanations = [
+                explain_items(recommender, model, user, mine, ranked)
+                for user, mine, ranked in zip(users, rated, lists, strict=True)
+            ]
+        rating_model = recommender.models.get("rating")
+        if "prediction" in fields and rating_model is not None:
+            raters = _read_states(engine, cache, recommender, rating_model, requests, rated)
+            predictions = [
+                predicted_ratings(rating_model, user, ranked.best.item_idx)
+                for user, ranked in zip(raters, lists, strict=True)
+            ]
+        metadata = metadata_fields(fields)
+        details = [ItemDetails(metadata, *each) for each in zip(predictions, explanations, strict=True)]
+    return to_json_lists(recommender.catalogue, number, user_ids, lists, details, ignored)
 
 
 def _read_states(

@@ -15,11 +15,15 @@ from recsys.data.keyed import positions
 from recsys.database.counts import read_counts
 from recsys.database.items import StoredItem, read_items
 from recsys.errors import NotFoundError
-from recsys.results import Item, ItemPage
+from recsys.results import Categories, Category, Item, ItemPage
+from recsys.serving.filters import NO_FILTERS, AttributeIndex, Filters
 from recsys.serving.titles import TitleIndex, title_index
 
 Counts = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 """What `read_counts` returns."""
+
+_MAX_MASKS = 64
+"""Most combinations of filters whose result is kept with a catalogue."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Catalogue:
         mean_rating: (n_items,) float64, 0 for an item without ratings.
         idx_of: external id → position.
         json_prefixes: (n_items,) the beginning of each item in a list as JSON, computed when it is first listed.
+        attributes: index of the attributes, for filters.
     """
 
     item_keys: NDArray[np.int64]
@@ -48,6 +53,8 @@ class Catalogue:
     mean_rating: NDArray[np.float64]
     idx_of: Mapping[str, int]
     json_prefixes: list[bytes | None] = field(repr=False)
+    attributes: AttributeIndex = field(repr=False)
+    _left_out: dict[Filters, NDArray[np.bool_]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def from_items(cls, items: Sequence[StoredItem], counts: Counts) -> "Catalogue":
@@ -71,6 +78,7 @@ class Catalogue:
             mean_rating=mean_rating,
             idx_of={item.item_id: idx for idx, item in enumerate(items)},
             json_prefixes=[None] * len(items),
+            attributes=AttributeIndex(items),
         )
 
     @property
@@ -121,15 +129,43 @@ class Catalogue:
             mask[self.idx_by_category.get(category, [])] = True
         return mask
 
+    def left_out(self, filters: Filters) -> NDArray[np.bool_]:
+        """Return a mask (n_items,) of the items that filters leave out; copy it before changing it."""
+        mask = self._left_out.get(filters)
+        if mask is None:
+            mask = self.n_ratings < filters.min_ratings
+            if filters.categories:
+                mask |= ~self.category_mask(filters.categories)
+            if filters.not_categories:
+                mask |= self.category_mask(filters.not_categories)
+            if filters.year_from is not None or filters.year_to is not None:
+                years = self.attributes.column("year").numbers  # NaN is in no range
+                low = -np.inf if filters.year_from is None else filters.year_from
+                mask |= ~((years >= low) & (years <= (np.inf if filters.year_to is None else filters.year_to)))
+            if filters.attributes:
+                mask |= ~self.attributes.mask(filters.attributes)
+            mask.flags.writeable = False
+            if len(self._left_out) >= _MAX_MASKS:
+                self._left_out.clear()
+            self._left_out[filters] = mask
+        return mask
+
+    def exclusions(self, filters: Filters, item_idx: NDArray[np.integer]) -> NDArray[np.integer] | NDArray[np.bool_]:
+        """Return what a list leaves out: the items at these positions, and those that filters leave out."""
+        if filters == NO_FILTERS:
+            return item_idx
+        mask = self.left_out(filters).copy()
+        mask[item_idx] = True
+        return mask
+
     def item(self, item_idx: int) -> Item:
         """Return an item as a result."""
         stored, count = self.items[item_idx], int(self.n_ratings[item_idx])
-        year = stored.attributes.get("year")
         return Item(
             item_id=stored.item_id,
             title=stored.title,
             categories=list(stored.categories),
-            year=year if isinstance(year, int) else None,
+            year=year_of(stored),
             attributes={name: value for name, value in stored.attributes.items() if name != "year"},
             hidden=stored.hidden,
             n_ratings=count,
@@ -167,10 +203,16 @@ class Catalogue:
         items = [self.item(int(titles.item_idx[at])) for at in found[:limit]]
         return ItemPage(items=items, next_cursor=titles.cursor(found[limit - 1]) if len(found) > limit else None)
 
+    def categories(self) -> Categories:
+        """Return all categories of items that are not hidden, by name, with the number of these."""
+        shown = ~self.hidden
+        counts = ((name, int(shown[idx].sum())) for name, idx in sorted(self.idx_by_category.items()))
+        return Categories(categories=[Category(name=name, n_items=n) for name, n in counts if n])
+
     def with_counts(self, counts: Counts) -> "Catalogue":
         """Return the same items with new numbers of ratings."""
         n_ratings, mean_rating = _align_counts(self.item_keys, counts)
-        return replace(self, n_ratings=n_ratings, mean_rating=mean_rating)
+        return replace(self, n_ratings=n_ratings, mean_rating=mean_rating, _left_out={})
 
     def with_items(self, changed: Iterable[StoredItem]) -> "Catalogue":
         """Return the same catalogue with some items changed or added."""
@@ -205,7 +247,14 @@ class Catalogue:
             mean_rating=np.append(self.mean_rating, np.zeros(n_new)),
             idx_of=idx_of,
             json_prefixes=prefixes,
+            attributes=self.attributes.with_items(items, hidden),
         )
+
+
+def year_of(item: StoredItem) -> int | None:
+    """Return the year of an item; `None` if it is not known."""
+    year = item.attributes.get("year")
+    return year if isinstance(year, int) else None
 
 
 def read_catalogue(connection: Connection) -> Catalogue:

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.results import Contribution, Explanation, ItemList, ListedItem, Neighbour
-from recsys.serving.encode import to_item_list
+from recsys.results import Contribution, Explanation, ItemList, Neighbour
+from recsys.serving.encode import ItemDetails, to_item_list
 from recsys.serving.live_model import LiveModel
 from recsys.serving.searches import RankedItems
 from recsys.serving.snapshot import Recommender
@@ -23,15 +23,18 @@ def explain_list(
     part_j · q_i, where Σ_j part_j is the vector that fold-in solves for these ratings (`FoldIn.solve`). A trained
     vector differs from the folded-in one, so some part of the product belongs to no single rating.
     """
-    plain = to_item_list(recommender.catalogue, ranked)
+    explanations = explain_items(recommender, model, user, rated, ranked)
+    return to_item_list(recommender.catalogue, ranked, ItemDetails(explanations=explanations))
+
+
+def explain_items(
+    recommender: Recommender, model: LiveModel | None, user: UserState, rated: RatedItems, ranked: RankedItems
+) -> list[Explanation] | None:
+    """Return the explanation of each item of a list; `None` for a list of popularity. See `explain_list`."""
     if model is None or user.embedding is None or ranked.source == "popularity":
-        return plain
+        return None
     explainer = _Explainer(recommender, model, user, rated)
-    items = [
-        ListedItem(item_id=item.item_id, title=item.title, score=item.score, explanation=explainer.explain(item_idx))
-        for item, item_idx in zip(plain.items, ranked.best.item_idx.tolist(), strict=True)
-    ]
-    return plain.model_copy(update={"items": items})
+    return [explainer.explain(item_idx) for item_idx in ranked.best.item_idx.tolist()]
 
 
 class _Explainer:

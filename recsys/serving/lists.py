@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.scoring.search import Excluded
+from recsys.scoring.score import Excluded
+from recsys.serving.filters import NO_FILTERS, Filters
 from recsys.serving.live_model import LiveModel
 from recsys.serving.searches import RankedItems, Search, run_searches
 from recsys.serving.snapshot import Recommender
@@ -28,16 +29,16 @@ class ListQuery:
         exclude_seen: leave out what the user has rated.
         exclude: (n_excluded,) positions of other items to leave out.
         candidates: (n_candidates,) positions of the items to choose from; `None`: all.
-        categories: list only items in one of these; empty: all.
-        min_ratings: fewest ratings of a listed item.
+        filters: by metadata and numbers of ratings.
+        after: position of an item; the list continues after it. `None`: it begins with the best.
     """
 
     n: int = 10
     exclude_seen: bool = True
     exclude: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     candidates: NDArray[np.int64] | None = None
-    categories: tuple[str, ...] = ()
-    min_ratings: int = 0
+    filters: Filters = NO_FILTERS
+    after: int | None = None
 
 
 DEFAULT_QUERY = ListQuery()
@@ -59,13 +60,21 @@ def plan_list(
     if model is not None and user.embedding is not None:
         offset = user.embedding.bias + model.factors.global_bias
         return Search(
-            model.index, user.embedding.vector, query.n, excluded, model.number, user.source, user.fallback, offset
+            index=model.index,
+            vector=user.embedding.vector,
+            n=query.n,
+            excluded=excluded,
+            model_version=model.number,
+            source=user.source,
+            fallback=user.fallback,
+            offset=offset,
+            after=query.after,
         )
-    best = recommender.popularity.most_rated(query.n, excluded, user.categories)
+    best = recommender.popularity.most_rated(query.n, excluded, user.categories, query.after)
     reason = f"{NO_RANKING_MODEL if model is None else user.fallback}; these are the most rated items"
     if user.categories and recommender.catalogue.category_mask(user.categories).any():
         reason += f", first those in the user's categories ({', '.join(user.categories)})"
-    return RankedItems(model.number if model else None, "popularity", best, reason)
+    return RankedItems(model.number if model else None, "popularity", best, reason, "count")
 
 
 def recommend(
@@ -80,14 +89,10 @@ def recommend(
 def _excluded(recommender: Recommender, user: UserState, query: ListQuery) -> Excluded:
     """Return the items that a user's list leaves out, besides hidden items."""
     seen = user.seen if query.exclude_seen else user.seen[:0]
-    if query.candidates is None and not query.categories and query.min_ratings <= 0:
-        return np.concatenate([seen, query.exclude]) if len(query.exclude) else seen
+    left_out = np.concatenate([seen, query.exclude]) if len(query.exclude) else seen
     catalogue = recommender.catalogue
-    excluded = catalogue.n_ratings < query.min_ratings
-    if query.candidates is not None:
-        excluded |= ~catalogue.mask(query.candidates)
-    if query.categories:
-        excluded |= ~catalogue.category_mask(query.categories)
-    excluded[seen] = True
-    excluded[query.exclude] = True
+    if query.candidates is None:
+        return catalogue.exclusions(query.filters, left_out)
+    excluded = catalogue.left_out(query.filters) | ~catalogue.mask(query.candidates)
+    excluded[left_out] = True
     return excluded

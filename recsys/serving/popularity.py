@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.errors import NoModelError
 from recsys.results import Order, PopularBy
-from recsys.scoring.search import Excluded, TopN
+from recsys.scoring.score import Excluded
+from recsys.scoring.search import TopN
 from recsys.serving.catalogue import Catalogue
 from recsys.serving.live_model import LiveModel
 
@@ -27,8 +27,15 @@ class Ranking(NamedTuple):
     values: NDArray[np.float64]
     order: NDArray[np.int64]
 
-    def first(self, n: int, excluded: Excluded) -> TopN:
-        """Return the first `n` items that are not excluded, and their values."""
+    def first(self, n: int, excluded: Excluded, after: int | None = None) -> TopN:
+        """Return the first `n` items that are not excluded, and their values.
+
+        Args:
+            after: position of an item; the list continues after its place. `None`: it begins with the first item.
+        """
+        if after is not None:
+            (places,) = np.nonzero(self.order == after)
+            return Ranking(self.values, self.order[places[0] + 1 if len(places) else 0 :]).first(n, excluded)
         item_idx = self.order[:n]
         if excluded is not None and len(excluded):
             item_idx = self._first_allowed(n, excluded)
@@ -56,10 +63,9 @@ class Popularity:
         self._rankings: dict[tuple[PopularBy, Order], Ranking] = {}
 
     def ranking(self, by: PopularBy, order: Order = "desc") -> Ranking:
-        """Return the items ranked by a measure; ties are ordered by position.
+        """Return the items ranked by bias, number of ratings or mean; ties are ordered by position.
 
-        Raises:
-            NoModelError: by bias, and no rating version is live.
+        Trends change from minute to minute: see `trending`. By bias, a rating version must be live.
         """
         ranking = self._rankings.get((by, order))
         if ranking is None:
@@ -70,8 +76,7 @@ class Popularity:
                 values, shown = catalogue.mean_rating, shown & (catalogue.n_ratings > 0)
             elif by == "bias":
                 model = self._rating_model
-                if model is None:
-                    raise NoModelError("no rating model is live yet: run `recsys train --objective rating`")
+                assert model is not None, "Recommender.popular goes by count then"
                 values, shown = model.item_bias.astype(np.float64), shown & model.known
             item_idx = np.flatnonzero(shown)
             ascending = values[item_idx] if order == "asc" else -values[item_idx]
@@ -79,34 +84,17 @@ class Popularity:
             self._rankings[by, order] = ranking
         return ranking
 
-    def top(
-        self, by: PopularBy, n: int, order: Order, min_ratings: int | None = None, categories: Sequence[str] = ()
-    ) -> TopN:
-        """Return the first `n` items by bias ("liked beyond its kind"), number of ratings or mean rating.
+    def trending(self, trends: NDArray[np.float64], order: Order) -> Ranking:
+        """Return all items ranked by (n_items,) trends; items with equal trends by number of ratings."""
+        item_idx = np.flatnonzero(~self._catalogue.hidden)
+        sign = 1 if order == "asc" else -1
+        ranked = np.lexsort((sign * self._catalogue.n_ratings[item_idx], sign * trends[item_idx]))
+        return Ranking(trends, item_idx[ranked])
 
-        Args:
-            order: `asc` for the other end of the ranking.
-            min_ratings: fewest ratings of a listed item; `None`: 10 by bias and mean, 0 by count.
-            categories: list only items in one of these; empty: all.
-
-        Raises:
-            NoModelError: by bias, and no rating version is live.
-        """
-        if min_ratings is None:
-            min_ratings = 0 if by == "count" else MIN_RATINGS
-        ranking = self.ranking(by, order)
-        excluded: Excluded = None
-        if min_ratings > 0 or categories:
-            excluded = self._catalogue.n_ratings < min_ratings
-            if categories:
-                excluded |= ~self._catalogue.category_mask(categories)
-        best = ranking.first(n, excluded)
-        return TopN(best.item_idx, np.round(best.scores, 6))
-
-    def most_rated(self, n: int, excluded: Excluded, categories: Sequence[str] = ()) -> TopN:
-        """Return the most rated items, those in the given categories first."""
+    def most_rated(self, n: int, excluded: Excluded, categories: Sequence[str] = (), after: int | None = None) -> TopN:
+        """Return the most rated items, those in the given categories first; see `Ranking.first`."""
         ranking = self.ranking("count")
         if categories:
             mine = self._catalogue.category_mask(categories)[ranking.order]
             ranking = Ranking(ranking.values, np.concatenate([ranking.order[mine], ranking.order[~mine]]))
-        return ranking.first(n, excluded)
+        return ranking.first(n, excluded, after)

@@ -13,31 +13,44 @@ from recsys.serving.users import UserState
 
 
 def predict(recommender: Recommender, user: UserState, item_ids: Sequence[str]) -> Predictions:
-    """Return predicted ratings: low + (high − low) · sigmoid(z). What the version does not know adds nothing to z.
+    """Return predicted ratings; ids that no item has are named beside them.
 
     Args:
         user: their state for the rating version.
 
     Raises:
         NoModelError: no rating version is live.
-        NotFoundError: there is no such item.
     """
     model = recommender.models.get("rating")
     if model is None:
         raise nothing_live("rating")
-    item_idx = np.array([recommender.catalogue.require(item_id) for item_id in item_ids], np.int64)
-    z = _scores(model, user, item_idx)
-    assert model.factors.rating_range is not None
-    low, high = model.factors.rating_range
-    ratings = low + (high - low) / (1 + np.exp(-z))
+    idx_of = recommender.catalogue.idx_of
+    known = [item_id for item_id in item_ids if item_id in idx_of]
+    item_idx = np.array([idx_of[item_id] for item_id in known], np.int64)
+    ratings = predicted_ratings(model, user, item_idx)
     return Predictions(
         model_version=model.number,
         source=user.source,
         items=[
             Prediction(item_id=item_id, title=recommender.catalogue.items[idx].title, prediction=rating)
-            for item_id, idx, rating in zip(item_ids, item_idx.tolist(), ratings.tolist(), strict=True)
+            for item_id, idx, rating in zip(known, item_idx.tolist(), ratings.tolist(), strict=True)
         ],
+        unknown=[item_id for item_id in dict.fromkeys(item_ids) if item_id not in idx_of],
     )
+
+
+def predicted_ratings(model: LiveModel, user: UserState, item_idx: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return predicted ratings: low + (high − low) · sigmoid(z), (n,). What the version does not know adds nothing.
+
+    Args:
+        model: a rating version.
+        user: their state for it.
+        item_idx: (n,) positions in the catalogue.
+    """
+    assert model.factors.rating_range is not None
+    low, high = model.factors.rating_range
+    ratings: NDArray[np.float64] = low + (high - low) / (1 + np.exp(-_scores(model, user, item_idx)))
+    return ratings
 
 
 def _scores(model: LiveModel, user: UserState, item_idx: NDArray[np.int64]) -> NDArray[np.float64]:

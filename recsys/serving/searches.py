@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.results import Source
-from recsys.scoring.search import Excluded, Index, TopN
+from recsys.results import Ignored, ScoreKind, Source
+from recsys.scoring.score import Excluded
+from recsys.scoring.search import Index, TopN
 
 
 class RankedItems(NamedTuple):
@@ -19,12 +20,20 @@ class RankedItems(NamedTuple):
         source: where the list comes from.
         best: positions in the catalogue and scores.
         fallback: why the list is one of popularity.
+        score_kind: what the scores are.
+        ignored: parts of the request without effect.
+        next_cursor: of the next page; `None` if nothing is left.
+        notice: what a reader of several pages should know.
     """
 
     model_version: int | None
     source: Source
     best: TopN
     fallback: str | None = None
+    score_kind: ScoreKind = "logit"
+    ignored: tuple[Ignored, ...] = ()
+    next_cursor: str | None = None
+    notice: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +43,8 @@ class Search:
     Attributes:
         vector: (width,).
         offset: added to the scores of all items: b_u + b.
-        model_version, source, fallback: of the list.
+        model_version, source, fallback, score_kind: of the list.
+        after: position of an item; the list has only items that come after it. `None`: all items.
     """
 
     index: Index
@@ -45,10 +55,12 @@ class Search:
     source: Source
     fallback: str | None = None
     offset: float = 0.0
+    score_kind: ScoreKind = "logit"
+    after: int | None = None
 
     def finish(self, best: TopN) -> RankedItems:
         """Return the list of the items that were found."""
-        return RankedItems(self.model_version, self.source, best, self.fallback)
+        return RankedItems(self.model_version, self.source, best, self.fallback, self.score_kind)
 
 
 def run_searches(searches: Sequence[Search]) -> list[TopN]:
@@ -56,6 +68,10 @@ def run_searches(searches: Sequence[Search]) -> list[TopN]:
     found: dict[int, TopN] = {}
     by_index: dict[int, list[int]] = {}
     for position, search in enumerate(searches):
+        if search.after is not None:
+            best = search.index.best_after(search.vector, search.n, search.excluded, search.after)
+            found[position] = TopN(best.item_idx, np.round(best.scores + search.offset, 6))
+            continue
         by_index.setdefault(id(search.index), []).append(position)
     for positions in by_index.values():
         group = [searches[position] for position in positions]

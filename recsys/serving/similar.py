@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recsys.errors import NotFoundError
-from recsys.scoring.search import Excluded, Index, TopN
+from recsys.results import Ignored
+from recsys.scoring.search import Index, TopN
 from recsys.serving.catalogue import Catalogue
+from recsys.serving.filters import NO_FILTERS, Filters
 from recsys.serving.live_model import LiveModel
 from recsys.serving.popularity import MIN_RATINGS
 from recsys.serving.searches import RankedItems, Search
@@ -28,28 +31,82 @@ class SimilarItems:
         bias = np.where(left_out, np.float32(-np.inf), penalty)
         self._index = Index(model.embeddings, bias, scale=model.inverse_norms)
 
-    def search(self, item_id: str, n: int = 10, categories: Sequence[str] = ()) -> Search:
+    def search(
+        self,
+        item_id: str,
+        n: int = 10,
+        filters: Filters = NO_FILTERS,
+        exclude: Sequence[int] | NDArray[np.integer] = (),
+        after: int | None = None,
+    ) -> Search:
         """Return the search for the items with the highest cosine: cos(q_i, q_j).
+
+        Args:
+            exclude: positions of items to leave out; the item itself is always left out.
+            after: position of an item; the list continues after it.
 
         Raises:
             NotFoundError: there is no such item, or the version does not know it yet.
         """
-        model = self._model
         item_idx = self._catalogue.require(item_id)
-        if not model.known[item_idx]:
+        if not self._model.known[item_idx]:
+            raise NotFoundError(f"item {item_id!r} {self._unknown()}: the next training on its ratings will include it")
+        return self._search(np.array([item_idx]), n, filters, exclude, after)
+
+    def search_many(
+        self,
+        item_ids: Sequence[str],
+        n: int = 10,
+        filters: Filters = NO_FILTERS,
+        exclude: Sequence[int] | NDArray[np.integer] = (),
+        after: int | None = None,
+    ) -> tuple[Search, tuple[Ignored, ...]]:
+        """Return the search for the items with the highest mean cosine to several items, and the unknown ones of these.
+
+        Raises:
+            NotFoundError: the version knows none of the items.
+        """
+        item_idx, ignored = [], []
+        for item_id in dict.fromkeys(item_ids):
+            idx = self._catalogue.idx_of.get(item_id)
+            if idx is not None and self._model.known[idx]:
+                item_idx.append(idx)
+            else:
+                reason = "there is no such item" if idx is None else f"it {self._unknown()}"
+                ignored.append(Ignored(where="item_ids", value=item_id, reason=reason))
+        if not item_idx:
             raise NotFoundError(
-                f"item {item_id!r} has no ratings in model version {model.number}: the next training on its ratings "
-                "will include it"
+                f"none of the {len(ignored)} items is known to the model, the first being {ignored[0].value[:80]!r}: "
+                "search by title with GET /v1/items?title=…"
             )
-        excluded: Excluded = np.array([item_idx])
-        if categories:
-            excluded = ~self._catalogue.category_mask(categories)
-            excluded[item_idx] = True
-        direction = model.embeddings[item_idx] * model.inverse_norms[item_idx]
-        return Search(self._index, direction, n, excluded, model.number, "model")
+        return self._search(np.array(item_idx), n, filters, exclude, after), tuple(ignored)
 
     def finish(self, search: Search, best: TopN) -> RankedItems:
         """Return the list that a search found, with cosines as scores."""
         penalty = np.where(self._catalogue.n_ratings[best.item_idx] < MIN_RATINGS, _RARELY_RATED, 0.0)
-        cosines = TopN(best.item_idx, np.round(best.scores + penalty, 6))
-        return RankedItems(search.model_version, "model", cosines)
+        return search.finish(TopN(best.item_idx, np.round(best.scores + penalty, 6)))
+
+    def _search(
+        self,
+        item_idx: NDArray[np.int64],
+        n: int,
+        filters: Filters,
+        exclude: Sequence[int] | NDArray[np.integer],
+        after: int | None,
+    ) -> Search:
+        model = self._model
+        left_out = np.concatenate([item_idx, exclude]).astype(np.int64) if len(exclude) else item_idx
+        directions = model.embeddings[item_idx] * model.inverse_norms[item_idx, None]
+        return Search(
+            index=self._index,
+            vector=directions[0] if len(item_idx) == 1 else directions.mean(0),
+            n=n,
+            excluded=self._catalogue.exclusions(filters, left_out),
+            model_version=model.number,
+            source="model",
+            score_kind="cosine",
+            after=after,
+        )
+
+    def _unknown(self) -> str:
+        return f"has no ratings in model version {self._model.number}"

@@ -1,22 +1,28 @@
 """One consistent state of the catalogue and the live versions."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from recsys.database.items import StoredItem
 from recsys.database.models import live_numbers, load_factors, previously_published, version
 from recsys.errors import DamagedVersionError, NoModelError, NotFoundError
 from recsys.results import Objective, Order, PopularBy
+from recsys.scoring.search import TopN
 from recsys.serving.catalogue import Catalogue, read_catalogue
+from recsys.serving.filters import NO_FILTERS, Filters
 from recsys.serving.live_model import LiveModel
-from recsys.serving.popularity import Popularity
+from recsys.serving.popularity import MIN_RATINGS, Popularity, Ranking
 from recsys.serving.searches import RankedItems
 from recsys.serving.similar import SimilarItems
+
+_NO_ITEMS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -87,16 +93,39 @@ class Recommender:
         n: int = 10,
         order: Order = "desc",
         min_ratings: int | None = None,
-        categories: Sequence[str] = (),
+        filters: Filters = NO_FILTERS,
+        *,
+        exclude: NDArray[np.int64] | None = None,
+        after: int | None = None,
+        trending: Ranking | None = None,
     ) -> RankedItems:
-        """Return the list of popular items; see `Popularity.top`.
+        """Return items by bias ("liked beyond its kind"), number of ratings, mean rating or trend.
 
-        Raises:
-            NoModelError: by bias, and no rating version is live.
+        Where no rating version is live, a list by bias is one by number of ratings, and says so.
+
+        Args:
+            order: `asc` for the other end of the ranking.
+            min_ratings: fewest ratings of a listed item; `None`: 10 by bias and mean, 0 by count and trend.
+            exclude: positions of items to leave out.
+            after: position of an item; the list continues after it.
+            trending: the items ranked by trend, for a list by trend; see `recsys.serving.trending`.
         """
-        best = self.popularity.top(by, n, order, min_ratings, categories)
+        fallback = None
+        if by == "bias" and "rating" not in self.models:
+            by, fallback = "count", f"{nothing_live('rating')}; these are the most rated items"
+        if min_ratings is None:
+            min_ratings = MIN_RATINGS if by in ("bias", "mean") else 0
+        filters = replace(filters, min_ratings=max(filters.min_ratings, min_ratings))
+        ranking = self.popularity.ranking(by, order) if trending is None else trending
+        best = ranking.first(n, self.catalogue.exclusions(filters, _NO_ITEMS if exclude is None else exclude), after)
         model = self.models.get("rating") or self.models.get("ranking")
-        return RankedItems(model.number if model else None, "popularity", best)
+        return RankedItems(
+            model.number if model else None,
+            "popularity",
+            TopN(best.item_idx, np.round(best.scores, 6)),
+            fallback,
+            by,
+        )
 
     def with_items(self, changed: list[StoredItem]) -> "Recommender":
         """Return the same snapshot with some items changed or added."""

@@ -24,9 +24,13 @@ class TestRecommendations:
     def test_the_list(self, reader: httpx.Client) -> None:
         answer = reader.get(self.URL, params={"n": 2})
         assert answer.headers["content-type"] == "application/json"
+        cursor = answer.json()["next_cursor"]
+        assert ids(reader.get(self.URL, params={"cursor": cursor})) == ["e", "d/ä"]
         assert answer.json() == {
             "model_version": 1,
             "source": "model",
+            "score_kind": "logit",
+            "next_cursor": cursor,
             "items": [
                 {"item_id": "b", "title": "Brazil (1985)", "score": 2.0},
                 {"item_id": "c", "title": "Casablanca (1942)", "score": 0.5},
@@ -340,14 +344,15 @@ class TestSimilar:
     def test_an_item_the_version_does_not_know(self, reader: httpx.Client) -> None:
         check_problem(reader.get("/v1/items/new/similar"), 404, "has no ratings in model version 1")
 
-    @pytest.mark.parametrize("query", [{"n": 0}, {"n": 1001}, {"by": "count"}])
+    @pytest.mark.parametrize("query", [{"n": 0}, {"n": 1001}, {"by": "count"}, {"cursor": "?"}])
     def test_wrong_parameters(self, reader: httpx.Client, query: dict[str, Any]) -> None:
-        check_problem(reader.get("/v1/items/a/similar", params=query), 422, f"query.{next(iter(query))}")
+        check_problem(reader.get("/v1/items/a/similar", params=query), 422, next(iter(query)))
 
 
 class TestPopular:
     def test_defaults_to_bias_with_ten_ratings(self, reader: httpx.Client) -> None:
-        assert reader.get("/v1/popular").json() == {"model_version": 2, "source": "popularity", "items": []}
+        empty = {"model_version": 2, "source": "popularity", "score_kind": "bias", "items": [], "next_cursor": None}
+        assert reader.get("/v1/popular").json() == empty
 
     @pytest.mark.parametrize(
         ("query", "expected"),
@@ -403,4 +408,9 @@ class TestPredictions:
         check_problem(reader.get("/v1/users/u1/predictions"), 422, "query.item_id")
         query = {"item_id": ["a"] * 1001}
         check_problem(reader.get("/v1/users/u1/predictions", params=query), 422, "query.item_id")
-        check_problem(reader.get("/v1/users/u1/predictions", params={"item_id": ["a", "zzz"]}), 404, "'zzz'")
+
+    def test_unknown_items_are_named_beside_the_answers(self, reader: httpx.Client) -> None:
+        answer = reader.get("/v1/users/u1/predictions", params={"item_id": ["zzz", "a", "", "zzz"]}).json()
+        assert ([item["item_id"] for item in answer["items"]], answer["unknown"]) == (["a"], ["zzz", ""])
+        none = reader.get("/v1/users/u1/predictions", params={"item_id": "zzz"}).json()
+        assert (none["items"], none["unknown"]) == ([], ["zzz"])
