@@ -9,6 +9,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import importlib.util
 import json
 import os
 import pkgutil
@@ -162,6 +163,8 @@ if __name__ == "__main__":
         importlib.import_module(name)
     for package in (recsys, jobs):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if module.name == "recsys.training.kernels" and importlib.util.find_spec("triton") is None:
+                continue  # only CUDA builds of torch bring Triton
             if module.name != STARTED:
                 importlib.import_module(module.name)
     gc.freeze()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recsys.errors import TrainingError
 from recsys.training.build import EpochRecord, Run
+from recsys.training.graphs import GraphedStep, can_graph
 
 _RISE = 0.25
 """Share of the steps in which the learning rate rises."""
@@ -48,6 +49,7 @@ def train_run(run: Run, *, accumulate: int = 1, hooks: Hooks | None = None) -> N
     hooks = hooks or Hooks()
     started = time.perf_counter() - run.seconds
     n_units, steps_per_epoch, n_steps = run.loss.n_units, run.steps_per_epoch, run.n_steps
+    graphed = GraphedStep(run) if accumulate == 1 and can_graph(run) else None
     while run.step < n_steps:
         position = run.step % steps_per_epoch
         if position == 0:
@@ -55,7 +57,10 @@ def train_run(run: Run, *, accumulate: int = 1, hooks: Hooks | None = None) -> N
         start = position * run.batch_units
         stop = min(start + run.batch_units, n_units)
         learning_rate, beta1 = one_cycle(run.step, n_steps, run.peak_rate)
-        batch_loss = train_step(run, start, stop, learning_rate, beta1, accumulate=accumulate)
+        if graphed and graphed.is_ready(stop - start):
+            batch_loss = graphed.step(start, stop, learning_rate, beta1)
+        else:
+            batch_loss = train_step(run, start, stop, learning_rate, beta1, accumulate=accumulate)
         run.loss_sum += batch_loss * (stop - start)
         run.step += 1
         run.seconds = time.perf_counter() - started

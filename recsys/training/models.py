@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.factors import Head
-from recsys.training.sparse import Cells, FixedMatrix, cell_products, cells_matmul
+from recsys.training.sparse import Cells, FixedMatrix, catalogue_logsumexp, cell_products, cells_matmul, uses_kernels
 
 _GRAM_COLUMNS = 64
 """Columns of a Gram matrix of features that are computed at once: temporaries are (n, 64)."""
@@ -160,6 +160,13 @@ class Model(Protocol):
         """
         ...
 
+    def score_catalogue(self, user_idx: Tensor, seen: Cells, dropout: float) -> tuple[Tensor, Tensor]:
+        """Return log Σ_i e^{z_ui} over the catalogue for some users, and the scores of the items that they have.
+
+        As `score_lists` with all items as candidates: (users,) and (batch,).
+        """
+        ...
+
 
 class DotProduct(nn.Module):
     """Matrix factorisation with biases.
@@ -195,6 +202,15 @@ class DotProduct(nn.Module):
         chosen = nn.functional.embedding(candidates, q)  # (n_candidates, width)
         z = torch.addmm(b_i.index_select(0, candidates), p, chosen.T)  # (users, n_candidates)
         return z, cell_products(p, q, seen) + b_i.index_select(0, seen.item_idx)
+
+    def score_catalogue(self, user_idx: Tensor, seen: Cells, dropout: float) -> tuple[Tensor, Tensor]:
+        """Return the sums and scores that `Model.score_catalogue` describes."""
+        if not uses_kernels(user_idx.device):
+            z, z_seen = self.score_lists(user_idx, seen, dropout, None)
+            return z.logsumexp(1), z_seen
+        p = self.users.dropped_factors(user_idx, seen, dropout, self._generator)  # (users, width)
+        q, b_i = self.items.factors(), self.items.biases()
+        return catalogue_logsumexp(p, q, b_i), cell_products(p, q, seen) + b_i.index_select(0, seen.item_idx)
 
     def user_vectors(self, factors: Tensor) -> Tensor:
         """Return the vectors of `Factors` for factors of users: themselves."""
@@ -296,6 +312,11 @@ class NeuralCF(nn.Module):
         f = self._layers(torch.cat([every.flatten(0, 1), self._first_layer(p, q, seen)]))  # (n + batch,)
         z = torch.addmm(b_i.index_select(0, candidates), projected, chosen.T) + f[:n].view(every.shape[:2])
         return z, cell_products(projected, q, seen) + f[n:] + b_i.index_select(0, seen.item_idx)
+
+    def score_catalogue(self, user_idx: Tensor, seen: Cells, dropout: float) -> tuple[Tensor, Tensor]:
+        """Return the sums and scores that `Model.score_catalogue` describes."""
+        z, z_seen = self.score_lists(user_idx, seen, dropout, None)
+        return z.logsumexp(1), z_seen
 
     def _first_layer(self, p: Tensor, q: Tensor, at: Cells) -> Tensor:
         """Return U p_u + V q_i + c of the cells: (batch, hidden[0])."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recsys.data.dataset import Ratings
 from recsys.training.models import Model, SideModule
-from recsys.training.sparse import Cells, stable_argsort, weighted_squares
+from recsys.training.sparse import Cells, stable_argsort, uses_kernels, weighted_squares
 
 _MAX_SCORES = 1 << 25
 """Largest number of scores of one batch under `ranking`: 128 MiB in float32."""
@@ -56,7 +56,7 @@ def rating_loss(z: Tensor, rating: Tensor, low: float, high: float) -> Tensor:
     return (low + (high - low) * torch.sigmoid(z) - rating).square()
 
 
-def ranking_loss(z: Tensor, z_seen: Tensor, seen: Cells, weight: Tensor) -> Tensor:
+def ranking_loss(log_sum: Tensor, z_seen: Tensor, seen: Cells, weight: Tensor) -> Tensor:
     """Return the weighted multinomial negative log-likelihood of the users' items, summed over the users: ().
 
         −Σ_u Σ_{i ∈ N(u)} w_ui · log softmax(z_u)_i
@@ -65,12 +65,11 @@ def ranking_loss(z: Tensor, z_seen: Tensor, seen: Cells, weight: Tensor) -> Tens
     Filtering", WWW 2018, eq. 2).
 
     Args:
-        z: (users, n_items) scores.
+        log_sum: (users,) log Σ_i e^{z_ui} over the catalogue.
         z_seen: (batch,) scores of `seen`.
         seen: (users) × items cells.
         weight: (batch,) w of `seen`.
     """
-    log_sum = z.logsumexp(1)  # (users,)
     return weight @ (log_sum.index_select(0, seen.user_idx) - z_seen)
 
 
@@ -166,14 +165,25 @@ class RatingLoss:
 
     def batch(self, model: Model, start: int, stop: int) -> Tensor:
         """Return the mean loss of the ratings `start` to `stop` of the current order: ()."""
-        user_idx, item_idx, rating = (column[start:stop] for column in self._order)  # (batch,) each
-        by_user = stable_argsort(user_idx, self._shape[0])
-        at = Cells.from_pairs(user_idx.index_select(0, by_user), item_idx.index_select(0, by_user), *self._shape)
-        error = rating_loss(model.score_pairs(at), rating.index_select(0, by_user), *self._range).sum()
-        share = (stop - start) / self.n_units
+        return self.of_columns(model, *self.columns(start, stop))
+
+    def columns(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return users, items and ratings `start` to `stop` of the current order: (batch,) each."""
+        user_idx, item_idx, rating = self._order
+        return user_idx[start:stop], item_idx[start:stop], rating[start:stop]
+
+    def of_columns(self, model: Model, user_idx: Tensor, item_idx: Tensor, rating: Tensor) -> Tensor:
+        """Return the mean loss of these ratings of the training set: (batch,) each → ()."""
+        n = len(rating)
+        if not uses_kernels(user_idx.device):
+            by_user = stable_argsort(user_idx, self._shape[0])
+            user_idx, item_idx, rating = (column.index_select(0, by_user) for column in (user_idx, item_idx, rating))
+        at = Cells(user_idx, item_idx, *self._shape)
+        error = rating_loss(model.score_pairs(at), rating, *self._range).sum()
+        share = n / self.n_units
         penalty = self._penalty("user", model.users, at.n_of_user, share)
         penalty = penalty + self._penalty("item", model.items, at.n_of_item, share)
-        return (error + self._square * penalty) / (stop - start)
+        return (error + self._square * penalty) / n
 
     def _penalty(self, name: str, side: SideModule, n_drawn: Tensor, share: float) -> Tensor:
         """Return the penalty of a side for a batch, before the factor s²: ().
@@ -202,7 +212,7 @@ class RankingLoss:
     such a batch. Items that a user liked count more than others, and a user with ten times as many items counts less
     than ten times as much.
 
-    Memory: a few arrays of (users, n_items), of at most 128 MiB each.
+    Memory: a few arrays of (users, n_items), of at most 128 MiB each; on CUDA see `catalogue_logsumexp`.
 
     Args:
         dropout: share of a user's items to hide from their factors, see `SideModule.dropped_factors`.
@@ -236,10 +246,13 @@ class RankingLoss:
         self._item_idx = torch.from_numpy(train.item_idx[order]).to(device)
         self._users = torch.arange(train.n_users, dtype=torch.int32, device=device)
         self._order = self._users
+        self._count_before()
         self._n_items = train.n_items
         self._mean_items = train.n_ratings / train.n_users
         self._l2, self._dropout, self._n_sampled = l2, dropout, n_sampled
-        self._max_users = max(1, _MAX_SCORES // max(train.n_items, (n_sampled or train.n_items) * width))
+        self._max_users = train.n_users
+        if n_sampled or width > 1 or not uses_kernels(device):
+            self._max_users = max(1, _MAX_SCORES // max(train.n_items, (n_sampled or train.n_items) * width))
         self._share = torch.from_numpy(train.item_counts() / train.n_ratings).to(device)  # (n_items,) of all ratings
         self._log_expected = (self._share * max(n_sampled, 1)).log().float()
         self._generator = generator
@@ -258,18 +271,27 @@ class RankingLoss:
         """Put the users into the random order of a new epoch."""
         order = torch.randperm(self.n_units, generator=generator, device=generator.device)
         self._order = self._users[order]
+        self._count_before()
+
+    def _count_before(self) -> None:
+        """Count the items of the users before each of the current order, on the host: (n_users + 1,).
+
+        A batch knows its size from them without waiting for the device.
+        """
+        n_seen = self._starts.diff()[self._order.long()]
+        self._n_before = np.concatenate([[0], n_seen.cumsum(0).cpu().numpy()])
 
     def batch(self, model: Model, start: int, stop: int) -> Tensor:
         """Return the loss of the users `start` to `stop` of the current order: ()."""
         users = self._order[start:stop]  # (users,)
-        seen, weight = self._seen(users)
+        seen, weight = self._seen(users, int(self._n_before[stop] - self._n_before[start]))
         if self._n_sampled:
             candidates = torch.multinomial(self._share, self._n_sampled, replacement=True, generator=self._generator)
             z, z_seen = model.score_lists(users, seen, self._dropout, candidates)
             loss = sampled_ranking_loss(z, z_seen, seen, weight, candidates, self._log_expected)
         else:
-            z, z_seen = model.score_lists(users, seen, self._dropout, None)
-            loss = ranking_loss(z, z_seen, seen, weight)
+            log_sum, z_seen = model.score_catalogue(users, seen, self._dropout)
+            loss = ranking_loss(log_sum, z_seen, seen, weight)
         if self._l2 > 0:
             n_drawn = torch.zeros(self.n_units, device=users.device).index_add(0, users, seen.n_of_user.float())
             penalty = weighted_squares(model.users.own_factors, n_drawn)
@@ -277,10 +299,11 @@ class RankingLoss:
             loss = loss + self._l2 * penalty
         return loss / (len(users) * self._mean_items)
 
-    def _seen(self, users: Tensor) -> tuple[Cells, Tensor]:
-        """Return the (users) × items cells of the users' items, and their weights (batch,)."""
+    def _seen(self, users: Tensor, n: int) -> tuple[Cells, Tensor]:
+        """Return the (users) × items cells of the users' n items in all, and their weights (n,)."""
         n_seen = self._starts[users + 1] - self._starts[users]  # (users,)
-        row = torch.repeat_interleave(torch.arange(len(users), dtype=torch.int32, device=users.device), n_seen)
+        number = torch.arange(len(users), dtype=torch.int32, device=users.device)
+        row = torch.repeat_interleave(number, n_seen, output_size=n)
         before = torch.cumsum(n_seen, 0) - n_seen  # (users,)
         idx = torch.arange(len(row), device=users.device) + (self._starts[users] - before)[row]  # (batch,)
-        return Cells.from_pairs(row, self._item_idx[idx], len(users), self._n_items), self._weight[idx]
+        return Cells(row, self._item_idx[idx], len(users), self._n_items), self._weight[idx]

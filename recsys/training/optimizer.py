@@ -1,6 +1,7 @@
 """AdamW as a `torch.optim.Optimizer`."""
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
+from recsys.training.sparse import kernels, uses_kernels
+
 _BETA2 = 0.999
 _EPS = 1e-8
 _MAX_DECAY = 0.5
@@ -16,7 +19,7 @@ _MAX_DECAY = 0.5
 
 
 class AdamW(Optimizer):
-    """AdamW by torch's fused kernel, with a limit on the decay of one step.
+    """AdamW by a fused kernel, with a limit on the decay of one step.
 
         m ← β₁ m + (1 − β₁) g        v ← β₂ v + (1 − β₂) g²
         θ ← θ · (1 − min(lr · weight_decay, 1/2)) − lr · m̂ / (√v̂ + ε)
@@ -26,9 +29,12 @@ class AdamW(Optimizer):
 
     Loshchilov & Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
 
-    The class exists for two reasons: the limit on the decay, and the start. The methods of `Optimizer` that are taken
-    over below are wrapped so that their first call imports torch's compiler, which takes longer than a small training.
-    Nothing here is compiled, so the functions inside the wrappers do.
+    The kernel is torch's, or `kernels.adamw` where `uses_kernels`. That one reads learning rate and β₁ on the device,
+    where `load_schedule` writes them, so that a CUDA graph of `move` can be replayed at any point of the schedule.
+
+    The class exists for three reasons: the limit on the decay, the graphs, and the start. The methods of `Optimizer`
+    that are taken over below are wrapped so that their first call imports torch's compiler, which takes longer than a
+    small training. Nothing here is compiled, so the functions inside the wrappers do.
 
     Args:
         params: groups as torch has them. Beside `params` a group may have `weight_decay` (1 / learning rate) and
@@ -36,13 +42,19 @@ class AdamW(Optimizer):
     """
 
     add_param_group = inspect.unwrap(Optimizer.add_param_group)
-    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
     state_dict = inspect.unwrap(Optimizer.state_dict)
     zero_grad = inspect.unwrap(Optimizer.zero_grad)
 
     def __init__(self, params: Sequence[dict[str, Any]]) -> None:
         defaults = {"lr": 1e-3, "betas": (0.9, _BETA2), "weight_decay": 0.0, "lr_share": 1.0, "fused": True}
         super().__init__(params, defaults)
+        self._steps: dict[Tensor, int] = {}
+        self._scalars: Tensor | None = None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a state dict of this class or of `torch.optim.AdamW`."""
+        inspect.unwrap(Optimizer.load_state_dict)(self, state_dict)
+        self._steps.clear()
 
     def set_schedule(self, learning_rate: float, beta1: float) -> None:
         """Set the learning rate and β₁ of the steps that follow."""
@@ -64,13 +76,53 @@ class AdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self.load_schedule()
+        self.move()
+        return loss
+
+    def load_schedule(self) -> None:
+        """Write the scalars of the coming step to the device, where `kernels.adamw` reads them."""
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        device = parameters[0].device
+        if not uses_kernels(device):
+            return
+        rows = []
         for group in self.param_groups:
-            moved: list[Tensor] = [parameter for parameter in group["params"] if parameter.grad is not None]
+            rate, (beta1, beta2) = group["lr"], group["betas"]
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    before = self._steps.get(parameter)
+                    steps = (int(self._state_of(parameter)["step"]) if before is None else before) + 1
+                    self._steps[parameter] = steps
+                    bias1, bias2 = 1 - beta1**steps, 1 - beta2**steps
+                    rows.append([1 - rate * _decay(group), beta1, beta2, rate / bias1, math.sqrt(bias2)])
+                else:
+                    rows.append([0.0] * 5)
+        if self._scalars is None:
+            self._scalars = torch.empty(len(rows), 5, device=device)
+        # CUDA has read memory that is not pinned when this returns, without waiting for the device.
+        self._scalars.copy_(torch.tensor(rows), non_blocking=True)
+
+    @torch.no_grad()
+    def move(self) -> None:
+        """Move every parameter that has a gradient. `load_schedule` must have been called."""
+        number = -1
+        for group in self.param_groups:
+            moved: list[Tensor] = []
+            for parameter in group["params"]:
+                number += 1
+                if parameter.grad is None:
+                    continue
+                state = self._state_of(parameter)
+                if self._scalars is None:
+                    moved.append(parameter)
+                else:
+                    gradient = parameter.grad.contiguous()
+                    kernels().adamw(parameter, gradient, state["exp_avg"], state["exp_avg_sq"], self._scalars[number])
+                    state["step"] += 1
             if not moved:
                 continue
             states = [self._state_of(parameter) for parameter in moved]
-            rate: float = group["lr"]
-            decay: float = group["weight_decay"]
             adamw(
                 moved,
                 [parameter.grad for parameter in moved if parameter.grad is not None],
@@ -82,12 +134,11 @@ class AdamW(Optimizer):
                 amsgrad=False,
                 beta1=group["betas"][0],
                 beta2=group["betas"][1],
-                lr=rate,
-                weight_decay=min(decay, _MAX_DECAY / rate) if rate > 0 else decay,
+                lr=group["lr"],
+                weight_decay=_decay(group),
                 eps=_EPS,
                 maximize=False,
             )
-        return loss
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         """Return m, v and the number of steps of a parameter, zeros before its first step."""
@@ -97,3 +148,10 @@ class AdamW(Optimizer):
             state["exp_avg"] = torch.zeros_like(parameter, requires_grad=False)
             state["exp_avg_sq"] = torch.zeros_like(parameter, requires_grad=False)
         return state
+
+
+def _decay(group: dict[str, Any]) -> float:
+    """Return the weight decay of a group, limited so that a step takes away at most `_MAX_DECAY` of a parameter."""
+    rate: float = group["lr"]
+    decay: float = group["weight_decay"]
+    return min(decay, _MAX_DECAY / rate) if rate > 0 else decay

@@ -9,6 +9,12 @@ that are not zero, `width` columns of a dense table.
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +27,10 @@ from torch import Tensor
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), torch.tensor([]), size=(1, 1))
+
+
+_MAX_CELLS = 1 << 29
+"""Largest number of scores of `catalogue_logsumexp` in memory at once: 2 GiB."""
 
 
 class Pattern(NamedTuple):
@@ -58,43 +68,44 @@ class Pattern(NamedTuple):
         return product
 
 
-class Cells(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Cells:
     """Pairs of users and items as the cells of a sparse user × item matrix.
 
     Attributes:
-        user_idx: (batch,) int32, ascending.
-        by_user: the pattern of the matrix. Its columns are the items of the cells.
-        by_item: the pattern of the transpose. Its columns are users.
-        order: (batch,) int64, the position in `by_user` of each cell of `by_item`.
-        n_of_user, n_of_item: (n_users,), (n_items,) cells of each user and item.
+        user_idx, item_idx: (batch,) int32. The users ascend, except where `uses_kernels`: there no order is needed.
+        n_users, n_items: shape of the matrix.
     """
 
     user_idx: Tensor
-    by_user: Pattern
-    by_item: Pattern
-    order: Tensor
-    n_of_user: Tensor
-    n_of_item: Tensor
+    item_idx: Tensor
+    n_users: int
+    n_items: int
 
-    @classmethod
-    def from_pairs(cls, user_idx: Tensor, item_idx: Tensor, n_users: int, n_items: int) -> "Cells":
-        """Return the cells of pairs: (batch,) int32 each, users ascending."""
-        order = stable_argsort(item_idx, n_items)
-        n_of_user = torch.bincount(user_idx, minlength=n_users)
-        n_of_item = torch.bincount(item_idx, minlength=n_items)
-        return cls(
-            user_idx,
-            Pattern.from_counts(n_of_user, item_idx, n_items),
-            Pattern.from_counts(n_of_item, user_idx.index_select(0, order), n_users),
-            order,
-            n_of_user,
-            n_of_item,
-        )
+    @cached_property
+    def by_user(self) -> Pattern:
+        """The pattern of the matrix. Its columns are the items of the cells."""
+        return Pattern.from_counts(self.n_of_user, self.item_idx, self.n_items)
 
-    @property
-    def item_idx(self) -> Tensor:
-        """(batch,) int32."""
-        return self.by_user.column
+    @cached_property
+    def by_item(self) -> Pattern:
+        """The pattern of the transpose. Its columns are users."""
+        return Pattern.from_counts(self.n_of_item, self.user_idx.index_select(0, self.order), self.n_users)
+
+    @cached_property
+    def order(self) -> Tensor:
+        """(batch,) int64, the position in `by_user` of each cell of `by_item`."""
+        return stable_argsort(self.item_idx, self.n_items)
+
+    @cached_property
+    def n_of_user(self) -> Tensor:
+        """(n_users,) cells of each user."""
+        return count(self.user_idx, self.n_users)
+
+    @cached_property
+    def n_of_item(self) -> Tensor:
+        """(n_items,) cells of each item."""
+        return count(self.item_idx, self.n_items)
 
 
 class FixedMatrix(NamedTuple):
@@ -142,6 +153,22 @@ class FixedMatrix(NamedTuple):
         return product
 
 
+def kernels() -> Any:
+    """Return the module `kernels`, whose compiler only CUDA builds of torch bring along."""
+    return import_module("recsys.training.kernels")
+
+
+@contextmanager
+def _tf32() -> Iterator[None]:
+    """Let matrix products of float32 on CUDA round their factors to TF32: 10 bits of mantissa, 8 times the speed."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def stable_argsort(idx: Tensor, n: int) -> Tensor:
     """Return the stable order in which `idx` ascends: (batch,) of values below n → (batch,) int64."""
     if idx.device.type != "cpu":
@@ -152,6 +179,31 @@ def stable_argsort(idx: Tensor, n: int) -> Tensor:
     if n > 1 << 16:
         order = order[np.argsort((values >> 16).astype(np.uint16)[order], kind="stable")]
     return torch.from_numpy(order)
+
+
+def uses_kernels(device: torch.device) -> bool:
+    """Return whether products on this device go through `recsys.training.kernels`.
+
+    They do on CUDA, where sorting each batch would cost more than the products. The kernels add up in an order that
+    differs between runs; after `torch.use_deterministic_algorithms(True)` the slower products of the CPU are used.
+    """
+    return device.type == "cuda" and _has_triton() and not torch.are_deterministic_algorithms_enabled()
+
+
+@cache
+def _has_triton() -> bool:
+    """Return whether the compiler of the kernels is there; CUDA builds of torch for Linux bring it along."""
+    return find_spec("triton") is not None
+
+
+def count(idx: Tensor, n: int) -> Tensor:
+    """Return how often each of 0 … n − 1 occurs: (batch,) int32 → (n,) int64."""
+    if idx.device.type == "cpu":
+        return torch.bincount(idx, minlength=n)
+    # On CUDA `bincount` waits for the device to learn the largest index.
+    return torch.zeros(n, dtype=torch.int64, device=idx.device).index_add_(
+        0, idx, torch.ones((), dtype=torch.int64, device=idx.device).expand(len(idx))
+    )
 
 
 def cells_matmul(at: Cells, value: Tensor, table: Tensor) -> Tensor:
@@ -167,6 +219,16 @@ def cell_products(P: Tensor, Q: Tensor, at: Cells) -> Tensor:
     """
     product: Tensor = _CellProducts.apply(P, Q, at)  # type: ignore[no-untyped-call]
     return product
+
+
+def catalogue_logsumexp(P: Tensor, Q: Tensor, bias: Tensor) -> Tensor:
+    """Return log Σ_i exp(p_u · q_i + b_i) on a CUDA device, differentiable in all three.
+
+    (users, width), (n_items, width), (n_items,) → (users,). The scores of a few users at a time are computed, and
+    computed again for the gradients, so that memory does not grow with users × n_items. Products are in TF32.
+    """
+    total: Tensor = _CatalogueLogSumExp.apply(P, Q, bias)  # type: ignore[no-untyped-call]
+    return total
 
 
 def weighted_squares(table: Tensor, weight: Tensor) -> Tensor:
@@ -185,6 +247,9 @@ class _CellProducts(torch.autograd.Function):
     def forward(ctx: Any, P: Tensor, Q: Tensor, at: Cells) -> Tensor:
         ctx.save_for_backward(P, Q)
         ctx.at = at
+        if uses_kernels(P.device):
+            products: Tensor = kernels().pair_products(P, Q, at.user_idx, at.item_idx)
+            return products
         zeros = at.by_user.with_values(P.new_zeros(len(at.user_idx)))
         product: Tensor = torch.sparse.sampled_addmm(zeros, P, Q.T, beta=0.0).values()
         return product
@@ -194,6 +259,10 @@ class _CellProducts(torch.autograd.Function):
         P, Q = ctx.saved_tensors
         gradient = gradients[0].contiguous()  # cuSPARSE refuses values with strides
         at: Cells = ctx.at
+        if uses_kernels(P.device):
+            add_rows = kernels().add_rows
+            of_users = add_rows(torch.zeros_like(P), at.user_idx, gradient, Q, at.item_idx)
+            return of_users, add_rows(torch.zeros_like(Q), at.item_idx, gradient, P, at.user_idx), None
         return at.by_user.matmul(gradient, Q), at.by_item.matmul(gradient.index_select(0, at.order), P), None
 
 
@@ -202,13 +271,46 @@ class _CellsMatmul(torch.autograd.Function):
     def forward(ctx: Any, table: Tensor, value: Tensor, at: Cells) -> Tensor:
         ctx.save_for_backward(value)
         ctx.at = at
+        if uses_kernels(table.device):
+            out = table.new_zeros(at.n_users, table.shape[1])
+            kernels().add_rows(out, at.user_idx, value, table, at.item_idx)
+            return out
         return at.by_user.matmul(value, table)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (value,) = ctx.saved_tensors
         at: Cells = ctx.at
-        return at.by_item.matmul(value.index_select(0, at.order), gradients[0].contiguous()), None, None
+        gradient = gradients[0].contiguous()
+        if uses_kernels(value.device):
+            out = gradient.new_zeros(at.n_items, gradient.shape[1])
+            return kernels().add_rows(out, at.item_idx, value, gradient, at.user_idx), None, None
+        return at.by_item.matmul(value.index_select(0, at.order), gradient), None, None
+
+
+class _CatalogueLogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, P: Tensor, Q: Tensor, bias: Tensor) -> Tensor:
+        users = max(1, _MAX_CELLS // len(Q))
+        with _tf32():
+            log_sums = [kernels().row_logsumexp(torch.addmm(bias, part, Q.T)) for part in torch.split(P, users)]
+        log_sum = torch.cat(log_sums)
+        ctx.save_for_backward(P, Q, bias, log_sum)
+        return log_sum
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        P, Q, bias, log_sum = ctx.saved_tensors
+        users = max(1, _MAX_CELLS // len(Q))
+        of_users, of_items, of_bias = [], torch.zeros_like(Q), torch.zeros_like(bias)
+        parts = (torch.split(table, users) for table in (P, log_sum, gradients[0]))
+        with _tf32():
+            for p, shift, gradient in zip(*parts, strict=True):
+                softmax = kernels().exp_of_difference(torch.addmm(bias, p, Q.T), shift)  # (users, n_items)
+                of_users.append((softmax @ Q) * gradient[:, None])
+                of_items.addmm_(softmax.T, p * gradient[:, None])
+                of_bias.addmv_(softmax.T, gradient)
+        return torch.cat(of_users), of_items, of_bias
 
 
 class _FixedMatmul(torch.autograd.Function):

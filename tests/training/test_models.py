@@ -61,7 +61,7 @@ def users() -> SideModule:
 
 
 def seen() -> Cells:
-    return Cells.from_pairs(torch.from_numpy(USER), torch.from_numpy(ITEM), 3, 4)
+    return Cells(torch.from_numpy(USER), torch.from_numpy(ITEM), 3, 4)
 
 
 def array(tensor: torch.Tensor | None) -> NDArray[np.float64]:
@@ -106,7 +106,7 @@ def test_a_side_without_history_and_features_is_its_own_rows() -> None:
 def some(made: SideModule, dropout: float, generator: torch.Generator) -> NDArray[np.float64]:
     """Rows of users 2 and 0, by what they rated."""
     of_batch = np.repeat([0, 1], [4, 3]).astype(np.int32)
-    has = Cells.from_pairs(torch.from_numpy(of_batch), torch.tensor([0, 1, 2, 3, 0, 1, 3], dtype=torch.int32), 2, 4)
+    has = Cells(torch.from_numpy(of_batch), torch.tensor([0, 1, 2, 3, 0, 1, 3], dtype=torch.int32), 2, 4)
     return array(made.dropped_factors(torch.tensor([2, 0], dtype=torch.int32), has, dropout, generator))
 
 
@@ -259,7 +259,7 @@ def test_a_single_row_is_normalised_by_what_was_seen_before() -> None:
     """It has no variance of its own, and torch refuses it."""
     made = neural(batch_norm=True)
     made.score_pairs(seen())  # running statistics are now other than 0 and 1
-    one = Cells.from_pairs(torch.tensor([1], dtype=torch.int32), torch.tensor([1], dtype=torch.int32), 3, 4)
+    one = Cells(torch.tensor([1], dtype=torch.int32), torch.tensor([1], dtype=torch.int32), 3, 4)
     in_training = array(made.score_pairs(one))
     assert np.array_equal(in_training, array(made.eval().score_pairs(one)))
 
@@ -317,7 +317,7 @@ def test_factors_score_as_the_module_they_are_made_of(objective: str, batch_norm
         assert norm.bias.abs().max() > 0.001
     n_users, n_items = factors.n_users, factors.n_items
     user, item = np.divmod(np.arange(n_users * n_items, dtype=np.int32), n_items)
-    every = Cells.from_pairs(torch.from_numpy(user), torch.from_numpy(item.astype(np.int32)), n_users, n_items)
+    every = Cells(torch.from_numpy(user), torch.from_numpy(item.astype(np.int32)), n_users, n_items)
     with torch.no_grad():
         z = array(made.score_pairs(every)).reshape(n_users, n_items)
     assert score_users(factors, np.arange(n_users)) == pytest.approx(z, rel=1e-4, abs=1e-4)

@@ -28,7 +28,7 @@ def made_pairs(n_users: int, n_items: int, seed: int = 0) -> tuple[np.ndarray, n
 
 def made_cells(n_users: int, n_items: int) -> tuple[Cells, np.ndarray, np.ndarray]:
     user, item = made_pairs(n_users, n_items)
-    return Cells.from_pairs(torch.from_numpy(user), torch.from_numpy(item), n_users, n_items), user, item
+    return Cells(torch.from_numpy(user), torch.from_numpy(item), n_users, n_items), user, item
 
 
 def double(*shape: int, seed: int = 0) -> Tensor:
@@ -54,12 +54,12 @@ def test_cells_are_the_matrix_and_its_transpose(n_users: int, n_items: int) -> N
 
 def test_rows_without_cells_are_empty() -> None:
     user, item = torch.tensor([1, 1, 4], dtype=torch.int32), torch.tensor([3, 0, 3], dtype=torch.int32)
-    at = Cells.from_pairs(user, item, 6, 5)
+    at = Cells(user, item, 6, 5)
     assert at.by_user.starts.tolist() == [0, 0, 2, 2, 2, 3, 3]
     assert at.by_item.starts.tolist() == [0, 1, 1, 1, 3, 3]
     assert at.by_item.column.tolist() == [1, 1, 4]
     assert at.order.tolist() == [1, 0, 2]
-    nothing = Cells.from_pairs(user[:0], item[:0], 2, 3)
+    nothing = Cells(user[:0], item[:0], 2, 3)
     assert nothing.by_user.matmul(torch.empty(0), torch.ones(3, 4)).tolist() == [[0.0] * 4] * 2
 
 
