@@ -178,7 +178,7 @@ def test_a_state_dict_continues_on_the_device() -> None:
 @needs_cuda
 def test_memory_that_is_short(caplog: pytest.LogCaptureFixture) -> None:
     train = blocks()[0]
-    config = default_config("ranking", train.n_ratings, n_factors=1 << 16, n_epochs=1)
+    config = default_config("ranking", train.n_ratings, n_factors=1 << 13, n_epochs=1)
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(1e-4)
     try:
