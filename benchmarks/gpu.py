@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -20,8 +21,10 @@ from benchmarks.case import Case
 from benchmarks.metrics import rating_metrics
 from benchmarks.ours import FAST, epoch_seconds, predictions, ratings, train_case
 from benchmarks.report import Section, describe_machine, format_range, markdown_document, markdown_table
+from recsys.training.build import build
 from recsys.training.config import default_config
 from recsys.training.fit import fit
+from recsys.training.loop import train_step
 
 TITLE = "Measured on a device"
 
@@ -109,6 +112,55 @@ def throughputs(
     )
 
 
+def exact_softmax(n_rows: int, n_factors: int, *, n_steps: int, device: torch.device, console: Console) -> Section:
+    """Measure an epoch of the exact softmax over a large catalogue, from a few of its steps.
+
+    Args:
+        n_rows: number of users, and of items; each user has about 20 items.
+        n_steps: steps that are measured, after two others.
+    """
+    random = np.random.default_rng(0)
+    user = np.repeat(np.arange(n_rows, dtype=np.int64), 20)
+    drawn = (n_rows * random.random(len(user)) ** 2).astype(np.int64)  # popularity falls off
+    pair = np.unique(user * n_rows + drawn)
+    item = np.unique(pair % n_rows, return_inverse=True)[1].astype(np.int32)
+    train = Case(
+        user=(pair // n_rows).astype(np.int32),
+        item=item,
+        rating=np.ones(len(pair), np.float32),
+        test_user=np.empty(0, np.int32),
+        test_item=np.empty(0, np.int32),
+        test_rating=np.empty(0, np.float32),
+        n_users=n_rows,
+        n_items=int(item.max()) + 1,
+    )
+    config = default_config(
+        "ranking", len(pair), n_rows, n_factors=n_factors, n_sampled=0, implicit=False, implicit_dropout=0.0
+    )
+    run = build(ratings(train), config, None, torch.Generator(device).manual_seed(0))
+    run.start_epoch()
+    seconds = []
+    for step in range(min(n_steps + 2, run.steps_per_epoch)):
+        synchronize(device)
+        started = time.perf_counter()
+        start = step * run.batch_units
+        train_step(run, start, min(start + run.batch_units, run.loss.n_units), 1e-3, 0.9)
+        synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    epoch = median(seconds[2:] or seconds) * run.steps_per_epoch
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    console.print(f"exact softmax over {train.n_items:,} items: {epoch:.1f} s an epoch", markup=False)
+    row = [f"{n_rows:,}", f"{train.n_items:,}", f"{n_factors}", f"{run.steps_per_epoch:,}", f"**{epoch:.1f}**"]
+    return Section(
+        "Exact softmax",
+        "An epoch of the ranking objective with the softmax over the whole catalogue, without implicit terms: the "
+        f"median of {n_steps} steps times the number of steps.",
+        markdown_table(
+            ["users", "items", "factors", "steps", "epoch, s", "peak memory, GiB"], [[*row, f"{peak / 2**30:.1f}"]]
+        ),
+    )
+
+
 def time_to_quality(case: Case, *, seeds: Sequence[int], device: torch.device, console: Console) -> Section:
     """Measure seconds and RMSE of the default settings and of each of `ours.FAST`."""
     rows = []
@@ -158,6 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--factors", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1 << n for n in range(14, 21)])
     parser.add_argument("--epochs", type=int, default=4, help="at least 2; the first is not measured")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="users, and items, of the exact softmax")
     parser.add_argument("--copy-mib", type=int, default=2048, help="size of the copy that measures the bandwidth")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--data", type=Path, default=data.SHARED_DATA, help="folder of ml-1m/")
@@ -184,6 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             console=console,
         )
     ]
+    sections.append(exact_softmax(options.rows, 64, n_steps=8, device=device, console=console))
     try:
         sections.append(time_to_quality(data.ml_1m(options.data), seeds=options.seeds, device=device, console=console))
     except data.DataMissingError as error:

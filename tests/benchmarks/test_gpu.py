@@ -16,6 +16,7 @@ def test_bytes_a_rating_by_hand() -> None:
 def test_every_run_adds_a_section(tmp_path: Path) -> None:
     out = tmp_path / "results.md"
     sizes = ["--ratings", "2000", "--factors", "4", "--batch-sizes", "256", "512", "--epochs", "2", "--copy-mib", "1"]
+    sizes += ["--rows", "100"]
     for _ in range(2):
         gpu.main(["--device", "cpu", *sizes, "--data", str(tmp_path), "--out", str(out)])
     text = out.read_text()
@@ -23,6 +24,7 @@ def test_every_run_adds_a_section(tmp_path: Path) -> None:
     assert text.count("\n## CPU, ") == 2
     assert text.count("\n### Throughput\n") == 2
     assert text.count("\n| 4 | 256 | **") == text.count("\n| 4 | 512 | **") == 2
+    assert text.count("\n| 100 | ") == 2
     assert "Time to quality" not in text
 
 
