@@ -1,7 +1,8 @@
 """Files of ratings, items and users → the database."""
 
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,16 +11,21 @@ from sqlalchemy import Engine
 from jobs.progress import progress
 from jobs.rejects import Rejects, rejects_to
 from recsys.data.encoding import IdEncoder, RatingColumns, collect
+from recsys.data.messages import quote_value
 from recsys.data.rows import ItemRow, RatingBatch, Rejected, UserRow
+from recsys.database.clock import now_ms
 from recsys.database.engine import reading
 from recsys.database.items import upsert_items
 from recsys.database.ratings import preview_upsert, upsert_ratings
 from recsys.database.users import upsert_users
 from recsys.database.work import Guard
 from recsys.errors import InputError, MostlyBadError
+from recsys.files.options import AS_RECOGNISED, ReadOptions
 from recsys.files.source import Source, open_source
 from recsys.results import LoadReport
 from recsys.settings import Settings
+
+SHORTENED = re.compile(r"[0-9](?:\.[0-9]+)?E\+[0-9]{2}")
 
 MAX_REJECTS_WITHOUT_RATING = 10_000
 """Rejected rows after which a file without a single good row is not read to its end."""
@@ -34,6 +40,7 @@ def load(
     users: Path | None = None,
     format: str | None = None,
     columns: Mapping[str, str] | None = None,
+    options: ReadOptions = AS_RECOGNISED,
     dry_run: bool = False,
     rejects_file: Path | None = None,
     guard: Guard | None = None,
@@ -57,7 +64,10 @@ def load(
         format=format,
         columns=columns,
         rating_range=(settings.rating_min, settings.rating_max),
+        options=options,
     )
+    if source.is_implicit:
+        raise InputError(f"{source.name}: no column of ratings: expected one; name it with --map rating=COLUMN")
     with rejects_to(rejects_file, source) as rejects:
         ratings = read_ratings_file(source, rejects)
         n_rejected = rejects.count
@@ -73,7 +83,7 @@ def load(
         with progress("writing ratings", len(ratings)) as advance:
             done = upsert_ratings(engine, ratings, on_rows=advance, guard=guard)
     return LoadReport(
-        rows_read=len(ratings) + n_rejected,
+        rows_read=len(ratings) + n_rejected + source.n_unrated,
         inserted=done.inserted,
         updated=done.updated,
         unchanged=done.unchanged,
@@ -84,7 +94,36 @@ def load(
         users_rejected=rejects.count - n_rejected - n_items_rejected,
         seconds=round(time.perf_counter() - started, 3),
         rejects_file=str(rejects.path) if rejects.count else None,
+        unrated=source.n_unrated,
+        notices=notices_of(source, ratings, item_rows, user_rows),
     )
+
+
+def notices_of(source: Source, ratings: RatingColumns, items: Sequence[ItemRow], users: Sequence[UserRow]) -> list[str]:
+    """Return what a person should know of how a file was read."""
+    said = source.notices(now_ms())
+    for what, ids in (("user", ratings.user_ids), ("item", ratings.item_ids)):
+        padded = [external_id for external_id in ids if external_id != external_id.strip()]
+        if padded:
+            said.append(
+                f"{len(padded):,} of {len(ids):,} {what} ids begin or end with a blank, such as "
+                f"{quote_value(padded[0])}: another spelling of the id is another id"
+            )
+        shortened = [external_id for external_id in ids if "E+" in external_id and SHORTENED.fullmatch(external_id)]
+        if shortened:
+            said.append(
+                f"{len(shortened):,} {what} ids are like {quote_value(shortened[0])}: a spreadsheet shortens long "
+                "numbers, and different ids become one; export the column as text"
+            )
+    said += [
+        notice
+        for notice in (
+            source.describe_match("items", items, ratings.item_ids),
+            source.describe_match("users", users, ratings.user_ids),
+        )
+        if notice is not None
+    ]
+    return said
 
 
 def read_ratings_file(

@@ -220,7 +220,10 @@ class ItemsReport(Result):
 
 
 class LoadReport(Result):
-    """What became of a file: rows_read = inserted + updated + unchanged + rejected, all of them rows of ratings."""
+    """What became of a file: rows_read = inserted + updated + unchanged + rejected + unrated + withdrawn.
+
+    All of them are rows of ratings or events.
+    """
 
     rows_read: int
     inserted: int
@@ -233,6 +236,12 @@ class LoadReport(Result):
     users_rejected: int = Field(description="The same of rows of users.")
     seconds: float
     rejects_file: str | None = Field(default=None, description="The file that lists the rejected rows.")
+    kind: Literal["explicit", "implicit"] = Field(default="explicit", description="Ratings, or events and counts.")
+    unrated: int = Field(default=0, description="Rows that stand for no rating, and were left out.")
+    withdrawn: int = Field(
+        default=0, description="Rows that were taken back over HTTP or are of an erased user, and were left out."
+    )
+    notices: list[str] = Field(default=[], description="What a person should know of how the file was read.")
 
 
 class TrainReport(Result):

@@ -5,7 +5,21 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.cli.options import FormatOption, JsonOption, MapOption, columns_of, database_to_preview, open_database
+from jobs.cli.options import (
+    EventWeightsOption,
+    FormatOption,
+    ImplicitOption,
+    JsonOption,
+    MapItemsOption,
+    MapOption,
+    MapUsersOption,
+    TimeFormatOption,
+    UnratedOption,
+    columns_of,
+    database_to_preview,
+    open_database,
+    read_options,
+)
 from jobs.cli.stopping import stoppable
 
 
@@ -38,12 +52,21 @@ def init_command(json: JsonOption = False) -> None:
 )
 def load_command(
     path: Annotated[
-        Path, typer.Argument(help="File, folder or zip of ratings. The path may go on inside a zip: ml.zip/u1.base.")
+        Path,
+        typer.Argument(
+            help="File, folder or zip of ratings; - is standard input. The path may go on inside a zip: ml.zip/u1.base."
+        ),
     ],
     items: Annotated[Path | None, typer.Option(help="File of items: ids, titles, years, genres.")] = None,
     users: Annotated[Path | None, typer.Option(help="File of users: ids and any other columns.")] = None,
     format: FormatOption = None,
     map: MapOption = None,
+    map_items: MapItemsOption = None,
+    map_users: MapUsersOption = None,
+    implicit: ImplicitOption = None,
+    event_weights: EventWeightsOption = None,
+    unrated: UnratedOption = None,
+    time_format: TimeFormatOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would change, and change nothing.")] = False,
     rejects: Annotated[
         Path | None,
@@ -59,6 +82,9 @@ def load_command(
         recsys load ml-100k.zip
         recsys load ratings.csv --items films.csv --users people.csv
         recsys load export.parquet --map user_id=customer,item_id=sku,rating=stars
+        recsys load plays.csv.gz --implicit
+        recsys load events.jsonl --event-weights view=1,cart=3,purchase=5
+        recsys load ratings.csv --unrated 0 --time-format '%d/%m/%Y'
         recsys load ratings.csv --dry-run
     """
     from jobs.cli.show import show
@@ -71,6 +97,7 @@ def load_command(
         "users": users,
         "format": format,
         "columns": columns_of(map),
+        "options": read_options(implicit, event_weights, unrated, time_format, map_items, map_users),
         "rejects_file": rejects,
     }
     if dry_run:

@@ -6,7 +6,7 @@ Nothing here imports pydantic, SQLAlchemy or torch when it is loaded, so that `r
 from __future__ import annotations
 
 import getpass
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,6 +16,7 @@ import typer
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from recsys.files.options import ReadOptions
     from recsys.settings import Settings
 
 # The choices of `recsys.results` and `recsys.evaluation.splits`, whose imports take longer than all of `--help`.
@@ -64,7 +65,7 @@ FormatOption = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help="File format: ml-100k, ml-latest, dat (columns separated by ::), csv, tsv or parquet. "
+        help="File format: ml-100k, ml-latest, dat (columns separated by ::), csv, tsv, jsonl or parquet. "
         "Default: recognised from the content.",
     ),
 ]
@@ -73,10 +74,80 @@ MapOption = Annotated[
     typer.Option(
         "--map",
         metavar="FIELD=COLUMN",
-        help="Column of a field: user_id=NAME, item_id=NAME, rating=NAME or rated_at=NAME. For a file without a "
+        help="Column of a field: user_id, item_id, rating, rated_at, weight or event =NAME. For a file without a "
         "header give numbers, the first column being 1. Repeat the option, or separate pairs by commas.",
     ),
 ]
+
+
+MapItemsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map-items",
+        metavar="FIELD=COLUMN",
+        help="Column of the file of items: item_id=NAME, title=NAME, categories=NAME or year=NAME.",
+    ),
+]
+MapUsersOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map-users", metavar="FIELD=COLUMN", help="Column of the file of users: user_id=NAME or categories=NAME."
+    ),
+]
+ImplicitOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--implicit/--explicit",
+        help="Whether the rows are events, counts, seconds or money, or ratings. Default: recognised from the file.",
+    ),
+]
+EventWeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--event-weights",
+        metavar="NAME=NUMBER,…",
+        help="How much each event counts, such as view=1,cart=3,purchase=5. 0 leaves such rows out.",
+    ),
+]
+UnratedOption = Annotated[
+    str | None, typer.Option("--unrated", metavar="VALUE", help="Rating that stands for none, such as 0 or NULL.")
+]
+TimeFormatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--time-format",
+        help="Form of the times: s, ms, us, ns, days (of a spreadsheet), or one such as %d/%m/%Y %H:%M. "
+        "Default: recognised.",
+    ),
+]
+
+
+def read_options(
+    implicit: bool | None = None,
+    event_weights: str | None = None,
+    unrated: str | None = None,
+    time_format: str | None = None,
+    map_items: list[str] | None = None,
+    map_users: list[str] | None = None,
+) -> ReadOptions:
+    """Return how the options say that files are to be read.
+
+    Raises:
+        InputError: an option has a value that cannot be used.
+    """
+    from recsys.data.columns import ITEM_COLUMNS, USER_COLUMNS
+    from recsys.data.times import TimeReader
+    from recsys.files.options import ReadOptions, parse_event_weights
+
+    TimeReader(time_format)  # refuses a form that is none, before any file is read
+    return ReadOptions(
+        implicit=implicit,
+        event_weights=None if event_weights is None else parse_event_weights(event_weights),
+        unrated=unrated,
+        time_format=time_format,
+        item_columns=pairs_of(map_items, "--map-items", tuple(ITEM_COLUMNS)),
+        user_columns=pairs_of(map_users, "--map-users", tuple(USER_COLUMNS)),
+    )
 
 
 def open_database(*, create: bool = False) -> tuple[Engine, Settings]:
@@ -159,15 +230,23 @@ def columns_of(pairs: list[str] | None) -> dict[str, str] | None:
     Raises:
         InputError: a pair is not FIELD=COLUMN, or the field does not exist.
     """
+    return pairs_of(pairs, "--map", ("user_id", "item_id", "rating", "rated_at", "weight", "event")) or None
+
+
+def pairs_of(pairs: list[str] | None, option: str, fields: Sequence[str]) -> dict[str, str]:
+    """Return `user_id=customer,item_id=sku` as a mapping of field to column.
+
+    Raises:
+        InputError: a pair is not FIELD=COLUMN, or the field does not exist.
+    """
     from recsys.errors import InputError
 
-    if not pairs:
-        return None
-    columns = {}
-    for pair in ",".join(pairs).split(","):
+    columns: dict[str, str] = {}
+    for pair in ",".join(pairs).split(",") if pairs else ():
         name, equals, column = pair.partition("=")
-        if not equals or not column or name not in ("user_id", "item_id", "rating", "rated_at"):
-            raise InputError(f"--map {pair}: expected user_id=COLUMN, item_id=COLUMN, rating=COLUMN or rated_at=COLUMN")
+        if not equals or not column or name not in fields:
+            expected = " or ".join(f"{field}=COLUMN" for field in fields)
+            raise InputError(f"{option} {pair}: expected {expected}")
         columns[name] = column
     return columns
 

@@ -163,6 +163,10 @@ def show_load(console: Console, report: LoadReport) -> None:
     for name, n_rejected in (("items", report.items_rejected), ("users", report.users_rejected)):
         if n_rejected:
             show_line(console, f"{n_rejected:,} rows of {name} rejected")
+    if report.withdrawn:
+        show_line(console, f"{report.withdrawn:,} rows left out: taken back over HTTP, or of erased users")
+    for notice in report.notices:
+        show_line(console, f"note: {notice}")
     if report.rejects_file:
         show_line(console, f"rejected rows, with line and reason: {report.rejects_file}")
 

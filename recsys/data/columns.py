@@ -25,7 +25,7 @@ RATING_COLUMNS: Mapping[str, tuple[str, ...]] = {
         "recipe_id",
         "business_id",
     ),
-    "rating": ("rating", "score", "stars", "value", "overall", "book_rating"),
+    "rating": ("rating", "score", "stars", "value", "overall", "book_rating", "rate", "thumb", "thumbs", "liked"),
     "rated_at": (
         "rated_at",
         "timestamp",
@@ -38,6 +38,38 @@ RATING_COLUMNS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """Role → names of its column, the most specific first. Case, blanks, `_` and `-` do not count."""
+
+EVENT_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "weight": (
+        "weight",
+        "count",
+        "counts",
+        "plays",
+        "play_count",
+        "n_plays",
+        "listen_count",
+        "listens",
+        "views",
+        "clicks",
+        "purchases",
+        "quantity",
+        "qty",
+        "amount",
+        "seconds",
+        "duration",
+    ),
+    "event": (
+        "event",
+        "event_type",
+        "event_name",
+        "action",
+        "behavior",
+        "behaviour",
+        "behavior_type",
+        "interaction_type",
+    ),
+}
+"""The same for files without ratings: how much a row counts, and what happened."""
 
 ITEM_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "item_id": (*RATING_COLUMNS["item_id"], "id"),

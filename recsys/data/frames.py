@@ -11,8 +11,6 @@ import pyarrow as pa
 
 from recsys.data.checks import (
     check_ids,
-    check_ratings,
-    check_times,
     refuse_id_type,
     refuse_rating_type,
     refuse_time_type,
@@ -22,7 +20,9 @@ from recsys.data.dataset import NO_TIME, Ratings
 from recsys.data.encoding import as_ratings, collect
 from recsys.data.limits import FIX_LINE
 from recsys.data.messages import quote_names, quote_value
+from recsys.data.numbers import NumberReader
 from recsys.data.rows import RatingBatch
+from recsys.data.times import TimeReader
 from recsys.errors import InputError
 
 ARGUMENTS = {"user_id": "user", "item_id": "item", "rating": "rating", "rated_at": "time"}
@@ -75,10 +75,14 @@ def ratings_from_frame(
         raise InputError("the data frame has no rows: expected at least one rating; pass a frame with rows")
     user_ids, user_problems = check_ids(columns.read(positions["user_id"], refuse_id_type), "user_id")
     item_ids, item_problems = check_ids(columns.read(positions["item_id"], refuse_id_type), "item_id")
-    values, rating_problems = check_ratings(columns.read(positions["rating"], refuse_rating_type), *rating_range)
+    column = columns.read(positions["rating"], refuse_rating_type)
+    values, unrated, rating_problems = NumberReader(*rating_range).read(column)
+    rating_problems |= {
+        int(i): f"rating {values[i]:g} stands for none: leave the row out" for i in np.flatnonzero(unrated)
+    }
     rated_at, time_problems = np.full(columns.n_rows, NO_TIME), dict[int, str]()
     if "rated_at" in positions:
-        rated_at, time_problems = check_times(columns.read(positions["rated_at"], refuse_time_type))
+        rated_at, time_problems = TimeReader().read(columns.read(positions["rated_at"], refuse_time_type))
     problems = time_problems | rating_problems | item_problems | user_problems
     if problems:
         first = min(problems)

@@ -7,12 +7,27 @@ from recsys.data.messages import quote_value
 MAX_ID_BYTES = 1024
 MAX_RATING = 1_000_000
 """Largest absolute value of a rating: training sums squares of ratings in float32."""
+MAX_WEIGHT = 1_000_000_000_000
+"""Largest weight of an event or count, as of money or milliseconds: training uses its logarithm."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MS = timedelta(milliseconds=1)
 EARLIEST_MS = (datetime(1900, 1, 1, tzinfo=UTC) - EPOCH) // MS
 LATEST_MS = (datetime(2201, 1, 1, tzinfo=UTC) - EPOCH) // MS
 """Times are at or after `EARLIEST_MS` and before `LATEST_MS`."""
+
+NOTHING = frozenset(
+    {"null", "\\n", "none", "nan", "nat", "n/a", "#n/a", "na", "<na>", "(null)", "nil", "undefined", "-"}
+)
+"""What exports write where there is no value, in lower case."""
+NOTHING_AS_ID = NOTHING - {"-", "nil"}
+"""Those of them that are not taken for an id."""
+
+
+def printable_time(ms: int) -> str:
+    """Return a time for a message."""
+    return f"{EPOCH + ms * MS:%Y-%m-%d}"
+
 
 FIX_LINE = "correct or delete the line"
 CONVERT_FILE = "convert the file, or delete the line"

@@ -34,6 +34,8 @@ def parse_block(
     if text.count(b"\r") != text.count(b"\r\n") or not is_utf8(text):
         return None
     if dialect.quoted and b'"' in text:
+        if dialect.padded or b'\\"' in text:
+            return None
         if text[text.rfind(b"\n", 0, -1) + 1 :].count(b'"') % 2:
             return None  # a quote that the last line leaves open would take the line feed into the value
         if stray_quote(dialect.delimiter).search(text):
@@ -72,6 +74,8 @@ def parse_block(
     if len(table) + len(odd) != n_lines:
         return None  # a quoted value holds line breaks
     columns = [column.combine_chunks() for column in table.columns]
+    if dialect.padded:
+        columns = [pc.utf8_trim_whitespace(column) for column in columns]
     rows = np.delete(np.arange(n_lines), odd)
     flaws: list[tuple[int, str]] = []
     if odd or body.startswith((b"\n", b"\r\n")) or b"\n\n" in body or b"\n\r\n" in body:
@@ -83,6 +87,8 @@ def parse_block(
         for i in odd:
             if lines[i].strip():
                 fields = split_line(lines[i].decode(), dialect.delimiter, dialect.quoted)
+                if not any(map(str.strip, fields[dialect.n_columns :])) and len(fields) > dialect.n_columns:
+                    return None  # delimiters at the end of a line
                 flaws.append((first_line + i, wrong_count(lines[i], len(fields), dialect)))
     return Block(columns, rows + first_line, flaws, n_bytes)
 

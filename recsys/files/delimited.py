@@ -58,8 +58,8 @@ class DelimitedFile:
     def __init__(self, entry: Entry, dialect: Dialect) -> None:
         self.entry = entry
         self.header = dialect.header
-        self.n_columns = dialect.n_columns
-        self.where = f"{entry.name}:{dialect.first_line - 1 if dialect.header else 1}"
+        self.n_columns = dialect.n_columns if dialect.header else dialect.n_filled
+        self.where = f"{entry.name}:{dialect.first_line - 1 if dialect.header else dialect.first_line}"
         self._dialect = dialect
 
     def blocks(self, wanted: Sequence[int]) -> Iterator[Block]:
@@ -119,15 +119,17 @@ class DelimitedFile:
     def _parts(self) -> Iterator[Part]:
         """Return the file in parts of whole lines, and check at the end that it did not change."""
         line = self._dialect.first_line
-        n_bytes = self._dialect.n_skipped_bytes
+        n_consumed = 0
         rest = b""
+        n_bytes = 0
         with self.entry.open() as stream:
-            stream.read(n_bytes)
+            stream.read(self._dialect.n_skipped_bytes)
             at_end = False
             while not at_end:
                 chunk = stream.read(BLOCK_BYTES)
                 at_end = len(chunk) < BLOCK_BYTES
-                n_bytes += len(chunk)
+                n_bytes += stream.n_consumed - n_consumed
+                n_consumed = stream.n_consumed
                 rest += chunk.decode("latin-1").encode() if self._dialect.encoding == "latin-1" else chunk
                 end = len(rest) if at_end else rest.rfind(b"\n") + 1
                 self._refuse_long_lines(rest, line)

@@ -4,27 +4,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from recsys.data.columns import ITEM_COLUMNS, RATING_COLUMNS, USER_COLUMNS, normalize_name
+from recsys.data.columns import EVENT_COLUMNS, ITEM_COLUMNS, RATING_COLUMNS, USER_COLUMNS, normalize_name
 from recsys.data.messages import join_names, printable
 from recsys.errors import InputError
 from recsys.files.delimited import DelimitedFile
 from recsys.files.dialect import DELIMITERS, sniff
 from recsys.files.entries import Entry, Folder, locate
 from recsys.files.items import ItemFile, MovieLens100KItems
+from recsys.files.json_lines import JsonLinesFile, is_json_lines
 from recsys.files.parquet import MAGIC, ParquetFile
 from recsys.files.tabular import TabularFile
 from recsys.files.users import UserFile
 
-FORMATS = ("auto", "ml-100k", "ml-latest", "dat", "csv", "tsv", "parquet")
+FORMATS = ("auto", "ml-100k", "ml-latest", "dat", "csv", "tsv", "jsonl", "parquet")
 """Values of `format`: `auto` decides by the content; `dat` is `::` between columns."""
 
 RATING_FILES: Mapping[str, tuple[str, ...]] = {
-    "auto": ("u.data", "ratings.csv", "ratings.tsv", "ratings.dat", "ratings.parquet"),
+    "auto": ("u.data", "ratings.csv", "ratings.tsv", "ratings.dat", "ratings.jsonl", "ratings.parquet"),
     "ml-100k": ("u.data",),
     "ml-latest": ("ratings.csv",),
     "dat": ("ratings.dat",),
     "csv": ("ratings.csv",),
     "tsv": ("ratings.tsv", "u.data"),
+    "jsonl": ("ratings.jsonl",),
     "parquet": ("ratings.parquet",),
 }
 """Format → names of files of ratings in a folder or zip."""
@@ -36,7 +38,7 @@ DELIMITERS_OF_FORMAT: Mapping[str, tuple[str, ...]] = {
     "csv": (",", ";", "|"),
     "tsv": ("\t",),
 }
-TABLE_SUFFIXES = ("csv", "tsv", "dat", "parquet")
+TABLE_SUFFIXES = ("csv", "tsv", "dat", "jsonl", "parquet")
 METADATA_FILES: Mapping[str, tuple[str, ...]] = {
     "items": ("u.item", *(f"{name}.{suffix}" for name in ("movies", "items") for suffix in TABLE_SUFFIXES)),
     "users": ("u.user", *(f"users.{suffix}" for suffix in TABLE_SUFFIXES)),
@@ -91,12 +93,13 @@ def find_metadata(what: Literal["items", "users"], typed: str | Path | None, bes
     return candidates[0] if candidates else None
 
 
-def open_ratings(entry: Entry, format: str, mapping: Mapping[str, str]) -> TabularFile:
+def open_ratings(entry: Entry, format: str, mapping: Mapping[str, str], min_columns: int = 3) -> TabularFile:
     """Open a file of ratings.
 
     Args:
         format: one of `FORMATS`.
         mapping: role → the column's name or number that the user named.
+        min_columns: of a row; 2 if there is no rating.
 
     Raises:
         InputError: the file is not a table, or of another format.
@@ -105,37 +108,51 @@ def open_ratings(entry: Entry, format: str, mapping: Mapping[str, str]) -> Tabul
         return ParquetFile(entry)
     if is_parquet(entry):
         raise InputError(f"{entry.name} is Parquet: expected {format}; leave --format out, or give parquet")
-    names = normalized(RATING_COLUMNS) | {normalize_name(name) for name in mapping.values() if not name.isdecimal()}
-    return DelimitedFile(entry, sniff(entry, DELIMITERS_OF_FORMAT[format], names, min_columns=3))
+    if format == "jsonl" or (format == "auto" and is_json_lines(entry)):
+        return JsonLinesFile(entry)
+    names = (
+        normalized(RATING_COLUMNS)
+        | normalized(EVENT_COLUMNS)
+        | {normalize_name(name) for name in mapping.values() if not name.isdecimal()}
+    )
+    return DelimitedFile(entry, sniff(entry, DELIMITERS_OF_FORMAT[format], names, min_columns=min_columns))
 
 
-def open_items(entry: Entry, mapping: Mapping[str, str]) -> ItemFile | MovieLens100KItems:
+def open_items(
+    entry: Entry, mapping: Mapping[str, str], own: Mapping[str, str] | None = None
+) -> ItemFile | MovieLens100KItems:
     """Open a file of items.
 
     Raises:
         InputError: the file is not a table of items.
     """
     if is_parquet(entry):
-        return ItemFile(ParquetFile(entry), mapping)
-    if entry.suffix == ".item":
+        return ItemFile(ParquetFile(entry), mapping, own)
+    if is_json_lines(entry):
+        return ItemFile(JsonLinesFile(entry), mapping, own)
+    if entry.suffix == ".item" and b":token" not in entry.head[:4096]:
         return MovieLens100KItems(DelimitedFile(entry, sniff(entry, ("|",), frozenset(), min_columns=3)))
-    return ItemFile(DelimitedFile(entry, sniff(entry, DELIMITERS, normalized(ITEM_COLUMNS), min_columns=2)), mapping)
+    return ItemFile(
+        DelimitedFile(entry, sniff(entry, DELIMITERS, normalized(ITEM_COLUMNS), min_columns=2)), mapping, own
+    )
 
 
-def open_users(entry: Entry, mapping: Mapping[str, str]) -> UserFile:
+def open_users(entry: Entry, mapping: Mapping[str, str], own: Mapping[str, str] | None = None) -> UserFile:
     """Open a file of users.
 
     Raises:
         InputError: the file is not a table of users.
     """
     if is_parquet(entry):
-        return UserFile(ParquetFile(entry), mapping)
+        return UserFile(ParquetFile(entry), mapping, own)
+    if is_json_lines(entry):
+        return UserFile(JsonLinesFile(entry), mapping, own)
     names = normalized(USER_COLUMNS)
-    if entry.suffix == ".user":
-        return UserFile(DelimitedFile(entry, sniff(entry, ("|",), names, min_columns=3)), mapping)
+    if entry.suffix == ".user" and b":token" not in entry.head[:4096]:
+        return UserFile(DelimitedFile(entry, sniff(entry, ("|",), names, min_columns=3)), mapping, own)
     # Only MovieLens' own files have no header.
     has_header = None if entry.suffix == ".dat" else True
-    return UserFile(DelimitedFile(entry, sniff(entry, DELIMITERS, names, 2, has_header)), mapping)
+    return UserFile(DelimitedFile(entry, sniff(entry, DELIMITERS, names, 2, has_header)), mapping, own)
 
 
 def is_parquet(entry: Entry) -> bool:

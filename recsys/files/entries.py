@@ -4,6 +4,11 @@ A path may continue inside a zip: `x/ml-100k.zip/ml-100k/u1.base`. Members are s
 operating system, of zip files and of decompression become an `InputError` of one line.
 """
 
+import io
+import os
+import shutil
+import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +20,11 @@ from typing import Protocol, Self
 from recsys.data.messages import join_names, printable
 from recsys.errors import InputError
 from recsys.files.disk import DiskFile, DiskReader, translate_errors
+from recsys.files.packed import N_SIGNATURE_BYTES, SUFFIXES, UnpackedStream, packing_of
 from recsys.files.zips import START_SIGNATURES, MemberStream, read_directory
+
+STDIN = "-"
+"""The path that stands for standard input."""
 
 HEAD_BYTES = 1 << 18
 """Bytes at the start of a file that decide how it is read."""
@@ -37,11 +46,15 @@ class Stream:
     def __init__(self, entry: "Entry") -> None:
         self._name = entry.name
         with translate_errors(entry.name):
-            self._reader: ByteReader
-            if entry.member is None:
-                self._reader = DiskReader(entry.file)
-            else:
-                self._reader = MemberStream(entry.file, entry.member, entry.name)
+            self._reader: ByteReader = entry.open_raw()
+            packing = entry.packing
+            self._unpacked = None if packing is None else UnpackedStream(self._reader, packing, entry.name)
+            self._n_read = 0
+
+    @property
+    def n_consumed(self) -> int:
+        """Return how many bytes of the file were read so far, packed ones if it is packed."""
+        return self._n_read if self._unpacked is None else self._unpacked.n_consumed
 
     def read(self, n_bytes: int = -1) -> bytes:
         """Return the next `n_bytes` (all that remain by default); fewer only at the end.
@@ -50,7 +63,9 @@ class Stream:
             InputError: the file is damaged or cannot be read.
         """
         with translate_errors(self._name):
-            return self._reader.read(n_bytes)
+            data = (self._unpacked or self._reader).read(n_bytes)
+        self._n_read += len(data)
+        return data
 
     def __enter__(self) -> Self:
         return self
@@ -88,8 +103,23 @@ class Entry:
 
     @property
     def n_bytes(self) -> int:
-        """Return the size, uncompressed."""
+        """Return the size: uncompressed in a zip, as it is if the file is packed by itself."""
         return self.member.file_size if self.member else self.file.n_bytes
+
+    def open_raw(self) -> ByteReader:
+        """Open the file as it is stored: a packed one is not unpacked."""
+        if self.member is None:
+            return DiskReader(self.file)
+        return MemberStream(self.file, self.member, self.name)
+
+    @cached_property
+    def packing(self) -> str | None:
+        """Return how the file is packed by itself, by its first bytes; `None` if it is not."""
+        with translate_errors(self.name):
+            reader = self.open_raw()
+            start = reader.read(N_SIGNATURE_BYTES)
+            reader.close()
+        return packing_of(start)
 
     @cached_property
     def head(self) -> bytes:
@@ -103,8 +133,9 @@ class Entry:
 
     @property
     def basename(self) -> str:
-        """Return the last part of the path in lower case."""
-        return PurePosixPath(self.member.filename if self.member else self.path.as_posix()).name.lower()
+        """Return the last part of the path in lower case, without a suffix such as `.gz`."""
+        name = PurePosixPath(self.member.filename if self.member else self.path.as_posix()).name.lower()
+        return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
 
     @property
     def suffix(self) -> str:
@@ -175,6 +206,7 @@ class Folder:
             if file.n_bytes == 0:
                 raise InputError(f"{shown} is empty: expected a zip with ratings; download or copy it again")
             members = read_directory(file)
+            refuse_spreadsheet(shown, [info.filename for info in members])
         prefix = inside + "/" if inside else ""
         return cls(
             join_path(shown, inside) if inside else shown,
@@ -195,6 +227,8 @@ def locate(path: str | Path) -> Entry | Folder:
     """
     typed, on_disk = str(path) or ".", Path(path)
     name = printable(typed)
+    if typed == STDIN:
+        return read_stdin()
     with translate_errors(name):
         if on_disk.is_dir():
             return Folder.on_disk(typed, on_disk)
@@ -208,6 +242,47 @@ def locate(path: str | Path) -> Entry | Folder:
     if is_zip(file):
         return Folder.in_zip(typed, file, "")
     return Entry(name, on_disk, opened=file)
+
+
+def refuse_spreadsheet(name: str, members: list[str]) -> None:
+    """Refuse a zip that is a workbook of a spreadsheet.
+
+    Raises:
+        InputError: it is one.
+    """
+    kind = None
+    if any(member.startswith("xl/") for member in members):
+        kind = "an Excel workbook"
+    elif "content.xml" in members and "mimetype" in members:
+        kind = "an OpenDocument spreadsheet"
+    elif any(member.startswith("Index/") and member.endswith(".iwa") for member in members):
+        kind = "a Numbers spreadsheet"
+    if kind is not None:
+        raise InputError(
+            f"{name} is {kind}: expected text; in the spreadsheet save the sheet of ratings as CSV UTF-8 (File, Save "
+            "as), and load that"
+        )
+
+
+def read_stdin() -> "Entry | Folder":
+    """Copy standard input to a file that has no name any more, and return it: a table or a zip.
+
+    Raises:
+        InputError: the terminal is the standard input, or the disk is full.
+    """
+    if sys.stdin is None or sys.stdin.isatty():
+        raise InputError("-: expected ratings on standard input; pipe a file into the command, or name the file")
+    with translate_errors("standard input"):
+        descriptor, path = tempfile.mkstemp(prefix="recsys-")
+        try:
+            with os.fdopen(descriptor, "wb") as copy:
+                shutil.copyfileobj(getattr(sys.stdin, "buffer", io.BytesIO()), copy, 1 << 20)
+            file = DiskFile(Path(path), "standard input")
+        finally:
+            os.unlink(path)  # the open descriptor keeps the content
+    if is_zip(file):
+        return Folder.in_zip("standard input", file, "")
+    return Entry("standard input", Path("standard input"), opened=file)
 
 
 def is_zip(file: DiskFile) -> bool:

@@ -10,18 +10,16 @@ FORMAT_OF_START = {
     b"GIF8": "a GIF image",
     b"%PDF": "a PDF",
     b"PK\x03\x04": "a zip inside a zip",
-    b"\x1f\x8b": "packed with gzip",
-    b"BZh": "packed with bzip2",
-    b"\xfd7zXZ": "packed with xz",
-    b"\x28\xb5\x2f\xfd": "packed with zstd",
+    b"\x1f\x8b": "packed twice",
     b"7z\xbc\xaf": "a 7z archive",
     b"SQLite format 3": "an SQLite database",
     b"\x89HDF": "HDF5",
     b"\x93NUMPY": "a numpy array",
     b"ARROW1": "Arrow IPC",
-    b"\xd0\xcf\x11\xe0": "an old Excel sheet",
-    b'{"': "JSON",
-    b"[{": "JSON",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook",
+    b"{\\rtf": "a text document",
+    b"\x04\x22\x4d\x18": "packed with lz4",
+    b"Rar!": "a RAR archive",
     b"<!": "HTML",
     b"<html": "HTML",
     b"<?xml": "XML",
@@ -38,7 +36,16 @@ def refuse_foreign(name: str, head: bytes) -> None:
     for start, what in FORMAT_OF_START.items():
         if head.startswith(start):
             raise InputError(
-                f"{name} is {what}: expected CSV, TSV, '::' text, Parquet, or a zip of one; convert or unpack it"
+                f"{name} is {what}: expected CSV, TSV, '::' text, JSON lines, Parquet, or a zip of one; convert or "
+                "unpack it"
+            )
+    if head[257:262] == b"ustar":
+        raise InputError(f"{name} is a tar archive: expected one file, a folder or a zip; unpack it with tar -xf")
+    if head.lstrip().startswith(b"["):
+        first = head.lstrip()[1:].lstrip()
+        if first.startswith((b"{", b"[")):
+            raise InputError(
+                f"{name} is one JSON array: expected one JSON object a line; convert it with jq -c '.[]' {name}"
             )
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or is_unmarked_utf16(head):
         raise InputError(
@@ -46,7 +53,9 @@ def refuse_foreign(name: str, head: bytes) -> None:
         )
     n_controls = len(head) - len(head.translate(None, CONTROL_BYTES))
     if n_controls > len(head) * 0.3 or (n_controls > len(head) * 0.02 and not is_utf8(head, whole=False)):
-        raise InputError(f"{name} is not text: expected CSV, TSV, '::' text, Parquet, or a zip of one; convert it")
+        raise InputError(
+            f"{name} is not text: expected CSV, TSV, '::' text, JSON lines, Parquet, or a zip of one; convert it"
+        )
     if b"\n" not in head and b"\r" in head.strip():
         raise InputError(
             f"{name} ends its lines with a carriage return alone: expected line feeds; convert it with tr '\\r' '\\n'"

@@ -12,7 +12,16 @@ from recsys.data.rows import ItemRow
 from recsys.errors import InputError
 from recsys.files.columns import Header
 from recsys.files.entries import Entry
-from recsys.files.metadata import OnReject, RowChecker, categories_of, id_text, refuse_types, text_of
+from recsys.files.metadata import (
+    OnReject,
+    RowChecker,
+    categories_of,
+    find_matching_column,
+    id_text,
+    refuse_types,
+    separators_of,
+    text_of,
+)
 from recsys.files.parquet import ParquetFile
 from recsys.files.tabular import TabularFile
 
@@ -31,13 +40,15 @@ class ItemFile:
         InputError: there is no column of item ids, or its type cannot hold them.
     """
 
-    def __init__(self, table: TabularFile, mapping: Mapping[str, str]) -> None:
+    def __init__(self, table: TabularFile, mapping: Mapping[str, str], own: Mapping[str, str] | None = None) -> None:
         self.entry = table.entry
         self._table = table
-        found = Header(table.where, table.header, table.n_columns).find_items(mapping)
+        found = Header(table.where, table.header, table.n_columns).find_items(mapping, own)
         positions = (found.item_id, found.title, found.categories, found.year)
         self._wanted = [position for position in positions if position is not None]
         self._present = [position is not None for position in positions]
+        self._categories = found.categories
+        self._separators = "|;"
         if isinstance(table, ParquetFile):
             refuse_types(table, found.item_id, found.categories)
 
@@ -52,14 +63,27 @@ class ItemFile:
             InputError: the file cannot be read to its end, or its rows take too much memory.
             MostlyBadError: more rows were rejected than kept.
         """
+        if self._categories is not None:
+            column = (values for _, values in self._table.records([self._categories]))
+            self._separators = separators_of(values[0] for values in column if not isinstance(values, str))
         checker = RowChecker(self.entry.name, "item", on_reject, budget)
         return checker.check(self._table.records(self._wanted), self._item, title_problem)
+
+    def matching_column(self, rated: frozenset[str]) -> tuple[str, float] | None:
+        """Return the column whose values are most often ids of rated items, and how often; `None` if none is.
+
+        Args:
+            rated: ids of the rated items.
+        """
+        return find_matching_column(self._table, rated)
 
     def _item(self, values: Sequence[Any]) -> ItemRow:
         given = iter(values)
         item_id, title, categories, year = (next(given) if present else None for present in self._present)
         title = text_of(title)
-        return ItemRow(id_text(item_id), title, categories_of(categories), year_of(year) or year_in_title(title))
+        return ItemRow(
+            id_text(item_id), title, categories_of(categories, self._separators), year_of(year) or year_in_title(title)
+        )
 
 
 class MovieLens100KItems:

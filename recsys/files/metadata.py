@@ -1,5 +1,8 @@
 """Rows of items and users: checks of each row, and the forms of text and categories."""
 
+import ast
+import csv
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
@@ -7,11 +10,13 @@ from typing import Any, Literal, TypeVar
 import pyarrow as pa
 
 from recsys.data.budget import MemoryBudget
-from recsys.data.checks import refuse_id_type
+from recsys.data.checks import nothing_problem, refuse_id_type
 from recsys.data.limits import (
     BYTES_PER_ROW,
     BYTES_PER_VALUE,
+    FIX_LINE,
     MAX_METADATA_BYTES,
+    NOTHING,
     id_problem,
     text_problem,
 )
@@ -19,6 +24,7 @@ from recsys.data.messages import quote_value
 from recsys.data.rows import ItemRow, Rejected, UserRow
 from recsys.errors import InputError, MostlyBadError
 from recsys.files.parquet import ParquetFile
+from recsys.files.tabular import TabularFile
 
 NO_GENRES = "(no genres listed)"
 """MovieLens' text for an item without genres."""
@@ -90,7 +96,14 @@ class RowChecker:
         self, values: list[Any], make: Callable[[Sequence[Any]], Row], problem: Callable[[Row], str | None]
     ) -> Row | str:
         """Return the row of a record's values, or why they make none."""
-        if reason := id_problem(values[0], f"{self._what}_id"):
+        if isinstance(values[0], float):
+            return (
+                f"{self._what}_id {values[0]:g} is a fraction: expected text or an integer, because the id 7 is not "
+                f"7.0; {FIX_LINE}"
+            )
+        word = id_text(values[0]) if isinstance(values[0], str) else None
+        reason = nothing_problem(word, f"{self._what}_id") if word is not None else None
+        if reason := reason or id_problem(values[0], f"{self._what}_id"):
             return reason
         row = make(values)
         n_bytes = metadata_bytes(row)
@@ -127,11 +140,84 @@ def text_of(value: object) -> str | None:
     return text.strip() or None
 
 
-def categories_of(value: object) -> tuple[str, ...]:
-    """Return the categories of a list, or of text separated by `|` or `;`: each once, in their order."""
-    parts: Iterable[object] = value if isinstance(value, list) else re.split(r"[|;]", text_of(value) or "")
+def categories_of(value: object, separators: str = "|;") -> tuple[str, ...]:
+    """Return the categories of a list or text: each once, in their order.
+
+    Text is names between separators, or a list as JSON, Python or PostgreSQL write it: `["a", "b"]`, `['a', 'b']`,
+    `[{"name": "a"}]`, `[a, b]`, `{a,"b c"}`.
+
+    Args:
+        separators: the characters between names; see `separators_of`.
+    """
+    parts: Iterable[object]
+    if isinstance(value, list):
+        parts = [member.get("name") if isinstance(member, dict) else member for member in value]
+    else:
+        text = text_of(value) or ""
+        parts = listed(text) or re.split(f"[{re.escape(separators)}]", text)
     names = (text_of(part) for part in parts)
-    return tuple(dict.fromkeys(name for name in names if name and name != NO_GENRES))
+    return tuple(dict.fromkeys(name for name in names if name and name != NO_GENRES and name.lower() not in NOTHING))
+
+
+def listed(text: str) -> list[object] | None:
+    """Return the members of a list that is written as text; `None` if the text is not one."""
+    if len(text) < 2 or text[0] + text[-1] not in ("[]", "{}"):
+        return None
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            found = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, dict):
+            return [found["name"]] if "name" in found else None
+        if isinstance(found, list | tuple | set):
+            return [member.get("name") if isinstance(member, dict) else member for member in found] or [""]
+    inside = text[1:-1].strip()
+    try:
+        return [field.strip().strip("'") for field in next(csv.reader([inside], skipinitialspace=True))] or [""]
+    except (csv.Error, StopIteration):
+        return [""] if not inside else None
+
+
+def separators_of(texts: Iterable[object]) -> str:
+    """Return the characters that stand between the categories of a file: pipes and semicolons, else commas.
+
+    Where any row has a pipe or semicolon, a comma is part of a name.
+    """
+    commas = False
+    for value in texts:
+        text = text_of(value) or "" if not isinstance(value, list) else ""
+        if listed(text) is not None:
+            continue
+        if "|" in text or ";" in text:
+            return "|;"
+        commas |= "," in text
+    return "|;," if commas else "|;"
+
+
+N_COMPARED = 10_000
+"""Rows of a file of items or users whose values are compared with the ids in the ratings."""
+
+
+def find_matching_column(table: TabularFile, rated: frozenset[str]) -> tuple[str, float] | None:
+    """Return the column most of whose values are among some ids, and their share; `None` if there is none.
+
+    Args:
+        rated: the ids.
+    """
+    if table.header is None:
+        return None
+    n_rows, n_matching = 0, [0] * table.n_columns
+    for _, values in table.records(range(table.n_columns)):
+        if isinstance(values, str):
+            continue
+        for position, value in enumerate(values):
+            n_matching[position] += isinstance(value, str | int) and str(value) in rated
+        n_rows += 1
+        if n_rows == N_COMPARED:
+            break
+    best = max(range(table.n_columns), key=n_matching.__getitem__)
+    return (table.header[best], n_matching[best] / n_rows) if n_matching[best] else None
 
 
 def inner_type(kind: pa.DataType) -> pa.DataType:

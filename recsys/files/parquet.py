@@ -130,7 +130,7 @@ class ParquetFile:
         return column
 
     def _seekable(self) -> DiskReader:
-        if self.entry.member is None:
+        if self.entry.member is None and self.entry.packing is None:
             return DiskReader(self.entry.file)
         descriptor, path = tempfile.mkstemp(prefix="recsys-", suffix=".parquet")
         try:
@@ -142,7 +142,7 @@ class ParquetFile:
 
     def _refuse_large_footer(self) -> None:
         """Refuse a footer of more than `MAX_PARQUET_FOOTER_BYTES`: Arrow keeps all of it in memory, several times."""
-        self._bytes.seek(max(self.entry.n_bytes - 8, 0))
+        self._bytes.seek(max(self._bytes.seek(0, os.SEEK_END) - 8, 0))
         end = self._bytes.read(8)
         n_bytes = int.from_bytes(end[:4], "little")
         if end[4:] == MAGIC and n_bytes > MAX_PARQUET_FOOTER_BYTES:

@@ -6,17 +6,19 @@ belong to its field; if no later line shows where the field ends, the file is re
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 
 from recsys.data.limits import FIX_LINE, MAX_RECORD_BYTES
 from recsys.data.messages import quote_names, quote_value
 from recsys.errors import InputError
-from recsys.files.dialect import Dialect, split_line
+from recsys.files.dialect import Dialect, split_escaped, split_line
 from recsys.files.foreign import is_utf8
 
 Record = tuple[int, list[str] | str]
 """The offset of a row's first line in a text, and its fields; or the reason why it has none."""
 
+DECIMAL_COMMA = re.compile(r"(?:^|,)[0-9]+,[0-9]+(?:,|\s*$)")
 FIX_QUOTES = f'expected "…" around a value and "" for a quote inside it; {FIX_LINE}'
 
 
@@ -61,7 +63,12 @@ class RecordSplitter:
             self.n_used += n_lines
             if isinstance(fields, str):
                 yield offset, fields
-            elif len(fields) != dialect.n_columns:
+                continue
+            if dialect.padded:
+                fields = [field.strip() for field in fields]
+            if len(fields) > dialect.n_columns and not any(map(str.strip, fields[dialect.n_columns :])):
+                del fields[dialect.n_columns :]  # delimiters at the end of the line
+            if len(fields) != dialect.n_columns:
                 if line.strip():
                     yield offset, wrong_count(line, len(fields), dialect)
             else:
@@ -77,9 +84,23 @@ class RecordSplitter:
 
         `None` if the text ends inside a quoted field and more text follows.
         """
+        if self._dialect.escaped:
+            return self._escaped_record(at)
         # Strict, or a quote that is never closed would end where the next quoted value begins.
         following = map(self._lines.__getitem__, range(at, len(self._lines)))
-        reader = csv.reader(self._bounded(following), delimiter=self._dialect.delimiter, strict=True)
+        dialect = self._dialect
+        reader = csv.reader(
+            self._bounded(following), delimiter=dialect.delimiter, strict=True, skipinitialspace=dialect.padded
+        )
+        if '\\"' in self._lines[at]:
+            fields_if_escaped = split_escaped(self._lines[at].rstrip("\r\n"), dialect.delimiter)
+            if isinstance(fields_if_escaped, list) and len(fields_if_escaped) == dialect.n_columns:
+                try:
+                    plain = next(csv.reader([self._lines[at]], delimiter=dialect.delimiter, strict=True))
+                except csv.Error:
+                    plain = []
+                if len(plain) != dialect.n_columns:
+                    return fields_if_escaped, 1
         try:
             fields = next(reader)
         except csv.Error as error:
@@ -108,6 +129,27 @@ class RecordSplitter:
         raise InputError(
             f"{self._name}:{self._first_line + at}: {quote_value(self._lines[at].strip())} opens a quote that is not "
             f'closed until {until}: expected "…" around a value and "" for a quote inside it; '
+            "correct the line, or copy the file again if it was cut short"
+        )
+
+    def _escaped_record(self, at: int) -> tuple[list[str] | str, int] | None:
+        """Return what `_quoted_record` does, in a file in which a backslash before a quote escapes it."""
+        text = ""
+        for end in range(at, len(self._lines)):
+            text += self._lines[end]
+            if len(text) > MAX_RECORD_BYTES:
+                break
+            fields = split_escaped(text.rstrip("\r\n"), self._dialect.delimiter)
+            if isinstance(fields, list):
+                return fields, end - at + 1
+            if isinstance(fields, str):
+                stop = self._end_of_broken_field(at) if self._is_open(self._lines[at]) else end + 1
+                return self._broken(at, fields), (stop or end + 1) - at
+        if not self._at_end and len(text) <= MAX_RECORD_BYTES:
+            return None
+        raise InputError(
+            f"{self._name}:{self._first_line + at}: {quote_value(self._lines[at].strip())} opens a quote that is not "
+            'closed until the end of the file: expected "…" around a value and \\" for a quote inside it; '
             "correct the line, or copy the file again if it was cut short"
         )
 
@@ -171,7 +213,10 @@ def wrong_count(line: bytes | str, n_fields: int, dialect: Dialect) -> str:
     """Return why a line with another number of fields is not a row."""
     names = f" ({quote_names(dialect.header)})" if dialect.header and dialect.n_columns <= 4 else ""
     delimiter = "blanks" if dialect.delimiter == " " else repr(dialect.delimiter)
+    text = line.decode("utf-8", "replace") if isinstance(line, bytes) else line
+    is_decimal = dialect.delimiter == "," and n_fields > dialect.n_columns and DECIMAL_COMMA.search(text)
+    fix = FIX_LINE + ", or save the file with semicolons if commas are decimal ones" if is_decimal else FIX_LINE
     return (
         f"{n_fields} field{'s' * (n_fields != 1)} in {quote_value(line.strip())}: "
-        f"expected {dialect.n_columns}{names} between {delimiter}; {FIX_LINE}"
+        f"expected {dialect.n_columns}{names} between {delimiter}; {fix}"
     )

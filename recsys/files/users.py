@@ -14,7 +14,17 @@ from recsys.data.messages import printable, quote_value
 from recsys.data.rows import UserRow
 from recsys.errors import InputError
 from recsys.files.columns import Header
-from recsys.files.metadata import OnReject, RowChecker, categories_of, id_text, inner_type, refuse_types
+from recsys.files.json_lines import JsonLinesFile
+from recsys.files.metadata import (
+    OnReject,
+    RowChecker,
+    categories_of,
+    find_matching_column,
+    id_text,
+    inner_type,
+    refuse_types,
+    separators_of,
+)
 from recsys.files.parquet import ParquetFile
 from recsys.files.tabular import TabularFile
 
@@ -44,11 +54,11 @@ class UserFile:
             not one of the known files without one.
     """
 
-    def __init__(self, table: TabularFile, mapping: Mapping[str, str]) -> None:
+    def __init__(self, table: TabularFile, mapping: Mapping[str, str], own: Mapping[str, str] | None = None) -> None:
         self.entry = table.entry
         self._table = table
-        self._is_text = not isinstance(table, ParquetFile)
-        found = Header(table.where, table.header or layout_of(table), table.n_columns).find_users(mapping)
+        self._is_text = not isinstance(table, ParquetFile | JsonLinesFile)
+        found = Header(table.where, table.header or layout_of(table), table.n_columns).find_users(mapping, own)
         attributes = dict(found.attributes)
         if isinstance(table, ParquetFile):
             refuse_types(table, found.user_id, found.categories)
@@ -75,6 +85,10 @@ class UserFile:
             MostlyBadError: more rows were rejected than kept.
         """
         numbers = self._number_columns()
+        separators = "|;"
+        if self._has_categories:
+            column = (values for _, values in self._table.records(self._wanted[1:2]))
+            separators = separators_of(values[0] for values in column if not isinstance(values, str))
 
         def make_user(values: Sequence[Any]) -> UserRow:
             categories = values[1] if self._has_categories else None
@@ -84,10 +98,14 @@ class UserFile:
                 known = attribute_of(value, name in numbers, is_code)
                 if known is not None:
                     attributes[name] = known
-            return UserRow(id_text(values[0]), categories_of(categories), attributes)
+            return UserRow(id_text(values[0]), categories_of(categories, separators), attributes)
 
         checker = RowChecker(self.entry.name, "user", on_reject, budget)
         return checker.check(self._table.records(self._wanted), make_user, self._problem)
+
+    def matching_column(self, rated: frozenset[str]) -> tuple[str, float] | None:
+        """Return the column whose values are most often ids of users with ratings, as for items."""
+        return find_matching_column(self._table, rated)
 
     def _number_columns(self) -> frozenset[str]:
         """Return the attributes whose text holds numbers only; reads a text file with a header once."""

@@ -1,5 +1,6 @@
 """Bad input: rows are set aside with line and reason, files are refused with one line that names the fix."""
 
+import gzip
 import io
 import os
 import pickle
@@ -66,7 +67,7 @@ MEND = "correct or delete the line"
 A_RATING = f"expected a number such as 4 or 3.5; {MEND}"
 A_TIME = (
     "expected Unix seconds such as 881250949, milliseconds, microseconds, or ISO 8601 such as "
-    "1997-12-04T15:55:49Z; correct it, or leave it empty"
+    "1997-12-04T15:55:49Z; correct it, leave it empty, or name the form with --time-format"
 )
 ROWS = [
     ("u,i,five,0", f"rating 'five' is not a number: {A_RATING}"),
@@ -80,7 +81,6 @@ ROWS = [
     ("u,i,-1000000.01,0", f"rating '-1000000.01' is too large: expected -1,000,000 to 1,000,000; {MEND}"),
     ("u,i,0x10,0", f"rating '0x10' is not a number: {A_RATING}"),
     ("u,i,1_0,0", f"rating '1_0' is not a number: {A_RATING}"),
-    ('u,i,"3,5",0', f"rating '3,5' is not a number: {A_RATING}"),
     (f"u,i,{'9' * 30}x{'9' * 30},0", f"rating '{'9' * 30}x{'9' * 8}…' is not a number: {A_RATING}"),
     ("u,i,a\x1b[31m,0", rf"rating 'a\x1b[31m' is not a number: {A_RATING}"),
     (",i,4,0", f"user_id is empty: expected an id such as 196; {MEND}"),
@@ -90,15 +90,14 @@ ROWS = [
     ("a\0b,i,4,0", rf"user_id 'a\x00b' holds a NUL character: expected an id without one; {MEND}"),
     (f"u,{'é' * 513},4,0", f"item_id '{'é' * 39}…' has 1,026 bytes: expected at most 1,024; {MEND}"),
     ("u,i,4,yesterday", f"timestamp 'yesterday' is not a time: {A_TIME}"),
-    ("u,i,4,nan", f"timestamp 'nan' is not a time: {A_TIME}"),
     ("u,i,4,0x10", f"timestamp '0x10' is not a time: {A_TIME}"),
     ("u,i,4,2020-13-01", f"timestamp '2020-13-01' is not a time: {A_TIME}"),
-    ("u,i,4,881250949123456789", f"timestamp '881250949123456789' is outside the years 1900 to 2200: {A_TIME}"),
+    ("u,i,4,88125094912345678912", f"timestamp '88125094912345678912' is outside the years 1900 to 2200: {A_TIME}"),
     ("u,i,4,1e300", f"timestamp '1e300' is outside the years 1900 to 2200: {A_TIME}"),
     ("u,i,4,1899-12-31T23:59:59Z", f"timestamp '1899-12-31T23:59:59Z' is outside the years 1900 to 2200: {A_TIME}"),
     ("u,i,4,2201-01-01", f"timestamp '2201-01-01' is outside the years 1900 to 2200: {A_TIME}"),
     ("u,i,4", f"3 fields in 'u,i,4': expected 4 (user, item, rating, timestamp) between ','; {MEND}"),
-    ("u,i,4,0,x", f"5 fields in 'u,i,4,0,x': expected 4 (user, item, rating, timestamp) between ','; {MEND}"),
+    ("u,i,4,x,0", f"5 fields in 'u,i,4,x,0': expected 4 (user, item, rating, timestamp) between ','; {MEND}"),
     ("nonsense", f"1 field in 'nonsense': expected 4 (user, item, rating, timestamp) between ','; {MEND}"),
 ]
 
@@ -122,11 +121,11 @@ class TestRows:
         assert rejects(path) == [f"ratings.csv:{43 + 2 * i}: {reason}" for i, (_, reason) in enumerate(ROWS)]
 
     def test_bytes_that_are_no_utf8(self, file: Write) -> None:
-        content = (HEADER + GOOD).encode() + "Ren\xe9,i,4,0\nu,i,4,0,\xe9\n".encode("latin-1") + GOOD.encode()
+        content = (HEADER + GOOD).encode() + "Ren\xe9,i,4,0\nu,i,4,x,\xe9\n".encode("latin-1") + GOOD.encode()
         assert rejects(file("ratings.csv", content)) == [
             r"ratings.csv:3: 'Ren\xe9' is not UTF-8: expected a file in UTF-8; "
             "convert it (iconv -f LATIN1 -t UTF-8) or delete the line",
-            r"ratings.csv:4: 5 fields in 'u,i,4,0,\xe9': "
+            r"ratings.csv:4: 5 fields in 'u,i,4,x,\xe9': "
             f"expected 4 (user, item, rating, timestamp) between ','; {MEND}",
         ]
 
@@ -293,8 +292,9 @@ class TestFiles:
             ("a.csv", pickle.dumps(list(range(1000)), protocol=0), "is not a row of a table"),
             ("a.bin", bytes(range(256)) * 9, "not text"),
             ("a.npy", b"\x93NUMPY\x01\x00v\x00{'descr': '<f4'}\n", "a numpy array"),
-            ("a.csv.gz", b"\x1f\x8b\x08\x00abc", "packed with gzip"),
-            ("a.json", b'{"user": 1, "item": 2, "rating": 3}\n', "JSON"),
+            ("a.csv.gz", b"\x1f\x8b\x08\x00abc", "cut short or damaged"),
+            ("a.json", b'[{"user": 1, "item": 2, "rating": 3}]\n', "one JSON array"),
+            ("a.tar.gz", gzip.compress(b"r.csv".ljust(257, b"\0") + b"ustar".ljust(255, b"\0")), "a tar archive"),
             ("a.csv", (HEADER + GOOD).encode("utf-16"), "UTF-16"),
             ("b.csv", (HEADER + GOOD).encode("utf-16-le"), "UTF-16"),
             ("c.csv", (HEADER + GOOD).encode("utf-16-be"), "UTF-16"),
@@ -376,6 +376,8 @@ class TestFiles:
     def test_every_format_reads_its_own(self, file: Write, tmp_path: Path, format: str) -> None:
         delimiter = {"ml-100k": "\t", "tsv": "\t", "dat": "::"}.get(format, ",")
         path = file("ratings", delimiter.join(["u", "i", "4", "0"]) + "\n")
+        if format == "jsonl":
+            path = file("ratings", '{"user": "u", "item": "i", "rating": 4}\n')
         if format == "parquet":
             pq.write_table(pa.table({"user": ["u"], "item": ["i"], "rating": [4]}), path)
         assert rejects(path, format=format) == []
@@ -445,7 +447,6 @@ class TestColumns:
             ("user", pa.array([7.0]), "column user holds double numbers: expected strings or integers"),
             ("item", pa.array([7.0], pa.float32()), "astype('Int64')"),
             ("item", pa.array([True]), "column item holds bool: expected strings or integers"),
-            ("rating", pa.array([True]), "column rating holds bool: expected numbers"),
             ("rating", pa.array([[4]]), "column rating holds list"),
             ("rated_at", pa.array([True]), "column rated_at holds bool: expected timestamps"),
         ],

@@ -1,0 +1,422 @@
+"""Times in the spellings of databases, spreadsheets and programs, as Unix milliseconds in UTC.
+
+A column is read in one way: the first rows that hold times decide which unit its numbers have, and whether 03/04/2022
+is a day in April or in March. What stays ambiguous is a problem, never a guess.
+"""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from recsys.data.checks import Problems, decode_text, is_text, parse_numbers, values_where
+from recsys.data.dataset import NO_TIME
+from recsys.data.limits import EARLIEST_MS, EPOCH, LATEST_MS, MS, NOTHING, printable_time
+from recsys.data.messages import quote_value
+from recsys.errors import InputError
+
+UNITS = ("s", "ms", "us", "ns", "days")
+"""Values of a time format that name the unit of numbers; `days` are those of a spreadsheet, from 1899-12-30."""
+
+EXPECTED_TIME = (
+    "expected Unix seconds such as 881250949, milliseconds, microseconds, or ISO 8601 such as "
+    "1997-12-04T15:55:49Z; correct it, leave it empty, or name the form with --time-format"
+)
+AMBIGUOUS = (
+    "is a day in one of two months: expected to know which; add --time-format %d/%m/%Y or --time-format %m/%d/%Y"
+)
+
+ISO = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?)?$"
+ISO_ZONED = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?(?:Z|[+-][0-9]{2}:?[0-9]{2})$"
+
+DAY_MS = 86_400_000
+FIRST_SPREADSHEET_DAY_MS = -25_569 * DAY_MS
+"""1899-12-30, day 0 of Excel and its kin (their day 60, 1900-02-29, never was)."""
+SUSPICIOUS_MS = 10**11
+"""Times before March 1973 are seldom meant: numbers of another unit land there."""
+SHARE_OF_STYLE = 0.95
+
+_NAMES = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+MONTHS = {name: i for i, name in enumerate(_NAMES.split("|"), start=1)}
+_MONTH = rf"(?P<mon>{_NAMES})[a-z]*\.?"
+_DATES = (
+    r"(?P<y>\d{4})(?P<s>[-/.])(?P<m>\d{1,2})(?P=s)(?P<d>\d{1,2})",
+    r"(?P<y>\d{4})(?P<m>\d{2})(?P<d>\d{2})",
+    r"(?P<a>\d{1,2})(?P<s>[-/.])(?P<b>\d{1,2})(?P=s)(?P<y>\d{4})",
+    rf"(?P<d>\d{{1,2}})(?:st|nd|rd|th)?(?:\s+of)?[-./ ]*{_MONTH}[-./, ]+(?P<y>\d{{4}}|\d{{2}})",
+    rf"{_MONTH}[ .-]*(?P<d>\d{{1,2}})(?:st|nd|rd|th)?(?:,\s*|\s+|-)(?P<y>\d{{4}})",
+    rf"(?P<y>\d{{4}})[-./ ]{_MONTH}[-./ ](?P<d>\d{{1,2}})",
+)
+_CLOCK = (
+    r"(?P<H>\d{1,2})(?::(?P<M>\d{2})(?::(?P<S>\d{2})(?:[.,:](?P<f>\d{1,9}))?)?)?\s*(?P<ap>[ap]\.?m\.?)?"
+    r"|(?P<H2>\d{2})(?P<M2>\d{2})(?P<S2>\d{2})?(?:[.,](?P<f2>\d{1,9}))?"
+)
+_ZONE = r"(?P<z>z|(?:utc|gmt)?\s*[+-]\d{1,2}(?::?\d{2})?|utc|gmt)(?:\s*\[[\w/+-]+\]|\s*\([\w :+-]+\))?"
+_WEEKDAY = r"(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\s+)?"
+_PATTERNS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        *(rf"{_WEEKDAY}{date}(?:(?:\s*t\s*|,?\s+(?:at\s+)?|:)(?:{_CLOCK})(?:\s*{_ZONE})?)?" for date in _DATES),
+        # C's ctime, date(1) and Twitter: Fri Jun 24 21:20:11 +0000 2022
+        rf"{_WEEKDAY}{_MONTH}\s+(?P<d>\d{{1,2}})\s+(?:{_CLOCK})(?:\s+{_ZONE})?\s+(?P<y>\d{{4}})",
+    )
+)
+_SHORTENED = re.compile(r"[0-9](?:\.[0-9]{1,5})?[eE]\+[0-9]{2}")
+
+
+class TimeReader:
+    """Reads a column of times part by part.
+
+    Numbers are Unix seconds, milliseconds, microseconds or nanoseconds by their size; eight digits that are a date
+    (20220624), fourteen that are a date and a time, and the days of a spreadsheet (44736.5) are recognised. Text is
+    ISO 8601, a date with slashes, dots or a written-out English month, with or without a time and an offset. A time
+    without a zone is UTC. A null, NaN, blank or one of `limits.NOTHING` is an unknown time: `NO_TIME`.
+
+    Args:
+        format: one of `UNITS`, or a format of `datetime.strptime` such as `%d/%m/%Y %H:%M`; `None` recognises it.
+
+    Raises:
+        InputError: the format is neither.
+    """
+
+    def __init__(self, format: str | None = None) -> None:
+        if format is not None and format not in UNITS and "%" not in format:
+            raise InputError(
+                f"--time-format {format!r}: expected {', '.join(UNITS)}, or a form such as %d/%m/%Y %H:%M; correct it"
+            )
+        self._format = format
+        self._style: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None
+        self._is_day_first: bool | None = None
+        self._order_is_known = False
+        self.earliest: int | None = None
+        self.latest: int | None = None
+
+    def read(self, column: pa.Array) -> tuple[NDArray[np.int64], Problems]:
+        """Return Unix milliseconds, and the problems of values that are not times.
+
+        Args:
+            column: (n,) numbers, text, timestamps or dates.
+
+        Returns:
+            (n,) int64, any value if bad, and the problems.
+        """
+        column = decode_text(column)
+        if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+            times, problems = self._of_timestamps(column)
+        elif is_text(column.type) or (self._format is not None and "%" in self._format):
+            times, problems = self._of_text(column if is_text(column.type) else column.cast(pa.string()))
+        else:
+            times, bad = self._of_numbers(parse_numbers(column))
+            # Formatted by Arrow: Python has no year beyond 9999.
+            found = values_where(bad, column.cast(pa.string()) if bad.any() else column)
+            problems = {i: outside(value) for i, value in found}
+        known = times[times != NO_TIME]
+        if len(known):
+            low, high = int(known.min()), int(known.max())
+            self.earliest = low if self.earliest is None else min(self.earliest, low)
+            self.latest = high if self.latest is None else max(self.latest, high)
+        return times, problems
+
+    def notice(self, now_ms: int) -> str | None:
+        """Return a sentence if the times that were read are seldom meant; `None` if all is well."""
+        if self.earliest is None or self.latest is None:
+            return None
+        if self.latest < SUSPICIOUS_MS:
+            return (
+                f"all times lie from {printable_time(self.earliest)} to {printable_time(self.latest)}: if their unit "
+                f"is not seconds, name it with --time-format ({', '.join(UNITS)}, or a form such as %Y%m%d)"
+            )
+        if self.latest > now_ms + DAY_MS:
+            return f"the latest time is {printable_time(self.latest)}, in the future: check its unit and its parts"
+        return None
+
+    def _of_timestamps(self, column: pa.Array) -> tuple[NDArray[np.int64], Problems]:
+        times, bad = times_from_timestamps(column)
+        found = values_where(bad, column.cast(pa.string()) if bad.any() else column)
+        return times, {i: outside(value) for i, value in found}
+
+    def _of_numbers(self, values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return milliseconds (`NO_TIME` for NaN), and where a number is not a time."""
+        known = ~np.isnan(values)
+        if self._style is None and known.any():
+            self._style = number_style(values[known]) if self._format is None else STYLES.get(self._format, by_size)
+        times = np.full(len(values), NO_TIME)
+        if self._style is None:
+            return times, np.zeros(len(values), bool)
+        with np.errstate(over="ignore", invalid="ignore"):
+            ms = self._style(values)
+            good = known & (ms >= EARLIEST_MS) & (ms < LATEST_MS)
+        times[good] = ms[good].astype(np.int64)
+        return times, known & ~good
+
+    def _of_text(self, text: pa.StringArray) -> tuple[NDArray[np.int64], Problems]:
+        if self._format is not None and "%" in self._format:
+            return self._distinct(text, np.ones(len(text), bool), self._by_format)
+        numbers = parse_numbers(text)
+        times, bad = self._of_numbers(numbers)
+        problems = {i: time_problem(value) for i, value in values_where(bad, text)}
+        is_text_time = np.isnan(numbers)
+        if not is_text_time.any():
+            self._refuse_shortened(text, problems)
+            return times, problems
+        trimmed = pc.utf8_trim_whitespace(text)
+        remaining = is_text_time & (pc.binary_length(trimmed).fill_null(0).to_numpy(zero_copy_only=False) > 0)
+        for pattern, kind in ((ISO, pa.timestamp("us")), (ISO_ZONED, pa.timestamp("us", "UTC"))):
+            matching = pc.match_substring_regex(trimmed, pattern).fill_null(False)
+            try:
+                stamps = pc.if_else(matching, trimmed, pa.scalar(None, pa.string())).cast(kind)
+            except pa.ArrowInvalid:
+                continue  # a value is not a day of the calendar: all of them are checked one by one below
+            found, outside_years = times_from_timestamps(stamps)
+            good = matching.to_numpy(zero_copy_only=False) & ~outside_years
+            times[good] = found[good]
+            remaining &= ~good
+        if remaining.any():
+            self._decide_order(trimmed.filter(pa.array(remaining)))
+            others, more = self._distinct(trimmed, remaining, self._one)
+            times[remaining] = others[remaining]
+            problems |= more
+        self._refuse_shortened(text, problems)
+        return times, problems
+
+    def _refuse_shortened(self, text: pa.StringArray, problems: Problems) -> None:
+        """Refuse 1.65611E+09: a spreadsheet left six digits of it."""
+        has_exponent = pc.match_substring_regex(text, r"[eE]\+[0-9]{2}").fill_null(False)
+        if has_exponent.true_count:
+            for i, value in values_where(has_exponent.to_numpy(zero_copy_only=False), text):
+                if _SHORTENED.fullmatch(value.strip()):
+                    problems[i] = (
+                        f"timestamp {quote_value(value)} lost its last digits, as in a spreadsheet: expected all of "
+                        "them; export the column as text"
+                    )
+
+    def _distinct(
+        self, text: pa.StringArray, rows: NDArray[np.bool_], parse: Callable[[str], int | str]
+    ) -> tuple[NDArray[np.int64], Problems]:
+        """Parse each distinct value of some rows once."""
+        times = np.full(len(text), NO_TIME)
+        where = np.flatnonzero(rows)
+        encoded = text.take(pa.array(where)).dictionary_encode()
+        parsed = [parse(value) for value in encoded.dictionary.to_pylist()]
+        values = np.array([NO_TIME if isinstance(each, str) else each for each in parsed] or [NO_TIME], np.int64)
+        code = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        times[where] = np.where(code >= 0, values[code], NO_TIME)
+        if not any(isinstance(each, str) for each in parsed):
+            return times, {}
+        problems = {c: each for c, each in enumerate(parsed) if isinstance(each, str)}
+        return times, {int(i): problems[c] for i, c in zip(where, code.tolist(), strict=True) if c in problems}
+
+    def _by_format(self, value: str) -> int | str:
+        """Return the milliseconds of a time in the given format, or what is wrong with it."""
+        assert self._format is not None
+        value = value.strip()
+        if value.lower() in NOTHING or not value or is_zero_date(value):
+            return int(NO_TIME)
+        try:
+            moment = datetime.strptime(value, self._format)
+        except ValueError:
+            return (
+                f"timestamp {quote_value(value)} is not of the form {self._format}: expected one such as "
+                f"{datetime(1997, 12, 4, 15, 55, 49).strftime(self._format)}; correct it, or --time-format"
+            )
+        return within_years(to_ms(moment), value)
+
+    def _one(self, value: str) -> int | str:
+        """Return the milliseconds of a time in any known spelling, or what is wrong with it."""
+        if value.lower() in NOTHING or is_zero_date(value):
+            return int(NO_TIME)
+        if number := re.fullmatch(r"([0-9]{5,}),([0-9]+)", value):  # a decimal comma
+            times, bad = self._of_numbers(np.array([float(f"{number[1]}.{number[2]}")]))
+            return time_problem(value) if bad[0] else int(times[0])
+        found = parse_time(value, self._is_day_first)
+        return found if isinstance(found, str) else within_years(found, value)
+
+    def _decide_order(self, text: pa.StringArray) -> None:
+        """Decide from the first dates like 24/06/2022 whether the day comes first; `None` if they do not show it."""
+        if self._order_is_known:
+            return
+        parts = pc.extract_regex(text, r"^\s*(?P<a>[0-9]{1,2})[-/](?P<b>[0-9]{1,2})[-/][0-9]{4}").drop_null()
+        if not len(parts):
+            return
+        a, b = (parts.field(name).cast(pa.int16()).to_numpy(zero_copy_only=False) for name in ("a", "b"))
+        day_first, month_first = bool((a > 12).any()), bool((b > 12).any())
+        if day_first != month_first:
+            self._is_day_first, self._order_is_known = day_first, True
+
+
+def number_style(values: NDArray[np.float64]) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """Return how to read numbers like these (n,) as milliseconds."""
+    first = values[0]
+    # Unix times in use are ten digits or more: one look decides.
+    if 1e8 <= first < 1e13 and not 1.9e11 <= first < 2.21e11 and values.min() >= 1e8:
+        return by_size
+    if (values == np.floor(values)).all():
+        for style, lowest, highest in (
+            (from_years, 1900, 2200),
+            (from_months, 190001, 220012),
+            (from_days, 19000101, 22001231),
+            (from_minutes, 190001010000, 220012312359),
+            (from_moments, 19000101000000, 22001231235959),
+        ):
+            inside = (values >= lowest) & (values <= highest)
+            if inside.mean() >= SHARE_OF_STYLE and (~np.isnan(style(values[inside]))).mean() >= SHARE_OF_STYLE:
+                return style
+    return from_spreadsheet if ((values >= 20_000) & (values < 80_000)).mean() >= SHARE_OF_STYLE else by_size
+
+
+def by_size(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return milliseconds of Unix seconds, else ms, µs or ns: the first that gives a year from 1900 to 2200."""
+    # A float64 has nanoseconds of today to the next 256.
+    candidates = [np.rint(values * 1000), np.floor(values), np.floor(values / 1000), np.floor((values + 128) / 1e6)]
+    fits = [(ms >= EARLIEST_MS) & (ms < LATEST_MS) for ms in candidates]
+    return np.select(fits, candidates, default=np.nan)
+
+
+def from_spreadsheet(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return milliseconds of a spreadsheet's days: 44736.5 is noon of 2022-06-24. Rounded to whole seconds."""
+    return FIRST_SPREADSHEET_DAY_MS + np.rint(values * (DAY_MS / 1000)) * 1000
+
+
+def from_days(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return milliseconds of dates like 20220624; NaN where there is no such day."""
+    whole = np.where(np.isnan(values), 0, values).astype(np.int64)
+    year, month, day = whole // 10_000, whole // 100 % 100, whole % 100
+    good = (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
+    first = np.where(good, (year - 1970) * 12 + month - 1, 0).astype("datetime64[M]")
+    days = first.astype("datetime64[D]") + (day - 1)
+    good &= days.astype("datetime64[M]") == first
+    return np.where(good, days.astype(np.int64).astype(np.float64) * DAY_MS, np.nan)
+
+
+def from_months(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return milliseconds of the first day of months like 202206."""
+    return from_days(values * 100 + 1)
+
+
+def from_years(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return milliseconds of the first day of years."""
+    return from_days(values * 10_000 + 101)
+
+
+def from_moments(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return milliseconds of dates with times like 20220624212011."""
+    whole = np.where(np.isnan(values), 0, values).astype(np.int64)
+    hour, minute, second = whole // 10_000 % 100, whole // 100 % 100, whole % 100
+    seconds = np.where((hour < 24) & (minute < 60) & (second < 60), (hour * 60 + minute) * 60 + second, np.nan)
+    moments: NDArray[np.float64] = from_days((whole // 1_000_000).astype(np.float64)) + seconds * 1000
+    return moments
+
+
+def from_minutes(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return milliseconds of dates with times like 202206242120."""
+    return from_moments(values * 100)
+
+
+STYLES: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "s": lambda values: np.rint(values * 1000),
+    "ms": np.floor,
+    "us": lambda values: np.floor(values / 1000),
+    "ns": lambda values: np.floor((values + 128) / 1e6),
+    "days": from_spreadsheet,
+}
+
+
+def parse_time(text: str, is_day_first: bool | None) -> int | str:
+    """Return the Unix milliseconds of a date, with or without a time, or what is wrong with the text.
+
+    Args:
+        is_day_first: whether 03/04/2022 is in April; `None` if that is not known.
+    """
+    try:
+        return to_ms(datetime.fromisoformat(text))
+    except ValueError:
+        pass
+    match = next((found for pattern in _PATTERNS if (found := pattern.fullmatch(text))), None)
+    if match is None:
+        return time_problem(text)
+    part = match.groupdict()
+    year = int(part["y"])
+    if len(part["y"]) == 2:
+        year += 1900 if year >= 69 else 2000  # as POSIX
+    if part.get("a") is not None:
+        a, b = int(part["a"]), int(part["b"])
+        if part["s"] == ".":
+            is_day_first = True  # only German and its neighbours write dots, and the day first
+        if is_day_first is None and a <= 12 and b <= 12 and a != b:
+            return f"timestamp {quote_value(text)} {AMBIGUOUS}"
+        if is_day_first is None:
+            is_day_first = a > 12
+        day, month = (a, b) if is_day_first else (b, a)
+    else:
+        day, month = int(part["d"]), MONTHS[part["mon"][:3].lower()] if part.get("mon") else int(part["m"])
+    hour = int(part["H"] or part["H2"] or 0)
+    if part["ap"]:
+        if not 1 <= hour <= 12:
+            return time_problem(text)
+        hour = hour % 12 + (12 if part["ap"][0].lower() == "p" else 0)
+    elif part["H"] is not None and part["M"] is None:
+        return time_problem(text)  # an hour alone
+    fraction = ((part["f"] or part["f2"] or "") + "000")[:3]
+    try:
+        moment = datetime(
+            year, month, day, hour, int(part["M"] or part["M2"] or 0), int(part["S"] or part["S2"] or 0),
+            int(fraction) * 1000, tzinfo=zone_of(part.get("z")),
+        )  # fmt: skip
+    except ValueError:
+        return time_problem(text)
+    return to_ms(moment)
+
+
+def zone_of(text: str | None) -> timezone:
+    """Return the zone of `+02:00`, `-5`, `GMT+0200`, `Z` or `UTC`; UTC if there is none."""
+    found = re.search(r"([+-])(\d{1,2}):?(\d{2})?$", text or "")
+    if not found:
+        return UTC
+    minutes = int(found[2]) * 60 + int(found[3] or 0)
+    return timezone(timedelta(minutes=minutes if found[1] == "+" else -minutes))
+
+
+def to_ms(moment: datetime) -> int:
+    """Return the Unix milliseconds of a moment, in UTC if it has no zone."""
+    return (moment.replace(tzinfo=moment.tzinfo or UTC) - EPOCH) // MS
+
+
+def is_zero_date(text: str) -> bool:
+    """Return whether a text is MySQL's date of no time, 0000-00-00."""
+    return text.startswith(("0000-00-00", "00/00/0000", "0001-01-01"))
+
+
+def within_years(ms: int, text: str) -> int | str:
+    """Return the time, or a problem if its year is not from 1900 to 2200."""
+    return ms if EARLIEST_MS <= ms < LATEST_MS else outside(quote_value(text))
+
+
+def outside(shown: object) -> str:
+    """Return the problem of a time beyond the years."""
+    return f"timestamp {shown} is outside the years 1900 to 2200: {EXPECTED_TIME}"
+
+
+def time_problem(text: str) -> str:
+    """Return why text is not a time: found, expected, fix."""
+    if re.fullmatch(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?\s*", text):
+        return outside(quote_value(text))
+    return f"timestamp {quote_value(text)} is not a time: {EXPECTED_TIME}"
+
+
+def times_from_timestamps(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return milliseconds (`NO_TIME` for null), and where the year is not from 1900 to 2200."""
+    if pa.types.is_date(column.type):
+        column = column.cast(pa.date64()).cast(pa.timestamp("ms"))
+    null = column.is_null().to_numpy(zero_copy_only=False)
+    values = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+    if column.type.unit == "s":
+        bad = (values < EARLIEST_MS // 1000) | (values >= LATEST_MS // 1000)
+        times = np.where(bad, 0, values) * 1000
+    else:
+        times = values // {"ms": 1, "us": 1000, "ns": 1_000_000}[column.type.unit]
+        bad = (times < EARLIEST_MS) | (times >= LATEST_MS)
+    return np.where(null, NO_TIME, times), bad & ~null
