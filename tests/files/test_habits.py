@@ -83,6 +83,7 @@ ZSTD = pa.compress(b"user,item,rating\nann,10,4\nbob,10,3\n", codec="zstd", asby
         ("r.csv", 'user;item;text;rating\nann;10;"said \\"no; never\\"";4\nbob;10;"a \\\\ b\\"";3\n'),
         ("r.csv", 'user;item;text;rating\nann;10;"one \\"\nvic;9;x;1\n\\" two";4\nbob;10;x;3\n'),
     ],
+    ids=range(24),
 )  # fmt: skip
 def test_ways_in(file: Write, name: str, content: str | bytes) -> None:
     assert good(open_source(file(name, content))) == EXPECTED
@@ -108,7 +109,9 @@ def test_a_bomb_is_refused(file: Write, monkeypatch: pytest.MonkeyPatch) -> None
         read(open_source(file("r.csv.gz", bomb)))
 
 
-@pytest.mark.parametrize("given", [b"user,item,rating\nann,10,4\nbob,10,3\n", gzip.compress(b"ann,10,4\nbob,10,3\n")])
+@pytest.mark.parametrize(
+    "given", [b"user,item,rating\nann,10,4\nbob,10,3\n", gzip.compress(b"ann,10,4\nbob,10,3\n")], ids=["text", "gzip"]
+)
 def test_standard_input(given: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
     assert good(open_source("-")) == EXPECTED
