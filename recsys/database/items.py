@@ -1,7 +1,7 @@
 """Items in the database: described in bulk, put one by one, read."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -86,12 +86,13 @@ def read_items(connection: Connection, item_keys: Sequence[int] | None = None) -
     # JSON as text: most items share their categories, and what is equal is read once, and is in memory once.
     as_text = (cast(items.categories, Text), cast(items.attributes, Text))
     statement = select(items.item_key, items.item_id, items.title, *as_text, items.hidden).order_by(items.item_key)
-    if item_keys is not None:
-        statement = statement.where(items.item_key.in_(item_keys))
+    rows: Iterable[Any] = fetch_rows(connection, statement) if item_keys is None else ()
+    if item_keys is not None:  # a statement that SQLAlchemy compiles once
+        rows = connection.execute(statement.where(items.item_key.in_(item_keys)))
     read: Callable[[str], Any] = lru_cache(maxsize=None)(json.loads)
     return [
         StoredItem(key, item_id, title, read(categories), read(attributes), bool(hidden))
-        for key, item_id, title, categories, attributes, hidden in fetch_rows(connection, statement)
+        for key, item_id, title, categories, attributes, hidden in rows
     ]
 
 

@@ -17,6 +17,7 @@ from recsys.database.items import StoredItem, read_items
 from recsys.errors import NotFoundError
 from recsys.results import Categories, Category, Item, ItemPage
 from recsys.serving.filters import NO_FILTERS, AttributeIndex, Filters
+from recsys.serving.growing import GrowingIds
 from recsys.serving.titles import TitleIndex, title_index
 
 Counts = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
@@ -51,7 +52,7 @@ class Catalogue:
     hidden: NDArray[np.bool_]
     n_ratings: NDArray[np.int64]
     mean_rating: NDArray[np.float64]
-    idx_of: Mapping[str, int]
+    idx_of: GrowingIds
     json_prefixes: list[bytes | None] = field(repr=False)
     attributes: AttributeIndex = field(repr=False)
     _left_out: dict[Filters, NDArray[np.bool_]] = field(default_factory=dict, repr=False, compare=False)
@@ -76,7 +77,7 @@ class Catalogue:
             hidden=np.fromiter((item.hidden for item in items), bool, len(items)),
             n_ratings=n_ratings,
             mean_rating=mean_rating,
-            idx_of={item.item_id: idx for idx, item in enumerate(items)},
+            idx_of=GrowingIds({item.item_id: idx for idx, item in enumerate(items)}),
             json_prefixes=[None] * len(items),
             attributes=AttributeIndex(items),
         )
@@ -110,6 +111,11 @@ class Catalogue:
         if item_idx is None:
             raise NotFoundError(f"there is no item {item_id[:80]!r}: search by title with GET /v1/items?title=…")
         return item_idx
+
+    def holds(self, item: StoredItem) -> bool:
+        """Return whether an item is in the catalogue, exactly as it is."""
+        item_idx = self.idx_of.get(item.item_id)
+        return item_idx is not None and self.items[item_idx] == item
 
     def find(self, item_ids: Iterable[str]) -> NDArray[np.int64]:
         """Return the positions of items, each once, ascending; ids that do not exist are left out."""
@@ -216,24 +222,26 @@ class Catalogue:
 
     def with_items(self, changed: Iterable[StoredItem]) -> "Catalogue":
         """Return the same catalogue with some items changed or added."""
-        items, prefixes, idx_of = list(self.items), list(self.json_prefixes), dict(self.idx_of)
+        items, prefixes, new_idx = list(self.items), list(self.json_prefixes), dict[str, int]()
         by_category = dict(self.idx_by_category)
         hidden: dict[int, bool] = {}
         for item in sorted(changed, key=lambda item: item.item_key):
-            item_idx = idx_of.setdefault(item.item_id, len(items))
+            item_idx = self.idx_of.get(item.item_id, len(items))
             before: Sequence[str] = ()
             if item_idx == len(items):
+                new_idx[item.item_id] = item_idx
                 items.append(item)
                 prefixes.append(None)
             else:
                 before = items[item_idx].categories
             hidden[item_idx] = item.hidden
             for category in {*before} - {*item.categories}:
-                by_category[category] = np.setdiff1d(by_category[category], [item_idx])
+                by_category[category] = by_category[category][by_category[category] != item_idx]
                 if not len(by_category[category]):
                     del by_category[category]
             for category in {*item.categories} - {*before}:
-                by_category[category] = np.union1d(by_category.get(category, np.empty(0, np.int64)), [item_idx])
+                found = by_category.get(category, np.empty(0, np.int64))
+                by_category[category] = np.insert(found, np.searchsorted(found, item_idx), item_idx)
             items[item_idx], prefixes[item_idx] = item, None
         n_new = len(items) - self.n_items
         mask = np.append(self.hidden, np.zeros(n_new, bool))
@@ -245,7 +253,7 @@ class Catalogue:
             hidden=mask,
             n_ratings=np.append(self.n_ratings, np.zeros(n_new, np.int64)),
             mean_rating=np.append(self.mean_rating, np.zeros(n_new)),
-            idx_of=idx_of,
+            idx_of=self.idx_of.with_more(new_idx),
             json_prefixes=prefixes,
             attributes=self.attributes.with_items(items, hidden),
         )

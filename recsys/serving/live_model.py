@@ -16,6 +16,7 @@ from recsys.results import Objective
 from recsys.scoring.fold_in import FoldIn
 from recsys.scoring.search import Index
 from recsys.serving.catalogue import Catalogue
+from recsys.serving.growing import GrowingRows
 
 
 class Embedding(NamedTuple):
@@ -37,12 +38,15 @@ class LiveModel:
         list_bias: (n_items,) the item biases, with −inf for hidden items too.
         trained: (n_items,) mask of the items that the version was trained with. Other items have the embedding of
             their metadata, or none.
+        vectors, implicit: the rows that `factors.items` shows, with room for those of new items.
     """
 
     version: ModelVersion
     factors: Factors
     list_bias: NDArray[np.float32]
     trained: NDArray[np.bool_]
+    vectors: GrowingRows
+    implicit: GrowingRows | None
 
     @classmethod
     def from_version(cls, version: ModelVersion, factors: Factors, catalogue: Catalogue) -> "LiveModel":
@@ -52,25 +56,32 @@ class LiveModel:
             factors: of the version; users are ignored.
         """
         idx = catalogue.positions(factors.item_keys)  # (n_items of the version,), in the catalogue
-        present = idx >= 0
-        aligned = np.zeros((catalogue.n_items, factors.n_factors), np.float32)
-        vectors = _in_memory_order(aligned, factors.head)
-        vectors[idx[present]] = factors.item_factors[present]
-        bias = np.full(catalogue.n_items, -np.inf, np.float32)
+        present, n_items = idx >= 0, catalogue.n_items
+        by_column = factors.head is None
+        vectors = GrowingRows(n_items, factors.n_factors, by_column=by_column)
+        vectors.first(n_items)[idx[present]] = factors.item_factors[present]
+        bias = np.full(n_items, -np.inf, np.float32)
         bias[idx[present]] = factors.item_bias[present]
         implicit = None
         if factors.items.implicit is not None:
-            implicit = np.zeros_like(aligned)
-            implicit[idx[present]] = factors.items.implicit[present]
+            implicit = GrowingRows(n_items, factors.n_factors, by_column=by_column)
+            implicit.first(n_items)[idx[present]] = factors.items.implicit[present]
         trained = np.isfinite(bias)
-        items = Side(catalogue.item_keys, vectors, bias, implicit, factors.items.features)
-        if items.features is not None:
-            _embed_metadata(items, catalogue, np.flatnonzero(~trained))
+        if factors.items.features is not None:
+            others = np.flatnonzero(~trained)
+            items = [catalogue.items[item_idx] for item_idx in others.tolist()]
+            vectors.first(n_items)[others], bias[others] = embed_items(factors.items.features, items)
         return cls(
             version=version,
-            factors=replace(factors, items=items, users=Side.empty(factors.n_factors, factors.users.features)),
+            factors=replace(
+                factors,
+                items=_side(catalogue, vectors, bias, implicit, factors.items.features),
+                users=Side.empty(factors.n_factors, factors.users.features),
+            ),
             list_bias=np.where(catalogue.hidden, np.float32(-np.inf), bias),
             trained=trained,
+            vectors=vectors,
+            implicit=implicit,
         )
 
     @property
@@ -126,27 +137,35 @@ class LiveModel:
 
     def with_catalogue(self, catalogue: Catalogue, changed: list[StoredItem]) -> "LiveModel":
         """Return the same version over a catalogue in which some items were changed or added."""
-        items = self.factors.items
-        n_new = catalogue.n_items - len(items)
-        vectors, bias, implicit, trained = items.factors, items.bias.copy(), items.implicit, self.trained
-        if n_new:
-            zeros = np.zeros((n_new, vectors.shape[1]), np.float32)
-            vectors = _in_memory_order(np.concatenate([vectors, zeros]), self.head)
-            implicit = None if implicit is None else np.concatenate([implicit, zeros])
-            bias = np.append(bias, np.full(n_new, -np.inf, np.float32))
-            trained = np.append(trained, np.zeros(n_new, bool))
+        side, n_before = self.factors.items, len(self.factors.items)
+        n_new = catalogue.n_items - n_before
+        vectors, bias, implicit, trained = self.vectors, side.bias, self.implicit, self.trained
         idx = np.array([catalogue.idx_of[item.item_id] for item in changed], np.int64)
-        new_idx = idx[~trained[idx]]
-        if len(new_idx) and not n_new:
-            vectors = vectors.copy(order="K")
-        items = Side(catalogue.item_keys, vectors, bias, implicit, items.features)
-        if len(new_idx):
-            _embed_metadata(items, catalogue, new_idx)
+        if side.features is not None:
+            rows, row_bias = embed_items(side.features, changed)
+            stored = idx < n_before
+            at = idx[stored]
+            differs = (vectors.first(n_before)[at] != rows[stored]).any(1) | (bias[at] != row_bias[stored])
+            stored[stored] = ~trained[at] & differs
+            if stored.any():  # the embeddings of items that others may be looking at
+                vectors, bias = vectors.copy(n_before), bias.copy()
+                vectors.first(n_before)[idx[stored]], bias[idx[stored]] = rows[stored], row_bias[stored]
+        if n_new:
+            new, new_bias = np.zeros((n_new, self.factors.n_factors), np.float32), np.full(n_new, -np.inf, np.float32)
+            implicit = None if implicit is None else implicit.append(n_before, new)
+            if side.features is not None:
+                added = idx >= n_before
+                new[idx[added] - n_before], new_bias[idx[added] - n_before] = rows[added], row_bias[added]
+            vectors = vectors.append(n_before, new)
+            bias = np.append(bias, new_bias)
+            trained = np.append(trained, np.zeros(n_new, bool))
         return replace(
             self,
-            factors=replace(self.factors, items=items),
+            factors=replace(self.factors, items=_side(catalogue, vectors, bias, implicit, side.features)),
             list_bias=np.where(catalogue.hidden, np.float32(-np.inf), bias),
             trained=trained,
+            vectors=vectors,
+            implicit=implicit,
         )
 
 
@@ -160,16 +179,26 @@ def metadata_embedding(
     return Embedding(features.base + features.vectors[idx].sum(0), float(features.bias[idx].sum()))
 
 
-def _embed_metadata(items: Side, catalogue: Catalogue, item_idx: NDArray[np.int64]) -> None:
-    """Give some items the embedding of their metadata, in place; bias −inf to items without any."""
-    for idx in item_idx.tolist():
-        item = catalogue.items[idx]
-        embedding = None
-        if items.features is not None:
-            embedding = metadata_embedding(items.features, item.categories, item.attributes)
-        items.factors[idx], items.bias[idx] = embedding or (0.0, -np.inf)
+def embed_items(
+    features: FeatureEmbeddings, items: Sequence[StoredItem]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the embeddings of items by their metadata: (n, width) and (n,); zeros and −inf for an item without any."""
+    vectors, bias = np.zeros((len(items), len(features.base)), np.float32), np.full(len(items), -np.inf, np.float32)
+    for row, item in enumerate(items):
+        embedding = metadata_embedding(features, item.categories, item.attributes)
+        if embedding is not None:
+            vectors[row], bias[row] = embedding
+    return vectors, bias
 
 
-def _in_memory_order(factors: NDArray[np.float32], head: Head | None) -> NDArray[np.float32]:
-    """Return the factors column by column for a dot product, row by row for the layers of a neural model."""
-    return np.asfortranarray(factors) if head is None else np.ascontiguousarray(factors)
+def _side(
+    catalogue: Catalogue,
+    vectors: GrowingRows,
+    bias: NDArray[np.float32],
+    implicit: GrowingRows | None,
+    features: FeatureEmbeddings | None,
+) -> Side:
+    """Return the item side over a catalogue."""
+    n_items = catalogue.n_items
+    of_users = None if implicit is None else implicit.first(n_items)
+    return Side(catalogue.item_keys, vectors.first(n_items), bias, of_users, features)

@@ -128,7 +128,10 @@ class Recommender:
         )
 
     def with_items(self, changed: list[StoredItem]) -> "Recommender":
-        """Return the same snapshot with some items changed or added."""
+        """Return the same snapshot with some items changed or added; this one if it has all of them as they are."""
+        changed = [item for item in changed if not self.catalogue.holds(item)]
+        if not changed:
+            return self
         catalogue = self.catalogue.with_items(changed)
         models = {objective: model.with_catalogue(catalogue, changed) for objective, model in self.models.items()}
         return Recommender(catalogue, models)
