@@ -19,7 +19,7 @@ from api.metrics import Metrics
 from api.middleware import InFlight, RequestMiddleware
 from api.openapi import document_of
 from api.process import keep_loaded_objects, note_termination, paused_collection, share_interpreter
-from api.routes import health, items, models, ratings, recommendations
+from api.routes import docs, health, items, models, ratings, recommendations
 from api.state import AppState, WriteLimiter
 from recsys.database.engine import connect
 from recsys.serving.batching import Searcher, StateReader
@@ -108,9 +108,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # FastAPI's own pages need files from the network: see `api.routes.docs`
+        redoc_url=None,
     )
-    for module in (recommendations, items, ratings, models, health):
+    for module in (recommendations, items, ratings, models, health, docs):
         app.router.routes.extend(module.routes.routes)
+    for module in (items, ratings):
+        app.router.routes.extend(module.reading_routes.routes)
     problems.install(app)
     app.add_middleware(GZipIfAccepted, minimum_size=2000, compresslevel=4)
     app.add_middleware(
@@ -118,6 +122,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         metrics=metrics,
         in_flight=in_flight,
         max_requests=settings.max_requests,
+        root_path=settings.root_path.encode(),
         is_draining=draining.is_set,
         reason_to_refuse=lambda: app.state.recsys.database.reason_to_refuse(),
     )

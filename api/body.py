@@ -1,7 +1,9 @@
 """Read JSON bodies: their content type, their size, their syntax and their fields are checked in one place."""
 
 import json
-from typing import Any, Generic, TypeVar
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -9,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from api.state import AppState, in_thread, state_of
 from recsys.errors import MediaTypeError, TooLargeError
+from recsys.results import RowError
 
 THREAD_BYTES = 20_000
 """Bodies larger than this are parsed in a thread: parsing takes milliseconds."""
@@ -45,7 +48,7 @@ class JsonBody(Generic[Model]):
     def parse(self, content: bytes) -> Model:
         """Parse and validate JSON."""
         try:
-            values = json.loads(content)
+            values = json.loads(content, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             found = {"type": "json_invalid", "loc": ("body",), "msg": f"not JSON: {error}", "input": None}
             raise RequestValidationError([found]) from error
@@ -57,6 +60,9 @@ async def read_content(request: Request, max_bytes: int) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise MediaTypeError(f"the content type is {kind[:80] or 'missing'}: send JSON, as application/json")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise MediaTypeError(f"the body is compressed ({encoding[:80]}): send it as it is, without Content-Encoding")
     too_large = TooLargeError(f"the body is larger than {max_bytes:,} bytes: send it in several requests")
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > max_bytes:
@@ -67,6 +73,51 @@ async def read_content(request: Request, max_bytes: int) -> bytes:
         if len(content) > max_bytes:
             raise too_large
     return bytes(content)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object.
+
+    Raises:
+        ValueError: a name occurs twice; which of the values is meant is not known.
+    """
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
+        raise ValueError(f"the name {twice[:80]!r} occurs twice in one object")
+    return values
+
+
+class Rows(NamedTuple, Generic[Model]):
+    """Rows of a body that were validated one by one.
+
+    Attributes:
+        good: (index, row) of each valid row.
+        errors: what is wrong with each other row.
+    """
+
+    good: list[tuple[int, Model]]
+    errors: list[RowError]
+
+
+def validated_rows(model: type[Model], rows: Sequence[object]) -> Rows[Model]:
+    """Validate the rows of a body, so that an ill-typed row does not fail the others.
+
+    Declare such a field as `list[SkipValidation[model]]`: the OpenAPI document then has the schema of a row.
+    """
+    good: list[tuple[int, Model]] = []
+    errors: list[RowError] = []
+    for index, row in enumerate(rows):
+        try:
+            good.append((index, model.model_validate(row)))
+        except ValidationError as error:
+            found = error.errors(include_url=False)
+            parts = [".".join(map(str, each["loc"])) for each in found]
+            texts = [each["msg"].removeprefix("Value error, ") for each in found]
+            message = "; ".join(f"{part}: {text}" if part else text for part, text in zip(parts, texts, strict=True))
+            errors.append(RowError(index=index, message=message))
+    return Rows(good, errors)
 
 
 def validated(model: type[Model], values: Any, location: str) -> Model:

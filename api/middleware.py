@@ -48,12 +48,13 @@ class RequestMiddleware:
         metrics: Metrics,
         in_flight: InFlight,
         max_requests: int,
+        root_path: bytes,
         is_draining: Callable[[], bool],
         reason_to_refuse: Callable[[], str | None],
     ) -> None:
         self._app, self._metrics, self._in_flight = app, metrics, in_flight
         self._max_requests, self._is_draining = max_requests, is_draining
-        self._reason_to_refuse = reason_to_refuse
+        self._reason_to_refuse, self._root_path = reason_to_refuse, root_path
         self._prefix, self._count = secrets.token_hex(6).encode(), 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,8 +64,12 @@ class RequestMiddleware:
         started, method = time.perf_counter(), scope["method"]
         if method == "HEAD":
             scope = {**scope, "method": "GET"}  # a copy, since the server reads the method too
-        raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
-        scope["path"] = raw_path.partition(b"?")[0].decode("latin-1")
+        raw_path: bytes = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0]
+        if self._root_path:
+            scope["root_path"] = self._root_path.decode()
+            if (raw_path + b"/").startswith(self._root_path + b"/"):  # the proxy may keep the prefix
+                raw_path = raw_path[len(self._root_path) :] or b"/"
+        scope["path"] = raw_path.decode("latin-1")
         request_id = scope["request_id"] = self._request_id(scope)
         status = 0  # until the response starts
 

@@ -1,19 +1,21 @@
 """Problem documents (RFC 9457): the one place that maps errors to HTTP."""
 
 import logging
+from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from recsys import errors
 from recsys.errors import RecsysError
+from recsys.results import RowError
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 2
@@ -41,58 +43,94 @@ class Problem(BaseModel):
     errors: list[Where] = []
 
 
-def described(error: type[RecsysError], description: str, detail: str, where: str | None = None) -> dict[str, Any]:
-    """Return the OpenAPI description of an error's answer, with an example.
+def described(
+    name: str,
+    error: type[RecsysError],
+    description: str,
+    detail: str,
+    where: str | None = None,
+    titles: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return the OpenAPI description of an error's answer: its schema and an example.
 
     Args:
+        name: of the schema.
+        error: whose status and title the schema has.
+        titles: further titles of answers with this status.
         detail: the detail of the example.
         where: the part of the request that the example's one error names.
     """
     listed = [{"where": where, "message": detail.partition(": ")[2]}] if where else []
     example = {"type": "about:blank", "title": error.title, "status": error.status, "detail": detail, "errors": listed}
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}}
-    return {"model": Problem, "description": description, "content": content}
+    possible: Any = Literal[(error.title, *titles)]
+    fixed_status: Any = Literal[error.status]
+    model = create_model(name, __base__=Problem, __doc__=description, title=(possible, ...), status=(fixed_status, ...))
+    content = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{name}"}, "example": example}}
+    return {"model": model, "description": description, "content": content}
 
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
     401: described(
+        "UnauthorizedProblem",
         errors.UnauthorizedError,
         "A key is needed, and the request has none that is active.",
         "send a key: Authorization: Bearer recsys_…; create one with `recsys keys create NAME --scope read`",
     ),
     403: described(
+        "ForbiddenProblem",
         errors.ForbiddenError,
         "The key does not have the scope that this request needs.",
         "the key 'shop' has the scope read, and this request needs write: "
         "create a key with `recsys keys create NAME --scope write`",
     ),
     404: described(
+        "NotFoundProblem",
         errors.NotFoundError,
         "The user, item or model version does not exist.",
         "there is no item '50': search by title with GET /v1/items?title=…",
     ),
     422: described(
+        "InvalidProblem",
         errors.InputError,
         "The request is not valid; `errors` lists the parts that are wrong.",
         "query.n: Input should be less than or equal to 1000",
         where="query.n",
+        titles=("No rating could be stored", "No item could be stored"),
     ),
     503: described(
+        "UnavailableProblem",
         errors.NoModelError,
         "No model is live, the database is not available, or there are too many requests; `detail` says which.",
         "no ranking model is live yet: run `recsys train --objective ranking`",
+        titles=(
+            errors.DatabaseError.title,
+            errors.DamagedVersionError.title,
+            errors.OverloadedError.title,
+            "The server is stopping",
+        ),
     ),
 }
 BODY_RESPONSES: dict[int | str, dict[str, Any]] = {
     413: described(
+        "TooLargeProblem",
         errors.TooLargeError,
         "The body is larger than the limit.",
         "the body is larger than 4,194,304 bytes: send it in several requests",
     ),
     415: described(
+        "MediaTypeProblem",
         errors.MediaTypeError,
         "The body is not JSON, or its content type does not say so.",
         "the content type is text/plain: send JSON, as application/json",
+    ),
+}
+CONFLICT_RESPONSES: dict[int | str, dict[str, Any]] = {
+    409: described(
+        "ConflictProblem",
+        errors.GateRefusedError,
+        "The publish gate refused the version, or another change came first.",
+        "the gate refused version 7: publish it with force and a reason",
+        titles=(errors.LiveChangedError.title, errors.LockedError.title),
     ),
 }
 
@@ -106,6 +144,17 @@ def problem(status: int, title: str, detail: str, errors: list[Where] | None = N
     elif status == HTTPStatus.UNAUTHORIZED:
         answer.headers["www-authenticate"] = "Bearer"
     return answer
+
+
+def none_stored(what: str, field: str, errors: Sequence[RowError]) -> JSONResponse:
+    """Return the answer to a post of which no row can be stored.
+
+    Args:
+        what: `rating` or `item`.
+        field: of the body, with the rows.
+    """
+    found = [Where(where=f"body.{field}.{error.index}", message=error.message) for error in errors]
+    return problem(422, f"No {what} could be stored", found[0].message, found)
 
 
 def install(app: FastAPI) -> None:

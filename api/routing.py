@@ -1,4 +1,4 @@
-"""The fast path of the list endpoints, and the router of all others.
+"""The fast path of lists and other reads, and the router of all other endpoints.
 
 A list takes less time than FastAPI's own handling of a request: dependencies, validation of the answer, its thread.
 `FastRoute` leaves that out. An endpoint of the fast path is `async def endpoint(request, …) -> Response | Result` and
@@ -16,6 +16,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl, unquote
 
 from fastapi import APIRouter, Path, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import Response
@@ -27,13 +28,26 @@ from api.security import check_key
 from api.state import state_of
 from recsys.results import Result
 
+
+def decode_segment(segment: str) -> str:
+    """Return a segment of a path without percent-encoding.
+
+    Raises:
+        ValueError: its bytes are not UTF-8; decoded all the same, two ids would become one.
+    """
+    try:
+        return unquote(segment, errors="strict")
+    except UnicodeDecodeError as error:
+        raise ValueError("the bytes are not UTF-8: percent-encode the text in UTF-8") from error
+
+
 # Requests are routed by their raw path (`RequestMiddleware`), so path parameters are still percent-encoded.
-UserId = Annotated[str, BeforeValidator(unquote), Path(description="External id of a user.", examples=["196"])]
-ItemId = Annotated[str, BeforeValidator(unquote), Path(description="External id of an item.", examples=["50"])]
+UserId = Annotated[str, BeforeValidator(decode_segment), Path(description="External id of a user.", examples=["196"])]
+ItemId = Annotated[str, BeforeValidator(decode_segment), Path(description="External id of an item.", examples=["50"])]
 Number = Annotated[
     int,
     Field(ge=1, le=2**63 - 1),
-    BeforeValidator(unquote),
+    BeforeValidator(decode_segment),
     Path(description="Number of a model version.", examples=[1]),
 ]
 
@@ -67,7 +81,7 @@ class FastRoute(APIRoute):
     async def _call(self, request: Request) -> Response:
         state = state_of(request)
         check_key(request, state, "read")
-        arguments: dict[str, Any] = {name: unquote(request.path_params[name]) for name in self._ids}
+        arguments: dict[str, Any] = {name: _decode(name, request.path_params[name]) for name in self._ids}
         if self._query is not None:
             arguments["query"] = self._query.parse(request.scope["query_string"])
         if self._body is not None:
@@ -88,13 +102,24 @@ class QueryParser:
         self._defaults = None if any(field.is_required() for _, field in fields) else model()
 
     def parse(self, query_string: bytes) -> BaseModel:
-        """Return the parameters; of a name that is repeated and not a list, the last value counts."""
+        """Return the parameters.
+
+        Raises:
+            RequestValidationError: a parameter is unknown, has a wrong value, is repeated although it has one value, or
+                is not UTF-8.
+        """
         if not query_string and self._defaults is not None:
             return self._defaults
         values: dict[str, Any] = {}
-        for name, value in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
+        try:
+            pairs = parse_qsl(query_string.decode(), keep_blank_values=True, errors="strict")
+        except UnicodeDecodeError as error:
+            raise _invalid(("query",), "the bytes are not UTF-8: percent-encode the text in UTF-8") from error
+        for name, value in pairs:
             if name in self._lists:
                 values.setdefault(name, []).append(value)
+            elif name in values:
+                raise _invalid(("query", name), "the parameter is given twice: send it once")
             else:
                 values[name] = value
         return validated(self._model, values, "query")
@@ -103,6 +128,17 @@ class QueryParser:
 def router(tag: str, route_class: type[APIRoute] = APIRoute) -> APIRouter:
     """Return a router under /v1."""
     return APIRouter(prefix="/v1", tags=[tag], route_class=route_class, responses=problems.RESPONSES)
+
+
+def _decode(name: str, segment: str) -> str:
+    try:
+        return decode_segment(segment)
+    except ValueError as error:
+        raise _invalid(("path", name), str(error)) from error
+
+
+def _invalid(location: tuple[str, ...], message: str) -> RequestValidationError:
+    return RequestValidationError([{"type": "value_error", "loc": location, "msg": message, "input": None}])
 
 
 def _bare(hint: Any) -> Any:

@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Field,
     FiniteFloat,
+    SkipValidation,
     StrictBool,
     StringConstraints,
     field_validator,
@@ -334,11 +335,23 @@ class PutItem(Body):
         return attributes
 
 
+class PostedItem(PutItem):
+    item_id: str = Field(examples=["50"])
+
+
+class PostedItems(Body):
+    items: list[SkipValidation[PostedItem]] = Field(min_length=1, max_length=1000)  # see `validated_rows`
+
+
 class Reason(Body):
     reason: Annotated[
         str,
         StringConstraints(min_length=1, max_length=1000, strip_whitespace=True, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$"),
     ] = Field(description="The reason, which is recorded.", examples=["the new one looks odd"])
+
+
+class Publish(Reason):
+    force: StrictBool = Field(default=False, description="Publish the version even if the gate refused it.")
 
 
 class RollBack(Reason):

@@ -18,10 +18,11 @@ from jobs.logs import logging_config
 from recsys.database.engine import connect, reading
 from recsys.database.keys import KeyRing, read_keyring
 from recsys.errors import DatabaseError, InputError
-from recsys.settings import Settings
+from recsys.settings import Settings, load_settings
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 KEY_REQUIRED = "RECSYS_KEY_REQUIRED"
+ROOT_PATH = "RECSYS_ROOT_PATH"
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ def serve(
     *,
     workers: int = 1,
     insecure: bool = False,
+    root_path: str | None = None,
     on_ready: Callable[[], None] | None = None,
 ) -> None:
     """Serve until interrupted.
@@ -40,6 +42,7 @@ def serve(
     Args:
         workers: number of processes that answer; each holds the item side of the live versions.
         insecure: allow an address that other machines can reach without any key.
+        root_path: prefix of all paths behind a reverse proxy; `None`: as the settings say.
         on_ready: called once, when the service can answer from a model.
 
     Raises:
@@ -55,6 +58,9 @@ def serve(
         server_header=False,
         timeout_graceful_shutdown=round(settings.drain_seconds),
     )
+    if root_path is not None:
+        os.environ[ROOT_PATH] = root_path
+        load_settings()  # checks it before a server process does
     require_keys(settings, host, insecure=insecure)
     listener = listen(host, port)
     if on_ready is not None:

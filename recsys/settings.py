@@ -70,6 +70,11 @@ class Settings(BaseSettings):
     key_required: bool = Field(
         default=False, description="Whether the API needs a key even if no key was ever created."
     )
+    root_path: str = Field(
+        default="",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="Prefix of all paths behind a reverse proxy, such as /recsys, which the proxy may take away.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="DEBUG, INFO, WARNING or ERROR."
     )

@@ -1,34 +1,42 @@
-"""Items: search by title, read one, store one."""
+"""Items and categories: search by title, read, store one or many."""
 
 from typing import Annotated
 
-from fastapi import Depends, Query, Response, status
+from fastapi import Depends, Query, Request, Response, status
 
-from api.body import JsonBody
-from api.problems import BODY_RESPONSES
-from api.routing import ItemId, router
-from api.schemas import ItemsParams, PutItem
-from api.security import Reader, Writer
-from api.state import CurrentState
+from api.body import JsonBody, validated_rows
+from api.problems import BODY_RESPONSES, none_stored
+from api.routing import FastRoute, ItemId, router
+from api.schemas import ItemsParams, PostedItem, PostedItems, PutItem
+from api.security import Writer
+from api.state import CurrentState, in_thread, state_of
 from recsys.data.limits import id_problem, text_problem
-from recsys.database.items import put_item
+from recsys.database.items import put_item, put_items
 from recsys.errors import InputError
-from recsys.results import Item, ItemPage
+from recsys.results import Categories, Item, ItemPage, ItemsReport, RowError
 
 routes = router("items")
+reading_routes = router("items", FastRoute)
 
 
-@routes.get("/items")
-async def search(_: Reader, query: Annotated[ItemsParams, Query()], state: CurrentState) -> ItemPage:
+@reading_routes.get("/items", response_model=ItemPage)
+async def search(request: Request, query: Annotated[ItemsParams, Query()]) -> ItemPage:
     """Search items by title, in pages; without a title list all of them. Hidden items are left out."""
-    return state.live.current.catalogue.search(query.title, query.limit, query.cursor)
+    state = state_of(request)
+    return await in_thread(state, state.live.current.catalogue.search, query.title, query.limit, query.cursor)
 
 
-@routes.get("/items/{item_id}")
-async def item(_: Reader, item_id: ItemId, state: CurrentState) -> Item:
+@reading_routes.get("/items/{item_id}", response_model=Item)
+async def item(request: Request, item_id: ItemId) -> Item:
     """Return one item, hidden or not."""
-    recommender = state.live.current
-    return recommender.catalogue.item(recommender.catalogue.require(item_id))
+    catalogue = state_of(request).live.current.catalogue
+    return catalogue.item(catalogue.require(item_id))
+
+
+@reading_routes.get("/categories", response_model=Categories)
+async def categories(request: Request) -> Categories:
+    """Return all categories of items that are not hidden, by name."""
+    return state_of(request).live.current.catalogue.categories()
 
 
 @routes.put(
@@ -47,16 +55,59 @@ def put(
     A hidden item is in no list from now on. A new item with categories or attributes that the model knows can be
     recommended at once.
     """
-    values = body.model_dump(exclude_unset=True)
-    check_texts(item_id, body)
-    if "categories" in values:
-        values["categories"] = list(dict.fromkeys(values["categories"]))
+    values = given_values(item_id, body)
     with state.writers:
         stored, created = put_item(state.engine, item_id, values, actor=actor)
     if created:
         response.status_code = status.HTTP_201_CREATED
     catalogue = state.live.refresh_items([stored.item_key]).catalogue
     return catalogue.item(catalogue.require(item_id))
+
+
+@routes.post("/items", response_model=ItemsReport, responses=BODY_RESPONSES)
+def post_items(
+    actor: Writer, body: Annotated[PostedItems, Depends(JsonBody(PostedItems))], state: CurrentState
+) -> ItemsReport | Response:
+    """Create or change up to 1,000 items, each as PUT does. Rows that are not valid are listed in `errors`, and the
+    others are stored; 422 if none can be. Of two rows of one item, the later one adds to the earlier one.
+    """
+    rows, errors = validated_rows(PostedItem, body.items)
+    given: dict[str, dict[str, object]] = {}
+    for index, row in rows:
+        try:
+            values = given_values(row.item_id, row)
+        except InputError as error:
+            errors.append(RowError(index=index, message=str(error)))
+        else:
+            given[row.item_id] = {**given.get(row.item_id, {}), **values}
+    errors.sort(key=lambda error: error.index)
+    if not given:
+        return none_stored("item", "items", errors)
+    with state.writers:
+        put = put_items(state.engine, given, actor=actor)
+    if put.changed:
+        state.live.refresh_items([put.items[item_id].item_key for item_id in put.changed])
+    n_good = len(body.items) - len(errors)
+    return ItemsReport(
+        inserted=len(put.new),
+        updated=len(put.changed) - len(put.new),
+        unchanged=n_good - len(put.changed),
+        rejected=len(errors),
+        errors=errors,
+    )
+
+
+def given_values(item_id: str, body: PutItem) -> dict[str, object]:
+    """Return the values of an item that were sent.
+
+    Raises:
+        InputError: the id or a text has characters that cannot be stored.
+    """
+    check_texts(item_id, body)
+    values = body.model_dump(exclude_unset=True, exclude={"item_id"})
+    if "categories" in values:
+        values["categories"] = list(dict.fromkeys(values["categories"]))
+    return values
 
 
 def check_texts(item_id: str, body: PutItem) -> None:

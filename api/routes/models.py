@@ -6,9 +6,9 @@ from fastapi import Depends
 from sqlalchemy import Connection
 
 from api.body import JsonBody
-from api.problems import BODY_RESPONSES
+from api.problems import BODY_RESPONSES, CONFLICT_RESPONSES
 from api.routing import Number, router
-from api.schemas import Reason, RollBack
+from api.schemas import Publish, RollBack
 from api.security import Admin, Reader
 from api.state import AppState, CurrentState
 from recsys.database.audit import record
@@ -35,18 +35,19 @@ def model(_: Reader, number: Number, state: CurrentState) -> ModelDetail:
         return detailed(version(connection, number))
 
 
-@routes.post("/models/{number}/publish", responses=BODY_RESPONSES)
+@routes.post("/models/{number}/publish", responses=BODY_RESPONSES | CONFLICT_RESPONSES)
 def publish_version(
-    actor: Admin, number: Number, body: Annotated[Reason, Depends(JsonBody(Reason))], state: CurrentState
+    actor: Admin, number: Number, body: Annotated[Publish, Depends(JsonBody(Publish))], state: CurrentState
 ) -> ModelSummary:
-    """Make a version the live one of its objective, whatever the gate decided. All workers serve it within seconds."""
-    detail: dict[str, object] = {"number": number, "reason": body.reason}
+    """Make a version the live one of its objective. All workers serve it within seconds. A version that the gate
+    refused needs `force`."""
+    detail: dict[str, object] = {"number": number, "reason": body.reason, "force": body.force}
     with state.writers:
-        publish(state.engine, number, body.reason, audited(actor, "publish", detail))
+        publish(state.engine, number, body.reason, audited(actor, "publish", detail), force=body.force)
     return refreshed(state, number)
 
 
-@routes.post("/models/rollback", responses=BODY_RESPONSES)
+@routes.post("/models/rollback", responses=BODY_RESPONSES | CONFLICT_RESPONSES)
 def rollback(actor: Admin, body: Annotated[RollBack, Depends(JsonBody(RollBack))], state: CurrentState) -> ModelSummary:
     """Make the version live again that the present live version of an objective replaced."""
     detail: dict[str, object] = {"objective": body.objective, "reason": body.reason}

@@ -2,14 +2,14 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Response, status
+from fastapi import Depends, Query, Request, Response, status
 
 from api.body import JsonBody
-from api.problems import BODY_RESPONSES, Where, problem
-from api.routing import ItemId, UserId, router
-from api.schemas import PostedRatings
-from api.security import Admin, Reader, Writer
-from api.state import CurrentState
+from api.problems import BODY_RESPONSES, none_stored
+from api.routing import FastRoute, ItemId, UserId, router
+from api.schemas import PostedRatings, UserRatingsParams
+from api.security import Admin, Writer
+from api.state import AppState, CurrentState, in_thread, state_of
 from recsys.database.engine import reading
 from recsys.database.feedback import NewRating, rate
 from recsys.database.ratings import delete_rating
@@ -19,6 +19,7 @@ from recsys.errors import NotFoundError
 from recsys.results import RateReport, UserRatings
 
 routes = router("ratings")
+reading_routes = router("ratings", FastRoute)
 
 
 @routes.post("/ratings", response_model=RateReport, responses=BODY_RESPONSES)
@@ -36,16 +37,20 @@ def post_ratings(
     with state.writers:
         report = rate(state.engine, rows, scale, on_change=state.live.users.forget)
     if report.rejected == len(rows):
-        errors = [Where(where=f"body.ratings.{error.index}", message=error.message) for error in report.errors]
-        return problem(422, "No rating could be stored", errors[0].message, errors)
+        return none_stored("rating", "ratings", report.errors)
     return report
 
 
-@routes.get("/users/{user_id}/ratings")
-def user_ratings(_: Reader, user_id: UserId, state: CurrentState) -> UserRatings:
-    """Return the ratings of a user, the latest first."""
+@reading_routes.get("/users/{user_id}/ratings", response_model=UserRatings)
+async def user_ratings(request: Request, user_id: UserId, query: Annotated[UserRatingsParams, Query()]) -> UserRatings:
+    """Return the ratings of a user in pages, the latest first."""
+    state = state_of(request)
+    return await in_thread(state, _user_ratings, state, user_id, query)
+
+
+def _user_ratings(state: AppState, user_id: str, query: UserRatingsParams) -> UserRatings:
     with reading(state.engine) as connection:
-        return read_user_ratings(connection, user_id)
+        return read_user_ratings(connection, user_id, query.limit, query.cursor)
 
 
 @routes.delete("/users/{user_id}/ratings/{item_id}", status_code=status.HTTP_204_NO_CONTENT)

@@ -75,31 +75,43 @@ def similar_command(
 def popular_command(
     by: Annotated[
         PopularByName,
-        typer.Option(help="`bias`: item bias of the rating model; `count`: number of ratings; `mean`: mean rating."),
+        typer.Option(
+            help="`bias`: item bias of the rating model; `count`: number of ratings; `mean`: mean rating; `trending`: "
+            "ratings of the last days."
+        ),
     ] = "bias",
     order: Annotated[OrderName, typer.Option(help="`desc`: highest first; `asc`: lowest first.")] = "desc",
     min_ratings: Annotated[
         int | None,
         typer.Option(min=0, help="Fewest ratings of a listed item. Default: 10; 0 with --by count."),
     ] = None,
+    half_life_days: Annotated[
+        float, typer.Option(min=0.01, max=3650, help="Age in days at which a rating counts half in a trend.")
+    ] = 7.0,
     n: CountOption = 10,
     json: JsonOption = False,
 ) -> None:
-    """Print items by popularity: by bias, number of ratings, or mean rating.
+    """Print items by popularity: by bias, number of ratings, mean rating or trend.
 
-    The bias is the part of an item's score that does not depend on the user. It needs a live
-    rating model.
+    The bias is the part of an item's score that does not depend on the user. Without a live rating
+    model it is not known, and the list is one by number of ratings.
 
         recsys popular
         recsys popular --by count
+        recsys popular --by trending --half-life-days 3
         recsys popular --by mean --order asc --min-ratings 50
     """
     from jobs.cli.show import show
     from recsys.database.engine import reading
     from recsys.serving.encode import to_item_list
     from recsys.serving.snapshot import load_recommender
+    from recsys.serving.trending import read_trending
 
     engine, _ = open_database()
+    trending, fallback = None, None
     with reading(engine) as connection:
         recommender = load_recommender(connection)
-    show(to_item_list(recommender.catalogue, recommender.popular(by, n, order, min_ratings)), json)
+        if by == "trending":
+            trending, fallback = read_trending(connection, recommender, half_life_days, order)
+    ranked = recommender.popular(by, n, order, min_ratings, trending=trending)
+    show(to_item_list(recommender.catalogue, ranked._replace(fallback=fallback or ranked.fallback)), json)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ObjectiveName = Literal["rating", "ranking"]
 ArchitectureName = Literal["dot", "neural"]
 SplitName = Literal["last-tenth", "hash", "random", "time-cut", "leave-last-out"]
-PopularByName = Literal["bias", "count", "mean"]
+PopularByName = Literal["bias", "count", "mean", "trending"]
 OrderName = Literal["desc", "asc"]
 
 ObjectiveOption = Annotated[

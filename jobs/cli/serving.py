@@ -19,6 +19,10 @@ def serve_command(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow an address that other machines can reach although no key exists.")
     ] = False,
+    root_path: Annotated[
+        str | None,
+        typer.Option("--root-path", help="Prefix of all paths behind a reverse proxy, such as /recsys."),
+    ] = None,
 ) -> None:
     """Answer over HTTP. Open http://127.0.0.1:8000/docs for the description of all requests.
 
@@ -27,11 +31,12 @@ def serve_command(
 
         recsys serve
         recsys serve --host 0.0.0.0 --workers 4
+        recsys serve --root-path /recsys
     """
     from jobs.serve import serve
     from recsys.settings import load_settings
 
-    serve(load_settings(), host, port, workers=workers, insecure=insecure)
+    serve(load_settings(), host, port, workers=workers, insecure=insecure, root_path=root_path)
 
 
 def demo_command(

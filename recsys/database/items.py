@@ -12,7 +12,7 @@ from recsys.database import schema
 from recsys.database.audit import record
 from recsys.database.descriptions import Description, upsert_descriptions
 from recsys.database.engine import fetch_rows, retry_on_conflict, upsert
-from recsys.database.work import Guard, unit_of_work
+from recsys.database.work import Guard, Work, unit_of_work
 
 
 class StoredItem(NamedTuple):
@@ -46,38 +46,91 @@ def put_item(engine: Engine, item_id: str, given: Mapping[str, object], *, actor
     Returns:
         The item as it is now, and whether it is new.
     """
-    stored = [schema.items.c[name] for name in StoredItem._fields]
-    this = schema.items.c.item_id == item_id
-
-    def columns_of(known: Mapping[str, object]) -> dict[str, object]:
-        """Return what is given as columns of the table, for an item with these attributes."""
-        columns = {name: value for name, value in given.items() if name != "year"}
-        if "year" in given or "attributes" in given:
-            attributes = given.get("attributes", known)
-            assert isinstance(attributes, Mapping)
-            year = given.get("year", attributes.get("year", known.get("year")))
-            others = {name: value for name, value in attributes.items() if name != "year"}
-            columns["attributes"] = others if year is None else {**others, "year": year}
-        return columns
 
     def write() -> tuple[StoredItem, bool]:
         with unit_of_work(engine) as work:
-            new = {"item_id": item_id, **columns_of({})}
-            row = upsert(work.connection, schema.items, [new], key=["item_id"], returning=stored).one_or_none()
-            is_new, changed = row is not None, columns_of({})
-            if row is None:
-                row = work.connection.execute(select(*stored).where(this).with_for_update(key_share=True)).one()
-                values = columns_of(row.attributes)
-                changed = {name: value for name, value in values.items() if getattr(row, name) != value}
-                if changed:
-                    statement = update(schema.items).where(this).values(changed).returning(*stored)
-                    row = work.connection.execute(statement).one()
-            if changed or is_new:
-                record(work.connection, actor, "put item", {"item_id": item_id, "changed": sorted(changed)})
-                work.change(items=[row.item_key])
-        return StoredItem._make(tuple(row)), is_new
+            put = _put(work, {item_id: given})
+            if item_id in put.changed:
+                detail = {"item_id": item_id, "changed": put.changed[item_id]}
+                record(work.connection, actor, "put item", detail)
+        return put.items[item_id], item_id in put.new
 
     return retry_on_conflict(write)
+
+
+class PutItems(NamedTuple):
+    """What became of items that were put.
+
+    Attributes:
+        items: item id → the item as it is now.
+        new: ids of the items that were inserted.
+        changed: item id → names of the columns that were set, for each item that was inserted or changed.
+    """
+
+    items: Mapping[str, StoredItem]
+    new: frozenset[str]
+    changed: Mapping[str, list[str]]
+
+
+def put_items(engine: Engine, rows: Mapping[str, Mapping[str, object]], *, actor: str) -> PutItems:
+    """Insert or change items in one transaction; see `put_item`.
+
+    Args:
+        rows: item id → what is given of the item.
+        actor: who asked, for the audit log.
+    """
+
+    def write() -> PutItems:
+        with unit_of_work(engine) as work:
+            put = _put(work, rows)
+            if put.changed:
+                record(work.connection, actor, "put items", {"item_ids": sorted(put.changed)})
+        return put
+
+    return retry_on_conflict(write)
+
+
+def _put(work: Work, rows: Mapping[str, Mapping[str, object]]) -> PutItems:
+    """Insert or change items, in the order of their ids, so that two writers do not deadlock."""
+    stored = [schema.items.c[name] for name in StoredItem._fields]
+    empty: dict[str, object] = {"title": None, "categories": [], "attributes": {}, "hidden": False}
+    ordered = dict(sorted(rows.items()))
+    values = [{"item_id": item_id, **empty, **_columns(given, {})} for item_id, given in ordered.items()]
+    inserted = upsert(work.connection, schema.items, values, key=["item_id"], returning=stored).all()
+    items = {row.item_id: StoredItem._make(tuple(row)) for row in inserted}
+    new = frozenset(items)
+    changed = {item_id: sorted(_columns(ordered[item_id], {})) for item_id in new}
+    others = [item_id for item_id in ordered if item_id not in new]
+    if others:
+        there = select(*stored).where(schema.items.c.item_id.in_(others)).order_by(schema.items.c.item_id)
+        for row in work.connection.execute(there.with_for_update(key_share=True)).all():
+            columns = _columns(ordered[row.item_id], row.attributes)
+            differing = {name: value for name, value in columns.items() if getattr(row, name) != value}
+            item = StoredItem._make(tuple(row))
+            if differing:
+                statement = update(schema.items).where(schema.items.c.item_key == item.item_key).values(differing)
+                item = StoredItem._make(tuple(work.connection.execute(statement.returning(*stored)).one()))
+                changed[item.item_id] = sorted(differing)
+            items[item.item_id] = item
+    if changed:
+        work.change(items=[items[item_id].item_key for item_id in changed])
+    return PutItems(items, new, changed)
+
+
+def _columns(given: Mapping[str, object], known: Mapping[str, object]) -> dict[str, object]:
+    """Return what is given of an item as columns of the table.
+
+    Args:
+        known: the attributes that the item has.
+    """
+    columns = {name: value for name, value in given.items() if name != "year"}
+    if "year" in given or "attributes" in given:
+        attributes = given.get("attributes", known)
+        assert isinstance(attributes, Mapping)
+        year = given.get("year", attributes.get("year", known.get("year")))
+        others = {name: value for name, value in attributes.items() if name != "year"}
+        columns["attributes"] = others if year is None else {**others, "year": year}
+    return columns
 
 
 def read_items(connection: Connection, item_keys: Sequence[int] | None = None) -> list[StoredItem]:

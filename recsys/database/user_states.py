@@ -1,5 +1,7 @@
 """What a server reads about users: their row in a version, what they rated, their metadata."""
 
+import base64
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +13,7 @@ from sqlalchemy import Connection, String, bindparam, cast, func, select
 from recsys.database import schema
 from recsys.database.checksums import row_checksum
 from recsys.database.users import user_key_of
+from recsys.errors import InputError
 from recsys.results import UserRating, UserRatings, as_time
 
 _log = logging.getLogger(__name__)
@@ -129,15 +132,39 @@ def user_keys_of(connection: Connection, user_ids: Sequence[str]) -> dict[str, i
     return {row.user_id: row.user_key for row in rows}
 
 
-def read_user_ratings(connection: Connection, user_id: str) -> UserRatings:
-    """Return a user's ratings, the latest first; none if the user does not exist."""
+def read_user_ratings(
+    connection: Connection, user_id: str, limit: int | None = None, cursor: str | None = None
+) -> UserRatings:
+    """Return a user's ratings, the latest first; none if the user does not exist.
+
+    Args:
+        limit: most ratings to return; `None`: all.
+        cursor: `next_cursor` of the page before.
+
+    Raises:
+        InputError: the cursor is not valid.
+    """
     rated, items = schema.ratings.c, schema.items.c
-    rows = connection.execute(
-        select(items.item_id, items.title, rated.rating, rated.rated_at)
+    statement = (
+        select(items.item_id, items.title, rated.rating, rated.rated_at, rated.item_key)
         .select_from(schema.ratings.join(schema.items, items.item_key == rated.item_key))
         .where(rated.user_key == user_key_of(connection, user_id))
         .order_by(rated.rated_at.desc().nulls_last(), rated.item_key)
     )
+    if cursor is not None:
+        rated_at, item_key = _read_cursor(cursor)
+        later_key = rated.item_key > item_key
+        if rated_at is None:
+            statement = statement.where(rated.rated_at.is_(None) & later_key)
+        else:
+            same_time = (rated.rated_at == rated_at) & later_key
+            statement = statement.where((rated.rated_at < rated_at) | rated.rated_at.is_(None) | same_time)
+    rows: Sequence[Any] = connection.execute(statement if limit is None else statement.limit(limit + 1)).all()
+    next_cursor = None
+    if limit is not None and len(rows) > limit:
+        rows = rows[:limit]
+        last = json.dumps([rows[-1].rated_at, rows[-1].item_key])
+        next_cursor = base64.urlsafe_b64encode(last.encode()).decode()
     return UserRatings(
         user_id=user_id,
         ratings=[
@@ -149,7 +176,20 @@ def read_user_ratings(connection: Connection, user_id: str) -> UserRatings:
             )
             for row in rows
         ],
+        next_cursor=next_cursor,
     )
+
+
+def _read_cursor(cursor: str) -> tuple[int | None, int]:
+    """Return time and item key of the last rating of a page."""
+    try:
+        rated_at, item_key = json.loads(base64.b64decode(cursor.encode(), b"-_", validate=True))
+        are_integers = all(type(value) is int and abs(value) < 2**63 for value in (rated_at or 0, item_key))
+        if are_integers and rated_at is not False:
+            return rated_at, item_key
+    except (ValueError, TypeError, RecursionError):
+        pass
+    raise InputError(f"cursor {cursor[:80]!r} is not the next_cursor of a page: start without a cursor")
 
 
 def _possible(user_ids: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from recsys_client import Client
 from recsys_client.api.items import item_v1_items_item_id_get as get_item
 from recsys_client.api.lists import recommend_v1_users_user_id_recommendations_get as recommend
 from recsys_client.api.ratings import post_ratings_v1_ratings_post as post_ratings
-from recsys_client.models import ItemList, PostedRating, PostedRatings, Problem, RateReport
+from recsys_client.models import ItemList, NotFoundProblem, PostedRating, PostedRatings, RateReport
 
 with Client(base_url=sys.argv[2]) as client:
     answer = recommend.sync(client=client, user_id="u1", n=2)
@@ -30,6 +30,6 @@ with Client(base_url=sys.argv[2]) as client:
 
     missing = get_item.sync_detailed(client=client, item_id="zzz")
     assert missing.status_code == 404, missing
-    assert isinstance(missing.parsed, Problem), missing
+    assert isinstance(missing.parsed, NotFoundProblem), missing
     assert missing.parsed.detail.startswith("there is no item 'zzz'")
 sys.stdout.write("asked\n")

@@ -86,7 +86,7 @@ class TestOne:
         unrated = reader.get("/v1/items/hidden").json()
         assert (unrated["hidden"], unrated["n_ratings"], unrated["mean_rating"]) == (True, 0, None)
 
-    @pytest.mark.parametrize("item_id", ["zzz", "%F0%9F%98%80", "a%00", "x" * 10_000, "A", "a%20", "%FF"])
+    @pytest.mark.parametrize("item_id", ["zzz", "%F0%9F%98%80", "a%00", "x" * 10_000, "A", "a%20"])
     def test_unknown(self, reader: httpx.Client, item_id: str) -> None:
         check_problem(reader.get(f"/v1/items/{item_id}"), 404, "search by title")
 

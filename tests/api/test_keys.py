@@ -46,6 +46,7 @@ EXPECTED = {
     },
     "write": {
         ("POST", "/v1/ratings"),
+        ("POST", "/v1/items"),
         ("PUT", "/v1/items/{item_id}"),
         ("DELETE", "/v1/users/{user_id}/ratings/{item_id}"),
     },
@@ -88,16 +89,24 @@ def test_the_document_and_the_routes_name_the_same() -> None:
         "/health/live": None,
         "/health/ready": None,
         "/metrics": "read",
+        "/": None,
+        "/docs": None,
+        "/docs/{file}": None,
     }
 
 
-def test_the_fast_path_is_for_lists_only() -> None:
+def test_the_fast_path_is_for_what_is_read_with_parameters() -> None:
     assert {route.path for route in APP.routes if isinstance(route, FastRoute)} == {
         "/v1/users/{user_id}/recommendations",
         "/v1/recommendations",
         "/v1/users/{user_id}/predictions",
         "/v1/items/{item_id}/similar",
+        "/v1/items/similar",
         "/v1/popular",
+        "/v1/items",
+        "/v1/items/{item_id}",
+        "/v1/categories",
+        "/v1/users/{user_id}/ratings",
     }
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.api.asking import as_json, check_problem, ids
 from tests.api.conftest import Many
 
-ODD_IDS = ["nobody", "%F0%9F%98%80", "a%00b", "x" * 10_000, "%FF", "%2F", "%20", "..%2F..", "%ED%A0%80"]
+ODD_IDS = ["nobody", "%F0%9F%98%80", "a%00b", "x" * 10_000, "%2F", "%20", "..%2F.."]
 
 
 def pairs(of: dict[str, Any]) -> list[tuple[str, float]]:

@@ -23,6 +23,8 @@ RATING = {"ratings": [{"user_id": "u1", "item_id": "b", "rating": 3}]}
 BODY_ENDPOINTS = [
     ("POST", "/v1/ratings"),
     ("POST", "/v1/recommendations"),
+    ("POST", "/v1/items/similar"),
+    ("POST", "/v1/items"),
     ("PUT", "/v1/items/a"),
     ("POST", "/v1/models/1/publish"),
     ("POST", "/v1/models/rollback"),
@@ -37,7 +39,7 @@ def test_health(reader: httpx.Client) -> None:
 
 def test_unknown_paths_and_methods_are_problems_too(reader: httpx.Client) -> None:
     check_problem(reader.get("/v1/nothing"), 404, "/v1/nothing")
-    check_problem(reader.get("/"), 404, "/docs")
+    check_problem(reader.get("/redoc"), 404, "/docs")
     check_problem(reader.get("/v1/popular/"), 404, "/v1/popular/")
     answer = reader.put("/v1/popular")
     check_problem(answer, 405, "PUT /v1/popular")

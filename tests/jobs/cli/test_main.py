@@ -146,7 +146,6 @@ def test_a_dry_run_changes_nothing(on_sqlite: Recsys, ratings: Path) -> None:
         (("load", "nope.csv", "--map", "user=u"), 1, "--map user=u: expected user_id=COLUMN"),
         (("train",), 1, "run `recsys load PATH` first"),
         (("recommend", "u1"), 1, "recsys train --objective ranking"),
-        (("popular",), 1, "recsys train --objective rating"),
         (("report",), 1, "recsys nightly"),
         (("models", "show", "7"), 1, "no model version 7"),
         (("serve", "--host", "0.0.0.0"), 1, "--insecure"),
