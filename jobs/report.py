@@ -4,54 +4,49 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 
-from recsys.analysis.labels import ItemLabels
-from recsys.analysis.report import write_report
-from recsys.analysis.sections import ModelReport
-from recsys.data.keyed import positions
+from recsys.analysis.report import write_images, write_report
+from recsys.analysis.view import ModelView
+from recsys.data.dataset import Ratings
 from recsys.database.engine import reading
-from recsys.database.models import live_numbers, load_factors, version
+from recsys.database.models import live_numbers
+from recsys.database.ratings import read_ratings
 from recsys.errors import NoModelError
-from recsys.serving.catalogue import Catalogue, read_catalogue
+from recsys.library.views import read_view
+from recsys.serving.catalogue import read_catalogue
 
 
-def report(engine: Engine, folder: Path) -> Path:
+def report(engine: Engine, folder: Path, *, png: bool = False) -> Path:
     """Write the report of the live versions into a folder.
+
+    Args:
+        png: write each figure as a PNG image beside it too.
 
     Returns:
         The path of the file.
 
     Raises:
         NoModelError: no version is live.
-        InputError: the file cannot be written.
+        InputError: a file cannot be written.
     """
     with reading(engine) as connection:
-        numbers = live_numbers(connection)
-        if not numbers:
-            raise NoModelError("no model is live yet, so there is nothing to report: run `recsys nightly` first")
-        catalogue = read_catalogue(connection)
-        # Ranking before rating: readers look for the quality of the lists first.
-        models = [model_report(connection, numbers[objective], catalogue) for objective in sorted(numbers)]
-    return write_report(folder, models)
+        views = live_views(connection, read_ratings(connection))
+    path = write_report(folder, views)
+    if png:
+        write_images(folder, views)
+    return path
 
 
-def model_report(connection: Connection, number: int, catalogue: Catalogue) -> ModelReport:
-    """Read what the report needs of one model version."""
-    stored = version(connection, number)
-    factors = load_factors(connection, number)
-    item_idx = positions(catalogue.item_keys, factors.item_keys)  # (n_items,) in the catalogue
-    return ModelReport(
-        number=stored.number,
-        objective=stored.objective,
-        created_at=stored.created_at,
-        configuration=stored.training.configuration,
-        metrics=stored.training.metrics,
-        baselines=stored.training.baselines,
-        history=stored.training.history,
-        factors=factors,
-        items=ItemLabels(
-            item_ids=[catalogue.items[idx].item_id for idx in item_idx],
-            titles=[catalogue.items[idx].title for idx in item_idx],
-            categories=[catalogue.items[idx].categories for idx in item_idx],
-            n_ratings=catalogue.n_ratings[item_idx],
-        ),
-    )
+def live_views(connection: Connection, ratings: Ratings | None = None) -> list[ModelView]:
+    """Return the live versions, ranking before rating: readers look for the quality of the lists first.
+
+    Raises:
+        NoModelError: no version is live.
+    """
+    numbers = live_numbers(connection)
+    if not numbers:
+        raise NoModelError("no model is live yet, so there is nothing to report: run `recsys nightly` first")
+    catalogue = read_catalogue(connection)
+    return [
+        read_view(connection, numbers[objective], catalogue, users=ratings is not None, ratings=ratings)
+        for objective in sorted(numbers)
+    ]

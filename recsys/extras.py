@@ -5,7 +5,8 @@ from importlib.util import find_spec
 from recsys.errors import MissingExtraError
 
 EXTRAS = {
-    "report": ("jinja2", "pandas", "plotly"),
+    "dashboard": ("dash", "dash_ag_grid", "dash_mantine_components", "janus"),
+    "report": ("jinja2", "kaleido", "openTSNE", "pandas", "plotly"),
     "serve": ("fastapi", "httptools", "prometheus_client", "threadpoolctl", "uvicorn", "uvloop"),
     "train": ("optuna", "pandas", "torch"),
 }

@@ -36,6 +36,8 @@ from recsys.serving.users import fold_in_user
 if TYPE_CHECKING:
     import pandas as pd
 
+    from recsys.analysis.view import ModelView
+    from recsys.library.analysis import LearnerPlots, LearnerTables
     from recsys.training.build import EpochRecord
     from recsys.training.checkpoint import Checkpoint
     from recsys.training.config import Config
@@ -178,7 +180,7 @@ class Learner:
         """
         if (user is None) == (ratings is None):
             raise InputError("give either a user (or a list of users) or ratings of a visitor")
-        catalogue = self._catalogue
+        catalogue = self.catalogue
         query = ListQuery(
             n=n,
             exclude_seen=exclude_seen,
@@ -188,7 +190,7 @@ class Learner:
         )
         user_ids = [user] if isinstance(user, str) else list(user or ())
         states = (
-            [self._users.state(user_id) for user_id in user_ids] if ratings is None else [self._users.visitor(ratings)]
+            [self.users.state(user_id) for user_id in user_ids] if ratings is None else [self.users.visitor(ratings)]
         )
         ranked = lists.recommend(self._recommender, self._model, states, query)
         if isinstance(user, str) or ratings is not None:
@@ -251,9 +253,9 @@ class Learner:
         import pandas as pd
 
         item_ids = [items] if isinstance(items, str) else list(items)
-        predicted = predict(self._recommender, self._users.state(user), item_ids)
+        predicted = predict(self._recommender, self.users.state(user), item_ids)
         for item_id in predicted.unknown:
-            self._catalogue.require(item_id)
+            self.catalogue.require(item_id)
         return pd.DataFrame([row.model_dump() for row in predicted.items], columns=["item_id", "title", "prediction"])
 
     def fold_in(self, ratings: Mapping[str, float]) -> FoldedUser:
@@ -265,7 +267,7 @@ class Learner:
         Raises:
             NotFoundError: the model knows none of the items.
         """
-        folded = fold_in_user(self._model, self._users.rated_items(ratings))
+        folded = fold_in_user(self._model, self.users.rated_items(ratings))
         if folded is None:
             raise NotFoundError("the model knows none of these items: give ratings of items that it was trained with")
         return folded
@@ -275,9 +277,9 @@ class Learner:
 
         >>> learner.explain("196", n=1).items[0].explanation            # doctest: +SKIP
         """
-        state = self._users.state(user)
+        state = self.users.state(user)
         (ranked,) = lists.recommend(self._recommender, self._model, [state], ListQuery(n=n))
-        return explain_list(self._recommender, self._model, state, self._users.rated(user), ranked)
+        return explain_list(self._recommender, self._model, state, self.users.rated(user), ranked)
 
     def evaluate(self, test: object, *, k: int = 10, relevant_from: float | None = None) -> EvaluateReport:
         """Measure the model on other ratings, beside the most-popular and the bias-only baselines.
@@ -299,6 +301,7 @@ class Learner:
             self.factors.objective, self.data.ratings, held_out, self.rating_scale, k=k, relevant_from=relevant_from
         )
         self.metrics = judge.measure(self.factors)[1]
+        self.__dict__.pop("view", None)  # it holds the metrics
         return EvaluateReport(
             metrics=self.metrics,
             baselines={name: judge.measure(factors)[1] for name, factors in judge.baselines().items()},
@@ -344,8 +347,41 @@ class Learner:
         """
         return publish_model(self._saved(), self._training(), database_url, reason)
 
+    @property
+    def table(self) -> "LearnerTables":
+        """What the model learned, as data frames.
+
+        >>> learner.table.ends(component=1)                             # doctest: +SKIP
+        """
+        require_extra("report")
+        from recsys.library.analysis import LearnerTables  # pandas and plotly take a while to import
+
+        return LearnerTables(self.view, self)
+
+    @property
+    def plot(self) -> "LearnerPlots":
+        """What the model learned, as plotly figures.
+
+        >>> learner.plot.map(colour="category:Drama")                   # doctest: +SKIP
+        """
+        require_extra("report")
+        from recsys.library.analysis import LearnerPlots
+
+        return LearnerPlots(self.view, self)
+
     @cached_property
-    def _catalogue(self) -> Catalogue:
+    def view(self) -> "ModelView":
+        """The model as `recsys.analysis` looks at it, to be compared with another one.
+
+        >>> learner.table.compare(earlier.view)                         # doctest: +SKIP
+        """
+        from recsys.library.views import view_of_model
+
+        return view_of_model(self.data, self.factors, self.catalogue, self.config, self.metrics, self.history)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The items with their metadata and numbers of ratings."""
         ratings = self.data.ratings
         items = [self.data.items[key] for key in sorted(self.data.items)]
         total = np.bincount(ratings.item_idx, ratings.rating.astype(np.float64), ratings.n_items).astype(np.float64)
@@ -365,15 +401,16 @@ class Learner:
             created_at=now_ms(),
             live=True,
         )
-        return LiveModel.from_version(version, self.factors, self._catalogue)
+        return LiveModel.from_version(version, self.factors, self.catalogue)
 
     @cached_property
     def _recommender(self) -> Recommender:
-        return Recommender(self._catalogue, {self.factors.objective: self._model})
+        return Recommender(self.catalogue, {self.factors.objective: self._model})
 
     @cached_property
-    def _users(self) -> UsersInMemory:
-        return UsersInMemory(self.data, self.factors, self._model, self._catalogue.idx_of)
+    def users(self) -> UsersInMemory:
+        """The users with their ratings."""
+        return UsersInMemory(self.data, self.factors, self._model, self.catalogue.idx_of)
 
     def _saved(self) -> SavedModel:
         return SavedModel(self.data, self.factors, self.config, self.rating_scale, self.history, self.seconds)
@@ -398,6 +435,6 @@ class Learner:
     def _frame(self, ranked: RankedItems) -> "pd.DataFrame":
         import pandas as pd
 
-        items = to_item_list(self._catalogue, ranked).items
+        items = to_item_list(self.catalogue, ranked).items
         rows = [(item.item_id, item.title, item.score) for item in items]
         return pd.DataFrame(rows, columns=["item_id", "title", "score"])

@@ -53,6 +53,22 @@ def frame_rows(frame: pd.DataFrame) -> list[tuple[object, object, object]]:
     return list(frame[["item_id", "title", "score"]].itertuples(index=False, name=None))
 
 
+def test_tables_and_figures_are_those_of_the_model(learner: Learner, data: RatingData) -> None:
+    table = learner.table.items()
+    assert table.item_id.tolist() == [data.items[key].item_id for key in learner.factors.item_keys.tolist()]
+    user_id = next(iter(data.user_ids.values()))
+    listed = learner.explain(user_id, 1).items[0]
+    parts = learner.table.explanation(user_id)
+    assert parts.value.sum() == pytest.approx(listed.score, abs=2e-5)
+    assert learner.plot.explanation(user_id).data[0].x[-1] == listed.score
+    assert learner.table.user(user_id).rating.is_monotonic_decreasing
+    assert learner.table.lists()["users"] == data.ratings.n_users
+    assert learner.table.compare(learner.view).overlap.min() == 1
+    assert len(learner.plot.map("category:Drama").data[0].x) == learner.factors.n_items
+    if learner.factors.objective == "rating":
+        assert learner.table.residuals().n.sum() == data.ratings.n_ratings
+
+
 @pytest.mark.parametrize("architecture", ["dot", "neural"])
 def test_answers_equal_those_of_the_service_bit_for_bit(engine: Engine, data: RatingData, architecture: Any) -> None:
     learners: dict[Objective, Learner] = {}

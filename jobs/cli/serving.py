@@ -60,6 +60,7 @@ def demo_command(
 
 def report_command(
     out: Annotated[Path, typer.Option(help="Folder to write report.html to.")] = Path("report"),
+    png: Annotated[bool, typer.Option("--png", help="Write each figure as an image too; needs Chromium.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Write the live models as one HTML page: a map of the items, what each factor means, biases, training curves.
@@ -67,6 +68,7 @@ def report_command(
     The page needs no network: send it to a colleague as it is.
 
         recsys report
+        recsys report --png
         recsys report --out /var/www/recsys
     """
     from jobs.cli.show import show
@@ -74,4 +76,4 @@ def report_command(
     from recsys.results import PageReport
 
     engine, _ = open_database()
-    show(PageReport(file=str(report(engine, out))), json)
+    show(PageReport(file=str(report(engine, out, png=png))), json)

@@ -4,14 +4,16 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from recsys.analysis.components import Components
-from recsys.analysis.labels import OTHER, ItemLabels
-from recsys.analysis.measures import measure_of
+from recsys.analysis.colouring import Colouring, colour_names, colouring
+from recsys.analysis.labels import ItemLabels
+from recsys.analysis.map_figure import places
+from recsys.analysis.measures import format_value, measure_of
 from recsys.analysis.placement import FONT_PX, Label, place_labels
 from recsys.analysis.style import (
     BLUE,
@@ -26,10 +28,16 @@ from recsys.analysis.style import (
 )
 from recsys.analysis.tables import training_table
 
+if TYPE_CHECKING:
+    from recsys.analysis.view import ModelView
+
 MOST_POINTS = 5000
 """The largest number of items in a figure, the most rated ones: more make browsers slow and a cloud no clearer."""
 
-MIN_WIDTH_PX = 880
+MOST_COLOURS = 40
+"""The largest number of entries of the menu of colours."""
+
+MIN_WIDTH_PX = 680
 """Labels do not touch in a figure of this width or a wider one; a page must not draw it narrower."""
 
 USUAL_WIDTH_PX = 1060
@@ -129,37 +137,113 @@ class ItemScatter:
         )
 
 
-def item_map(components: Components, items: ItemLabels, n_names: int = 30) -> go.Figure:
-    """Draw the items along the first two components, coloured by main category, with names of the most rated.
+def item_map(view: "ModelView", n_names: int = 30) -> go.Figure:
+    """Draw the items on their map, with a menu that chooses the colours, and names of the most rated.
 
     Args:
-        components: at least two of them.
-        items: in the order of `components.positions`.
+        view: of at least two items that differ.
         n_names: the largest number of names.
     """
-    shown = items.most_rated(MOST_POINTS)
+    items, shown = view.items, view.items.most_rated(MOST_POINTS)
     size = 5 + 9 * np.sqrt(items.n_ratings / max(1, int(items.n_ratings.max())))
-    scatter = ItemScatter(components.positions[:, :2], size, items)
+    places_of, titles = places(view, "map")
+    scatter = ItemScatter(places_of.astype(np.float64), size, items)
     x_range, y_range = scatter.axis_range(shown, 0, 0.12), scatter.axis_range(shown, 1)
     # Half as many again as wanted, in place of names that do not fit.
     candidates = [(int(item), [short_name(items.name(item))]) for item in shown[: n_names * 3 // 2]]
     labels = scatter.place_labels(candidates, x_range, y_range, n_names)
 
-    category = items.main_categories(len(PALETTE))
-    names = sorted({category[item] for item in shown}, key=lambda name: (name == OTHER, name))
-    colours = {name: GREY if name == OTHER else PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
-    of_category = {name: [int(item) for item in shown if category[item] == name] for name in names}
     figure = go.Figure()
-    for name in names:
-        figure.add_trace(scatter.markers(of_category[name], name, colours[name], 0.65))
-    # After all markers, which would cover them; in the group of their markers, so that the legend hides both.
-    for name in names:
-        if labelled := [item for item in of_category[name] if item in labels]:
-            figure.add_trace(scatter.labels(labelled, name, INK, labels))
-    figure.update_layout(chart_layout(HEIGHT_PX))
+    figure.add_trace(scatter.markers(shown.tolist(), "items", GREY, 0.7))
+    figure.add_trace(scatter.labels(list(labels), "names", INK, labels))
+    figure.update_layout(chart_layout(HEIGHT_PX), showlegend=False)
+    choices = colour_names(view)[:MOST_COLOURS]
+    buttons = [
+        {
+            "method": "restyle",
+            "label": figure_text(shorten(name, 34)),
+            "args": [_restyled(colouring(view, value), shown), [0]],
+        }
+        for value, name in choices
+    ]
+    figure.update_traces(marker={**_marker(colouring(view, choices[0][0]), shown)}, selector={"name": "items"})
+    menu = {
+        "x": 1,
+        "y": 1,
+        "xanchor": "right",
+        "yanchor": "bottom",
+        "pad": {"b": 4},
+        "bgcolor": "white",
+        "buttons": buttons,
+    }
+    figure.update_layout(updatemenus=[menu])
+    plane = view.map.method == "pca"
     for axis, update in enumerate((figure.update_xaxes, figure.update_yaxes)):
-        title = f"Component {axis + 1} ({components.explained[axis]:.1%} of the variance)"
-        update(title=title, range=(x_range, y_range)[axis])
+        update(title=titles[axis], range=(x_range, y_range)[axis], showticklabels=plane, showgrid=plane, zeroline=plane)
+    return figure
+
+
+def _marker(colours: Colouring, shown: NDArray[np.int64]) -> dict[str, Any]:
+    """Return the colours of the markers of some items, with a colour bar above the drawing area."""
+    values = np.nan_to_num(colours.values[shown], nan=colours.low)
+    bar: dict[str, Any] = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom", "len": 0.4}
+    bar |= {"thickness": 8, "title": {"text": figure_text(colours.title), "side": "top"}, "tickfont": {"size": 10}}
+    return {
+        "color": [round(value, 2) for value in values.tolist()],
+        "colorscale": colours.scale,
+        "cmin": colours.low,
+        "cmax": colours.high,
+        "showscale": colours.bar,
+        "colorbar": bar,
+    }
+
+
+def _restyled(colours: Colouring, shown: NDArray[np.int64]) -> dict[str, list[Any]]:
+    """Return the change of the markers that a button of the menu makes."""
+    marker = _marker(colours, shown)
+    if not colours.bar:
+        marker["color"] = [int(value) if float(value).is_integer() else value for value in marker["color"]]
+    scale = marker["colorscale"]
+    changes = {f"marker.{name}": [marker[name]] for name in ("color", "cmin", "cmax", "showscale")}
+    changes["marker.colorscale"] = [scale if isinstance(scale, str) else [list(step) for step in scale]]
+    changes["marker.colorbar.title.text"] = [marker["colorbar"]["title"]["text"]]
+    ticks = [value for value, _ in colours.ticks]
+    changes["marker.colorbar.tickvals"] = [ticks or None]
+    changes["marker.colorbar.ticktext"] = [[text for _, text in colours.ticks] or None]
+    return changes
+
+
+def bias_points(values: NDArray[np.floating], items: ItemLabels, axis_title: str, min_ratings: int = 1) -> go.Figure:
+    """Draw a value of each item against its number of ratings, with WebGL: as fast with 100,000 items as with 100.
+
+    Args:
+        values: (n_items,).
+        axis_title: title of the vertical axis.
+        min_ratings: items with fewer ratings are left out.
+    """
+    shown = np.flatnonzero(items.n_ratings >= max(1, min_ratings))
+    hover = [
+        f"<b>{figure_text(shorten(items.names[idx], 80))}</b><br>{figure_text(shorten(items.item_ids[idx], 40))}"
+        for idx in shown.tolist()
+    ]
+    figure = go.Figure(
+        go.Scattergl(
+            x=items.n_ratings[shown],
+            y=values[shown].astype(np.float32),
+            mode="markers",
+            text=hover,
+            customdata=shown.astype(np.int32),
+            marker={"color": BLUE, "size": 6, "opacity": 0.5},
+            hovertemplate="%{text}<br>%{x:,} ratings<br><b>%{y:.3f}</b><extra></extra>",
+        ),
+        chart_layout(480),
+    )
+    ticks = [digit * 10**power for power in range(9) for digit in (1, 3)]
+    figure.update_layout(showlegend=False, margin={"t": 12}, dragmode="pan")
+    figure.update_xaxes(
+        title="Number of ratings (logarithmic)", type="log", tickvals=ticks, ticktext=[f"{tick:,}" for tick in ticks]
+    )
+    figure.update_yaxes(title=figure_text(axis_title))
     return figure
 
 
@@ -207,11 +291,13 @@ def bias_against_ratings(
     return figure
 
 
-def training_curves(history: Sequence[Mapping[str, object]]) -> list[Curve]:
+def training_curves(history: Sequence[Mapping[str, object]], metrics: Mapping[str, float] | None = None) -> list[Curve]:
     """Draw the values recorded after each epoch: one figure for the losses, and one for each other measure.
 
     Args:
         history: one mapping per epoch, in order; see `tables.training_table`.
+        metrics: measures of the finished version. Where a curve has one, a line shows it: the curve is measured on a
+            part of the users, the version on all of them, so that its value differs from the end of the curve.
     """
     table = training_table(history)
     measures = [str(key) for key in table.columns]
@@ -239,6 +325,14 @@ def training_curves(history: Sequence[Mapping[str, object]]) -> list[Curve]:
                     marker={"size": 6},
                     hovertemplate="epoch %{x}: <b>%{y:.4f}</b><extra></extra>",
                 )
+            )
+        final = (metrics or {}).get(keys[0])
+        if final is not None and len(keys) == 1:
+            figure.add_hline(
+                y=final,
+                line={"color": GREY, "dash": "dash", "width": 1.5},
+                annotation={"text": f"the version, all users: {format_value(final)}", "font": {"size": 11}},
+                annotation_position="bottom left" if measure.higher_is_better is False else "top left",
             )
         has_legend = len(keys) > 1
         figure.update_layout(chart_layout(CURVE_HEIGHT_PX), showlegend=has_legend, margin_t=32 if has_legend else 12)

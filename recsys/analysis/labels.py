@@ -1,39 +1,52 @@
-"""Names, categories and rating counts of items, for figures and tables."""
+"""Names, categories and counts of items, for figures and tables."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-OTHER = "other"
-"""Main category of items without a category, and of items whose category is too rare for a colour of its own."""
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ItemLabels:
     """Names of items, in the order of `Factors.item_keys`.
 
     Attributes:
         item_ids: (n_items,) external ids.
         titles: (n_items,) titles; None or blank for an item without one.
-        categories: (n_items,) the categories of each item, the main one first.
+        categories: (n_items,) the categories of each item. An item counts in each of them.
         n_ratings: (n_items,) number of ratings of each item.
+        mean_rating: (n_items,) float64, NaN without ratings; empty if it is not known.
+        year: (n_items,) float64, NaN where it is not known; empty if no item has one.
     """
 
     item_ids: Sequence[str]
     titles: Sequence[str | None]
     categories: Sequence[Sequence[str]]
     n_ratings: NDArray[np.int64]
+    mean_rating: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    year: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     def __post_init__(self) -> None:
         lengths = {len(self.item_ids), len(self.titles), len(self.categories), len(self.n_ratings)}
+        lengths |= {len(column) for column in (self.mean_rating, self.year) if len(column)}
         if len(lengths) > 1:
             raise ValueError(f"item_ids, titles, categories and n_ratings differ in length: {sorted(lengths)}")
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    @cached_property
+    def idx_of(self) -> dict[str, int]:
+        """External id → position."""
+        return {item_id: idx for idx, item_id in enumerate(self.item_ids)}
+
+    @cached_property
+    def names(self) -> list[str]:
+        """(n_items,) `name` of each item."""
+        return [self.name(item_idx) for item_idx in range(len(self))]
 
     def name(self, item_idx: int) -> str:
         """Return the title on one line, or the id of an item without a title."""
@@ -48,10 +61,18 @@ class ItemLabels:
         """Return the positions of the n most rated items, most rated first; equal counts in the order of the items."""
         return np.argsort(-self.n_ratings, kind="stable")[:n].astype(np.int64)
 
-    def main_categories(self, n: int) -> list[str]:
-        """Return the first category of each item: (n_items,). All but the n most frequent become `OTHER`."""
-        first = [categories[0] if categories else OTHER for categories in self.categories]
-        ranked = Counter(name for name in first if name != OTHER).most_common()
-        # Equal counts are ordered by name, so that the colours do not depend on the order of the items.
-        kept = {name for name, _ in sorted(ranked, key=lambda pair: (-pair[1], pair[0]))[:n]}
-        return [name if name in kept else OTHER for name in first]
+    @cached_property
+    def category_idx(self) -> dict[str, NDArray[np.int64]]:
+        """Category → positions of its items, ascending; the largest category first, equal ones by name."""
+        counts = Counter(name for categories in self.categories for name in set(categories))
+        found: dict[str, list[int]] = {name: [] for name in sorted(counts, key=lambda name: (-counts[name], name))}
+        for idx, categories in enumerate(self.categories):
+            for name in set(categories):
+                found[name].append(idx)
+        return {name: np.array(idx, np.int64) for name, idx in found.items()}
+
+    def in_category(self, name: str) -> NDArray[np.bool_]:
+        """Return a mask (n_items,) of the items of a category."""
+        mask = np.zeros(len(self), bool)
+        mask[self.category_idx.get(name, [])] = True
+        return mask

@@ -1,7 +1,7 @@
 """The content of a report: for each model version the values and figures that the templates print."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -11,57 +11,21 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from recsys.analysis.components import Components, both_ends, principal_components
+from recsys.analysis import charts
+from recsys.analysis.clusters import Cluster
+from recsys.analysis.colouring import cluster_colour
+from recsys.analysis.components import Components, both_ends
 from recsys.analysis.figures import MOST_POINTS, Curve, bias_against_ratings, item_map, training_curves
 from recsys.analysis.labels import ItemLabels
 from recsys.analysis.measures import Measure, format_value, measure_of
-from recsys.analysis.tables import THIS_VERSION, item_bias, measure_table
-from recsys.factors import Factors
-from recsys.results import Objective
+from recsys.analysis.tables import MIN_RATINGS, THIS_VERSION, measure_table
+from recsys.analysis.view import ModelView
 
 N_COMPONENTS = 4
 N_AT_END = 8
 N_BIASED = 10
-MIN_RATINGS = 10
-"""Items with fewer ratings are left out of lists of extremes: what is learned about them is mostly chance."""
-
 POPULARITY_CORRELATION = 0.6
 """A component that correlates this much with the logarithm of the number of ratings is marked as popularity."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelReport:
-    """A model version as the report needs it.
-
-    Attributes:
-        number: number of the version.
-        objective: what was optimised.
-        created_at: Unix milliseconds in UTC, or a text that is printed as it is.
-        configuration: the settings of the training.
-        metrics: measure → value on the held-out ratings.
-        baselines: baseline → measure → value on the same ratings.
-        history: one mapping per epoch: `epoch`, `train_loss`, `valid`, …
-        factors: what was learned.
-        items: names in the order of `factors.item_keys`.
-    """
-
-    number: int
-    objective: Objective
-    created_at: int | str
-    configuration: Mapping[str, object]
-    metrics: Mapping[str, float]
-    baselines: Mapping[str, Mapping[str, float]]
-    history: Sequence[Mapping[str, object]]
-    factors: Factors
-    items: ItemLabels
-
-    def __post_init__(self) -> None:
-        if len(self.items) != self.factors.n_items:
-            raise ValueError(f"labels for {len(self.items)} items, factors for {self.factors.n_items}")
-
-    @property
-    def name(self) -> str:
-        return f"{self.objective.capitalize()} model, version {self.number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +142,7 @@ class BiasSection:
 class ModelSection:
     """What the templates print about a model version."""
 
-    model: ModelReport
+    model: ModelView
 
     @property
     def created_at(self) -> str:
@@ -216,12 +180,41 @@ class ModelSection:
     @cached_property
     def components(self) -> Components:
         """The principal components of the item factors."""
-        return principal_components(self.model.factors.embeddings, N_COMPONENTS)
+        return self.model.components
 
     @cached_property
     def map(self) -> go.Figure | None:
         """The map of the items, or None with fewer than two components."""
-        return item_map(self.components, self.model.items) if self.components.n_components >= 2 else None
+        return item_map(self.model) if self.components.n_components >= 2 else None
+
+    def clusters(self) -> list[tuple[str, Cluster]]:
+        """Return the clusters and their colours on the map."""
+        return [(cluster_colour(cluster.number), cluster) for cluster in self.model.clusters]
+
+    @cached_property
+    def categories(self) -> go.Figure | None:
+        """How well a direction tells each category apart; None if no category is large enough."""
+        found = self.model.table.categories().auc.notna().any()
+        return self.model.plot.categories() if found else None
+
+    @cached_property
+    def fit(self) -> list[Curve]:
+        """Calibration and residuals of a rating model; nothing without ratings."""
+        view = self.model
+        if view.factors.rating_range is None or view.ratings is None or not view.ratings.n_ratings:
+            return []
+        table = view.table.residuals
+        return [
+            Curve("Calibration", charts.calibration(table("prediction"))),
+            Curve("By number of ratings of the item", charts.residuals(table("popularity"), "Ratings of the item")),
+            Curve("By number of ratings of the user", charts.residuals(table("activity"), "Ratings of the user")),
+        ]
+
+    @cached_property
+    def lists(self) -> dict[str, float]:
+        """What the lists of up to 1,000 users have in common; empty without users."""
+        view = self.model
+        return view.table.lists() if view.factors.n_users and view.ratings is not None else {}
 
     @property
     def n_mapped(self) -> int | None:
@@ -239,7 +232,7 @@ class ModelSection:
         """Each component with the items at its ends."""
         items, sections = self.model.items, []
         log_ratings = np.log1p(items.n_ratings)
-        for k in range(self.components.n_components):
+        for k in range(min(N_COMPONENTS, self.components.n_components)):
             positions = self.components.positions[:, k]
             low, high = both_ends(positions, N_AT_END, self.well_rated)
             longest = float(np.abs(positions[[*low, *high]]).max())
@@ -258,13 +251,12 @@ class ModelSection:
     @cached_property
     def bias(self) -> BiasSection | None:
         """The items with the highest and the lowest bias, or None if no item has a rating."""
-        items, factors = self.model.items, self.model.factors
+        items = self.model.items
         among = items.n_ratings > 0 if self.well_rated is None else self.well_rated
         if not among.any():
             return None
-        bias = item_bias(factors)
+        bias, title = self.model.bias, self.model.bias_title
         low, high = both_ends(bias, N_BIASED, among)
-        title = "Item bias" if factors.rating_range is None else "Item bias (rating points)"
         longest = float(np.abs(bias[[*low, *high]]).max())
         return BiasSection(
             figure=bias_against_ratings(bias, items, high, low, title),
@@ -275,4 +267,4 @@ class ModelSection:
     @cached_property
     def curves(self) -> list[Curve]:
         """The training curves."""
-        return training_curves(self.model.history)
+        return training_curves(self.model.history, self.model.metrics)

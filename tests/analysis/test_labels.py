@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recsys.analysis.labels import OTHER, ItemLabels
+from recsys.analysis.labels import ItemLabels
 
 
 class TestItemLabels:
@@ -11,11 +11,14 @@ class TestItemLabels:
         items = ItemLabels(["a", "b", "c"], ["Alien\n (1979)", None, "  "], [(), (), ()], np.zeros(3, np.int64))
         assert [items.name(i) for i in range(3)] == ["Alien (1979)", "b", "c"]
 
-    def test_rare_categories_share_one_colour(self) -> None:
-        categories = [["Drama", "War"], ["Drama"], ["Crime"], ["Action"], [], ["Crime"]]
-        items = ItemLabels(list("abcdef"), [None] * 6, categories, np.zeros(6, np.int64))
-        assert items.main_categories(2) == ["Drama", "Drama", "Crime", OTHER, OTHER, "Crime"]
-        assert items.main_categories(3)[3] == "Action"
+    def test_an_item_counts_in_each_of_its_categories(self) -> None:
+        categories = [["Action", "War"], ["War"], ["Crime", "Crime"], [], ["Action"]]
+        items = ItemLabels(list("abcde"), [None] * 5, categories, np.zeros(5, np.int64))
+        found = {name: idx.tolist() for name, idx in items.category_idx.items()}
+        assert found == {"Action": [0, 4], "War": [0, 1], "Crime": [2]}
+        assert list(found) == ["Action", "War", "Crime"]
+        assert items.in_category("War").tolist() == [True, True, False, False, False]
+        assert not items.in_category("Western").any()
 
     def test_columns_of_different_length_are_refused(self) -> None:
         with pytest.raises(ValueError, match="differ in length"):

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recsys.analysis.components import Components
 from recsys.analysis.figures import MOST_POINTS, bias_against_ratings, item_map, short_name, training_curves
 from recsys.analysis.labels import ItemLabels
-from recsys.analysis.report import render, write_report
-from recsys.analysis.sections import ModelReport
+from recsys.analysis.maps import ItemMap
+from recsys.analysis.report import render, write_images, write_report
+from recsys.analysis.view import ModelView
 from recsys.errors import InputError, NoModelError
 from recsys.factors import Factors, Side
 from recsys.results import Objective
@@ -30,7 +30,7 @@ def model(
     n_factors: int = 5,
     titles: list[str | None] | None = None,
     **changes: Any,
-) -> ModelReport:
+) -> ModelView:
     rng = np.random.default_rng(number)
     factors = Factors(
         objective=objective,
@@ -50,7 +50,7 @@ def model(
         n_ratings=np.arange(n_items) * 7,
     )
     metric = "rmse" if objective == "rating" else "ndcg"
-    made = ModelReport(
+    made = ModelView(
         number=number,
         objective=objective,
         created_at=1_767_312_000_000,
@@ -119,12 +119,12 @@ class TestRender:
 
     def test_contains_plotly_once_and_refers_to_no_other_file(self) -> None:
         document = render([model(), model("ranking", 8)])
-        assert len(document) < 7_000_000
+        assert len(document) < 6_000_000
         assert "default-src 'none'" in document
         outside_plotly = document[: document.index("<script>")] + body(document)
         addresses = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"'>]*)", outside_plotly)
         assert set(addresses) == {"data:,", "#v7", "#v8"}
-        assert document.count("<script>") == 1 + 5
+        assert document.count("<script>") == 1 + 5 + 2
 
     def test_shows_version_configuration_and_measures_beside_baselines(self) -> None:
         text = body(render([model()]))
@@ -136,8 +136,8 @@ class TestRender:
         assert 'best">0.8123' not in text
 
     def test_a_ranking_version_has_no_biases(self) -> None:
-        assert set(figures(render([model("ranking", 8)]))) == {"v8-map", "v8-curve1"}
-        assert set(figures(render([model()]))) == {"v7-map", "v7-bias", "v7-curve1"}
+        assert set(figures(render([model("ranking", 8)]))) == {"v8-map", "v8-categories", "v8-curve1"}
+        assert set(figures(render([model()]))) == {"v7-map", "v7-categories", "v7-bias", "v7-curve1"}
 
     def test_lists_of_biases_are_in_order_and_hold_items_with_enough_ratings(self) -> None:
         made = model()
@@ -174,7 +174,7 @@ class TestRender:
             created_at=HOSTILE,
             history=[{"epoch": 1, HOSTILE: 1.0}],
         )
-        labels = replace(hostile.items, categories=[[HOSTILE]] * 40, item_ids=[HOSTILE] * 40)
+        labels = replace(hostile.items, categories=[[HOSTILE], []] * 20, item_ids=[HOSTILE] * 40)
         document = render([replace(hostile, items=labels)])
         assert "<script>alert" not in document
         assert "<b>&quot;Ω" not in document
@@ -223,7 +223,10 @@ class TestMissingData:
 class TestFigures:
     def test_a_large_catalogue_is_drawn_by_its_most_rated_items(self) -> None:
         n_items = MOST_POINTS + 500
-        document = render([model("ranking", 8, n_items=n_items, titles=[None] * n_items)])
+        drawn_by = model("ranking", 8, n_items=n_items, titles=[None] * n_items)
+        places = np.random.default_rng(0).normal(size=(n_items, 2)).astype(np.float32)
+        stored = ItemMap("tsne", drawn_by.factors.item_keys, places, np.zeros(n_items, np.int32))
+        document = render([replace(drawn_by, stored_map=stored)])
         drawn = figures(document)["v8-map"]
         names = [hover[0] for trace in drawn for hover in trace.get("customdata", [])]
         assert sorted(names) == [f"i{i:04}" for i in range(500, n_items)]
@@ -244,14 +247,22 @@ class TestFigures:
         assert short_name("(1994)") == "(1994)"
         assert short_name("x" * 99) == "x" * 29 + "…"
 
-    def test_every_category_has_its_own_colour(self) -> None:
+    def test_the_menu_colours_every_category_wherever_it_stands(self) -> None:
         made = model()
-        points = made.factors.item_factors[:, :2].astype(np.float64)
-        figure = item_map(Components(np.eye(2, 5), points, np.array([0.5, 0.3])), made.items)
-        named = [trace for trace in figure.data if trace.showlegend is not False]
-        assert [trace.name for trace in named] == ["Comedy", "Drama", "War"]
-        assert len({trace.marker.color for trace in named}) == 3
-        assert "50.0% of the variance" in figure.layout.xaxis.title.text
+        figure = item_map(made)
+        buttons = {button.label: button.args[0] for button in figure.layout.updatemenus[0].buttons}
+        assert list(buttons) == [
+            *("Cluster", "Number of ratings", "Item bias"),
+            *("Crime (40)", "Drama (14)", "Comedy (13)", "War (13)"),
+        ]
+        shown = made.items.most_rated(MOST_POINTS)
+        assert buttons["War (13)"]["marker.color"] == [[int(idx % 3 == 2) for idx in shown]]
+        assert "50.0%" not in str(figure.layout.xaxis.title.text)
+
+    def test_a_curve_says_what_the_finished_version_has(self) -> None:
+        (curve,) = training_curves([{"epoch": 1, "ndcg": 0.2}, {"epoch": 2, "ndcg": 0.3}], {"ndcg": 0.25})
+        assert curve.figure.layout.shapes[0].y0 == 0.25
+        assert "the version, all users: 0.2500" in curve.figure.layout.annotations[0].text
 
     def test_the_highest_and_lowest_biases_have_their_own_colours(self) -> None:
         made = model()
@@ -259,6 +270,15 @@ class TestFigures:
         counts = [len(trace.x) for trace in figure.data if trace.showlegend is not False]
         assert counts == [36, 2, 1]  # item 0 has no rating, so no place on a logarithmic axis
         assert figure.layout.xaxis.type == "log"
+
+
+@pytest.mark.browser
+def test_figures_as_images(browser: Any, tmp_path: Path) -> None:
+    paths = write_images(tmp_path, [model("ranking", 8)])
+    assert [path.name for path in paths] == ["v8-map.png", "v8-categories.png", "v8-curve1.png"]
+    for path in paths:
+        assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert int.from_bytes(paths[0].read_bytes()[16:20]) == 2200  # pixels wide
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +303,9 @@ class TestInABrowser:
         drawn = opened.eval_on_selector_all(
             ".plotly-graph-div", "all => all.map(one => [one.id, one.querySelectorAll('.main-svg').length > 0])"
         )
-        assert dict(drawn) == dict.fromkeys(["v7-map", "v7-bias", "v7-curve1", "v8-map", "v8-curve1"], True)
+        assert dict(drawn) == dict.fromkeys(
+            ["v7-map", "v7-categories", "v7-bias", "v7-curve1", "v8-map", "v8-categories", "v8-curve1"], True
+        )
         assert opened.locator("#v7-map .scatterlayer .point").count() > 40
         assert opened.trouble == []
         assert opened.requested == [opened.path.as_uri()]
@@ -307,6 +329,20 @@ class TestInABrowser:
         while (found := opened.evaluate("document.documentElement.scrollWidth")) != width:
             assert time.monotonic() < deadline, f"{found} pixels wide in a window of {width}"
             opened.wait_for_timeout(50)  # figures follow the window a moment later
+
+    @pytest.mark.parametrize("width", [1920, 800])
+    def test_no_figure_is_cut(self, opened: Any, width: int) -> None:
+        self.test_fits_the_window(opened, width)
+        wider = opened.eval_on_selector_all(
+            ".plotly-graph-div",
+            "all => all.filter(one => one.querySelector('.main-svg').getBoundingClientRect().right"
+            " > one.closest('.card').getBoundingClientRect().right + 1).map(one => one.id)",
+        )
+        assert wider == []
+        boxes = opened.eval_on_selector_all(
+            ".curves .main-svg", "all => all.map(one => one.getBoundingClientRect()).map(box => [box.left, box.right])"
+        )
+        assert all(right - left <= width / 2 for left, right in boxes) or width < 900
 
     @pytest.mark.parametrize("width", [1280, 700])
     def test_printed_names_do_not_overlap(self, opened: Any, width: int) -> None:

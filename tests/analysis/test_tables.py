@@ -1,22 +1,28 @@
 """Tables of a model against values computed by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from recsys.analysis.labels import ItemLabels
 from recsys.analysis.measures import format_setting, format_value, measure_of
-from recsys.analysis.tables import component_table, item_bias, item_table, measure_table, training_table
+from recsys.analysis.tables import measure_table, training_table
+from recsys.analysis.view import ModelView, item_bias
 from tests.analysis.test_report import model
 
 ITEMS = ItemLabels(["a", "b", "c"], ["Alien", None, "Casablanca"], [["Horror", "Sci-Fi"], [], ["Drama"]], np.arange(3))
 
 
-class TestItemTable:
+def small(n_factors: int = 2) -> ModelView:
+    return replace(model("ranking", n_items=3, n_factors=n_factors), items=ITEMS)
+
+
+class TestItems:
     def test_one_row_per_item_in_the_order_of_the_factors(self) -> None:
-        factors = model("ranking", n_items=3, n_factors=2).factors
-        table = item_table(factors, ITEMS)
+        view = small()
+        table = view.table.items()
         assert table.index.name == "item_idx"
         assert list(table.columns) == [
             "item_id",
@@ -24,6 +30,8 @@ class TestItemTable:
             "categories",
             "n_ratings",
             "bias",
+            "norm",
+            "cluster",
             "component_1",
             "component_2",
         ]
@@ -31,35 +39,35 @@ class TestItemTable:
         assert table["title"].tolist() == ["Alien", "b", "Casablanca"]
         assert table["categories"].tolist() == [("Horror", "Sci-Fi"), (), ("Drama",)]
         assert table["n_ratings"].tolist() == [0, 1, 2]
-        np.testing.assert_array_equal(table["bias"], factors.item_bias)
+        np.testing.assert_array_equal(table["bias"], view.factors.item_bias)
 
     def test_components_are_the_rotated_centred_factors(self) -> None:
-        factors = model("ranking", n_items=3, n_factors=2).factors
-        positions = item_table(factors, ITEMS)[["component_1", "component_2"]].to_numpy()
-        directions = component_table(factors)[["direction_1", "direction_2"]].to_numpy()
+        view = small()
+        factors = view.factors
+        positions = view.table.items()[["component_1", "component_2"]].to_numpy()
+        directions = view.table.components()[["direction_1", "direction_2"]].to_numpy()
         centred = factors.item_factors - factors.item_factors.astype(np.float64).mean(axis=0)
         np.testing.assert_allclose(positions @ directions, centred, atol=1e-6)
 
     def test_the_number_of_components_is_limited(self) -> None:
-        table = item_table(model("ranking", n_items=3, n_factors=2).factors, ITEMS, n_components=1)
+        table = small().table.items(n_components=1)
         assert "component_1" in table
         assert "component_2" not in table
 
     def test_no_items(self) -> None:
-        empty = ItemLabels([], [], [], np.zeros(0, np.int64))
-        assert item_table(model(n_items=0).factors, empty).empty
+        assert model(n_items=0).table.items().empty
 
 
-class TestComponentTable:
+class TestComponents:
     def test_shares_and_unit_directions(self) -> None:
-        table = component_table(model(n_factors=5).factors, n_components=3)
+        table = model(n_factors=3).table.components()
         assert table.index.tolist() == [1, 2, 3]
         assert table["explained"].is_monotonic_decreasing
-        directions = table.drop(columns="explained").to_numpy()
+        directions = table.filter(like="direction").to_numpy()
         np.testing.assert_allclose(directions @ directions.T, np.eye(3), atol=1e-12)
 
     def test_equal_factors_have_no_component(self) -> None:
-        assert component_table(model(n_items=1).factors).empty
+        assert model(n_items=1).table.components().empty
 
 
 class TestItemBias:

@@ -1,0 +1,200 @@
+"""The map of the items as a figure for the dashboard and for notebooks, fast with many points."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from recsys.analysis.colouring import CATEGORY, Colouring, colouring
+from recsys.analysis.style import GREY, INK, VERMILLION, chart_layout, figure_text, shorten
+
+if TYPE_CHECKING:
+    from recsys.analysis.view import ModelView
+
+MOST_SHOWN = 200_000
+"""The largest number of points: a larger catalogue is drawn by its most rated items."""
+
+MAP_HEIGHT_PX = 640
+PROJECTIONS = {"map": "Map", "pca": "Components"}
+
+
+def map_figure(
+    view: "ModelView",
+    colour: str = "cluster",
+    projection: str = "map",
+    highlighted: Sequence[int] = (),
+    centre: int | None = None,
+    n_names: int = 0,
+) -> go.Figure:
+    """Draw the items as points, with WebGL.
+
+    Args:
+        colour: see `recsys.analysis.colouring.colour_names`.
+        projection: `map`, where near items are alike; or `pca`, the first two components.
+        highlighted: positions of items that are drawn larger and named; all others are faded.
+        centre: position of one item that is marked, such as the one whose neighbours are highlighted.
+        n_names: number of the most rated items that are named.
+
+    Raises:
+        InputError: there is no such colouring.
+    """
+    colours = colouring(view, colour)
+    xy, titles = places(view, projection)
+    shown = np.sort(view.items.most_rated(MOST_SHOWN))
+    if colours.on_top is not None:
+        shown = shown[np.argsort(colours.on_top[shown], kind="stable")]
+    figure = go.Figure(layout=chart_layout(MAP_HEIGHT_PX))
+    focus = [*highlighted, *([] if centre is None else [centre])]
+    figure.add_trace(points(view, xy, shown, colours, faded=bool(focus)))
+    if highlighted:
+        figure.add_trace(_named_points(view, xy, highlighted, colours, "neighbours", 11, INK))
+    if centre is not None:
+        figure.add_trace(_named_points(view, xy, [centre], colours, "chosen", 16, VERMILLION))
+    named = [] if focus else view.items.most_rated(n_names).tolist()
+    if named:
+        figure.add_trace(_named_points(view, xy, named, colours, "named", 7, INK))
+    if colour == "cluster" and not focus:
+        figure.update_layout(annotations=cluster_names(view, xy, shown))
+    title = figure_text(colours.title)
+    if colour.startswith(CATEGORY):
+        title = f"{title}: {int(colours.values.sum()):,} items"
+    figure.update_layout(
+        showlegend=False, hovermode="closest", dragmode="pan", margin={"t": 12, "l": 48}, uirevision=projection
+    )
+    plane = projection == "pca" or view.map.method == "pca"
+    figure.update_xaxes(title=titles[0], showgrid=plane, showticklabels=plane, zeroline=plane)
+    figure.update_yaxes(title=titles[1], showgrid=plane, showticklabels=plane, zeroline=plane)
+    figure.update_layout(meta={"colour": title, "n_shown": len(shown), "n_items": len(view.items)})
+    return figure
+
+
+def places(view: "ModelView", projection: str) -> tuple[NDArray[np.float32], tuple[str, str]]:
+    """Return the places of all items, (n_items, 2), and the titles of both axes."""
+    if projection == "map" and view.map.method != "pca":
+        return view.map.xy, ("", "")
+    components = view.components
+    xy = np.zeros((len(view.items), 2), np.float32)
+    n = min(2, components.n_components)
+    xy[:, :n] = components.positions[:, :n]
+    names = [f"Component {k + 1} ({components.explained[k]:.1%} of the variance)" for k in range(n)]
+    names += ["", ""]
+    return xy, (names[0], names[1])
+
+
+def points(
+    view: "ModelView", xy: NDArray[np.float32], shown: NDArray[np.int64], colours: Colouring, faded: bool = False
+) -> go.Scattergl:
+    """Return the points of some items; `customdata` holds their positions."""
+    items = view.items
+    size = 4 + 8 * np.sqrt(items.n_ratings[shown] / max(1, int(items.n_ratings.max(initial=1))))
+    if len(shown) > 20_000:
+        size = np.maximum(3, size - 1)
+    return go.Scattergl(
+        x=xy[shown, 0],
+        y=xy[shown, 1],
+        mode="markers",
+        name="items",
+        text=[hover_text(view, idx) for idx in shown.tolist()],
+        customdata=shown.astype(np.int32),
+        hovertemplate="%{text}<extra></extra>",
+        marker={
+            "size": size.astype(np.float32),
+            "opacity": 0.18 if faded else 0.75,
+            "line": {"width": 0},
+            **_marker_colours(colours, shown),
+        },
+        unselected={"marker": {"opacity": 0.15}},
+    )
+
+
+def hover_text(view: "ModelView", idx: int) -> str:
+    """Return title, id and number of ratings of an item, for a figure."""
+    items = view.items
+    name = figure_text(shorten(items.names[idx], 80))
+    return f"<b>{name}</b><br>{figure_text(shorten(items.item_ids[idx], 40))} · {items.rating_count(idx)}"
+
+
+def cluster_names(view: "ModelView", xy: NDArray[np.float32], shown: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """Return an annotation for each cluster, at the median of its points, as far as they do not overlap."""
+    labels = view.cluster_labels[shown]
+    span = np.maximum(np.ptp(xy[shown], axis=0), 1e-9)
+    placed: list[NDArray[np.float64]] = []
+    found = []
+    for cluster in view.clusters:
+        members = shown[labels == cluster.number]
+        if not len(members):
+            continue
+        at = np.median(xy[members], axis=0).astype(np.float64)
+        if any((np.abs(at - other) / span < (0.16, 0.035)).all() for other in placed):
+            continue
+        placed.append(at)
+        found.append(
+            {
+                "x": float(at[0]),
+                "y": float(at[1]),
+                "text": f"<b>{figure_text(shorten(cluster.name, 34))}</b>",
+                "showarrow": False,
+                "bgcolor": "rgba(255,255,255,0.75)",
+                "font": {"size": 12, "color": INK},
+                "borderpad": 1,
+            }
+        )
+    return found
+
+
+def _named_points(
+    view: "ModelView",
+    xy: NDArray[np.float32],
+    chosen: Sequence[int],
+    colours: Colouring,
+    name: str,
+    size: int,
+    line: str,
+) -> go.Scattergl:
+    idx = np.array(chosen, np.int64)
+    return go.Scattergl(
+        x=xy[idx, 0],
+        y=xy[idx, 1],
+        mode="markers+text",
+        name=name,
+        text=[figure_text(shorten(view.items.names[item], 28)) for item in idx.tolist()],
+        textposition="top center",
+        textfont={"size": 11},
+        customdata=idx.astype(np.int32),
+        hovertext=[hover_text(view, item) for item in idx.tolist()],
+        hovertemplate="%{hovertext}<extra></extra>",
+        marker={
+            "size": size,
+            "opacity": 1,
+            "line": {"width": 1.5, "color": line},
+            **_marker_colours(colours, idx, False),
+        },
+    )
+
+
+def _marker_colours(colours: Colouring, idx: NDArray[np.int64], bar: bool = True) -> dict[str, Any]:
+    values = colours.values[idx]
+    known = ~np.isnan(values)
+    if not known.any():
+        return {"color": GREY}
+    marker: dict[str, Any] = {
+        "color": np.where(known, values, colours.low).astype(np.float32),
+        "colorscale": colours.scale,
+        "cmin": colours.low,
+        "cmax": colours.high,
+        "showscale": bar and colours.bar,
+    }
+    if marker["showscale"]:
+        marker["colorbar"] = {
+            "title": {"text": figure_text(colours.title), "side": "right"},
+            "thickness": 12,
+            "len": 0.6,
+        }
+        if colours.ticks:
+            marker["colorbar"] |= {
+                "tickvals": [value for value, _ in colours.ticks],
+                "ticktext": [text for _, text in colours.ticks],
+            }
+    return marker

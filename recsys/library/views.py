@@ -1,0 +1,90 @@
+"""Model versions as `recsys.analysis` looks at them, from a database or from a trained model in memory."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection
+
+from recsys.analysis.labels import ItemLabels
+from recsys.analysis.view import ModelView
+from recsys.data.dataset import Ratings
+from recsys.database.clock import now_ms
+from recsys.database.models import load_factors, version
+from recsys.factors import Factors
+from recsys.library.loading import RatingData
+from recsys.serving.catalogue import Catalogue
+
+
+def read_view(
+    connection: Connection,
+    number: int,
+    catalogue: Catalogue,
+    *,
+    users: bool = False,
+    ratings: Ratings | None = None,
+) -> ModelView:
+    """Read a model version with the names of its items.
+
+    Args:
+        users: read the users too, for lists and residuals.
+        ratings: for lists and residuals.
+
+    Raises:
+        NotFoundError: there is no such version.
+        DamagedVersionError: what is stored is not what was written.
+    """
+    stored = version(connection, number)
+    factors = load_factors(connection, number, users=users)
+    return ModelView(
+        number=stored.number,
+        objective=stored.objective,
+        created_at=stored.created_at,
+        configuration=stored.training.configuration,
+        metrics=stored.training.metrics,
+        baselines=stored.training.baselines,
+        history=stored.training.history,
+        factors=factors,
+        items=labels_of(catalogue, catalogue.positions(factors.item_keys)),
+        ratings=ratings,
+    )
+
+
+def labels_of(catalogue: Catalogue, item_idx: NDArray[np.int64]) -> ItemLabels:
+    """Return the names and counts of some items of a catalogue, in the given order."""
+    items = [catalogue.items[idx] for idx in item_idx.tolist()]
+    n_ratings = catalogue.n_ratings[item_idx]
+    years = [item.attributes.get("year") for item in items]
+    year = np.array([value if isinstance(value, int) else np.nan for value in years], np.float64)
+    return ItemLabels(
+        item_ids=[item.item_id for item in items],
+        titles=[item.title for item in items],
+        categories=[item.categories for item in items],
+        n_ratings=n_ratings,
+        mean_rating=np.where(n_ratings > 0, catalogue.mean_rating[item_idx], np.nan),
+        year=np.empty(0) if np.isnan(year).all() else year,
+    )
+
+
+def view_of_model(
+    data: RatingData,
+    factors: Factors,
+    catalogue: Catalogue,
+    configuration: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    history: Sequence[Mapping[str, object]],
+) -> ModelView:
+    """Return the view of a model that no database has stored."""
+    return ModelView(
+        number=0,
+        objective=factors.objective,
+        created_at=now_ms(),
+        configuration=configuration,
+        metrics=metrics,
+        baselines={},
+        history=history,
+        factors=factors,
+        items=labels_of(catalogue, catalogue.positions(factors.item_keys)),
+        ratings=data.ratings,
+    )
