@@ -17,6 +17,7 @@ from recsys.database.engine import reading
 from recsys.database.leases import LOADING, TRAINING, Lease, lease
 from recsys.database.runs import recorded
 from recsys.errors import LockedError, RecsysError
+from recsys.extras import has_extra
 from recsys.results import LoadReport, NightlyReport, Objective, ObjectiveReport, TrainReport
 from recsys.settings import Settings
 
@@ -82,6 +83,10 @@ def nightly(
             except Interrupted as interrupted:
                 raise Interrupted(f"{interrupted}. Before: {night.summary() or 'nothing'}") from interrupted
             run.detail, run.reason = night.report().model_dump(mode="json"), night.summary()
+        if any(training.published for training in night.trainings) and has_extra("report"):
+            from jobs.maps import try_map_live  # plotly and pandas take a while to import
+
+            try_map_live(engine, held.guard)
         report = night.report()
         run.failed = report.status == "failed"
     return report

@@ -20,6 +20,11 @@ def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:
     return None if extra is None else MissingExtraError(module, extra)
 
 
+def has_extra(extra: str) -> bool:
+    """Return whether the modules of an extra are installed, without importing them."""
+    return all(find_spec(module) is not None for module in EXTRAS[extra])
+
+
 def require_extra(extra: str) -> None:
     """Check that the modules of an extra are installed, without importing them.
 

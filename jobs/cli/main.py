@@ -9,7 +9,7 @@ from jobs.cli.database import init_command, load_command
 from jobs.cli.keys import keys_app
 from jobs.cli.lists import popular_command, recommend_command, similar_command
 from jobs.cli.models import models_app
-from jobs.cli.serving import demo_command, report_command, serve_command
+from jobs.cli.serving import demo_command, map_command, report_command, serve_command
 from jobs.cli.teaching import add_command, as_markdown
 from jobs.cli.training import evaluate_command, nightly_command, train_command
 from jobs.cli.tuning import lr_find_command, sweep_command, tune_command
@@ -51,6 +51,7 @@ add_command(app, "similar", similar_command)
 add_command(app, "popular", popular_command)
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
+add_command(app, "map", map_command)
 add_command(app, "report", report_command)
 add_command(app, "serve", serve_command)
 

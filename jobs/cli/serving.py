@@ -58,6 +58,26 @@ def demo_command(
     demo(data, load_settings(), port)
 
 
+def map_command(
+    again: Annotated[bool, typer.Option("--again", help="Compute maps that are stored already, too.")] = False,
+) -> None:
+    """Compute the maps of the items of the live models, for the dashboard and the report.
+
+    `recsys nightly` does it after a version went live.
+
+        recsys map
+        recsys map --again
+    """
+    from jobs.maps import map_live
+    from recsys.database.leases import TRAINING, lease
+    from recsys.extras import require_extra
+
+    require_extra("report")
+    engine, settings = open_database()
+    with lease(engine, TRAINING, settings.lease_seconds) as held:
+        map_live(engine, held.guard, again=again)
+
+
 def report_command(
     out: Annotated[Path, typer.Option(help="Folder to write report.html to.")] = Path("report"),
     png: Annotated[bool, typer.Option("--png", help="Write each figure as an image too; needs Chromium.")] = False,

@@ -55,9 +55,9 @@ def map_items(
         n_ratings: (n_items,) decides which items of a very large catalogue are placed first.
         earlier: map of another version; the new one starts from it and is turned, mirrored and moved to fit it.
     """
-    clusters = cluster_items(vectors, seed=seed)
     if len(item_keys) < MIN_EMBEDDED or vectors.shape[1] < 2 or not has_tsne():
-        return ItemMap("pca", item_keys, _plane(vectors), clusters)
+        return plane_map(item_keys, vectors, seed)
+    clusters = cluster_items(vectors, seed=seed)
     shown = np.sort(np.argsort(-n_ratings, kind="stable")[:MOST_EMBEDDED])
     xy = np.zeros((len(item_keys), 2))
     xy[shown] = tsne(vectors[shown], _start(item_keys[shown], vectors[shown], earlier), seed)
@@ -73,6 +73,11 @@ def map_items(
         if (at >= 0).sum() >= 3:
             xy = align(xy, xy[at >= 0], earlier.xy[at[at >= 0]].astype(np.float64))
     return ItemMap("tsne", item_keys, xy.astype(np.float32), clusters)
+
+
+def plane_map(item_keys: NDArray[np.int64], vectors: NDArray[np.float32], seed: int = 0) -> ItemMap:
+    """Place items along their two principal components."""
+    return ItemMap("pca", item_keys, _plane(vectors), cluster_items(vectors, seed=seed))
 
 
 def has_tsne() -> bool:

@@ -1,7 +1,7 @@
 """A model version as analysts look at it: what it learned, the names of its items, and what follows from both."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from recsys.analysis.clusters import Cluster, cluster_items, describe_clusters
 from recsys.analysis.components import Components, principal_components
 from recsys.analysis.health import Finding, check_health
 from recsys.analysis.labels import ItemLabels
-from recsys.analysis.maps import ItemMap, map_items
+from recsys.analysis.maps import ItemMap, map_items, plane_map
 from recsys.analysis.neighbours import Neighbours, nearest_neighbours
 from recsys.data.dataset import Ratings
 from recsys.data.keyed import positions
@@ -96,7 +96,21 @@ class ModelView:
             at = positions(stored.item_keys, keys)
             if (at >= 0).all():
                 return ItemMap(stored.method, keys, stored.xy[at], stored.clusters[at])
-        return map_items(keys, self.factors.embeddings, self.items.n_ratings)
+        return self.compute_map()
+
+    def compute_map(self, earlier: ItemMap | None = None) -> ItemMap:
+        """Compute the map of the items: see `map_items`.
+
+        Args:
+            earlier: map of another version, to start from and to be turned to.
+        """
+        return map_items(self.factors.item_keys, self.factors.embeddings, self.items.n_ratings, earlier)
+
+    def with_plane(self) -> "ModelView":
+        """Return the view with its components in place of a map, where no map is stored: a map takes too long."""
+        if self.stored_map is not None:
+            return self
+        return replace(self, stored_map=plane_map(self.factors.item_keys, self.factors.embeddings))
 
     @cached_property
     def cluster_labels(self) -> NDArray[np.int32]:

@@ -166,6 +166,17 @@ model_weights = Table(
     Column("weights", LargeBinary, nullable=False),
 )
 
+item_maps = Table(
+    "item_maps",
+    metadata,
+    Column("number", Key, ForeignKey(models.c.number, ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("method", String(8), nullable=False),
+    # (n_items, 2) float32 and (n_items,) int32, little-endian, in the order of the version's item keys.
+    Column("xy", LargeBinary, nullable=False),
+    Column("clusters", LargeBinary, nullable=False),
+    Column("seconds", Double, nullable=False),
+)
+
 live_models = Table(
     "live_models",
     metadata,

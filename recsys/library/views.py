@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from recsys.analysis.labels import ItemLabels
+from recsys.analysis.maps import ItemMap
 from recsys.analysis.view import ModelView
 from recsys.data.dataset import Ratings
 from recsys.database.clock import now_ms
+from recsys.database.maps import has_map, read_map
 from recsys.database.models import load_factors, version
 from recsys.factors import Factors
 from recsys.library.loading import RatingData
@@ -24,12 +26,14 @@ def read_view(
     *,
     users: bool = False,
     ratings: Ratings | None = None,
+    with_map: bool = True,
 ) -> ModelView:
     """Read a model version with the names of its items.
 
     Args:
         users: read the users too, for lists and residuals.
         ratings: for lists and residuals.
+        with_map: read its map too, if one is stored.
 
     Raises:
         NotFoundError: there is no such version.
@@ -47,8 +51,22 @@ def read_view(
         history=stored.training.history,
         factors=factors,
         items=labels_of(catalogue, catalogue.positions(factors.item_keys)),
+        stored_map=item_map_of(connection, number, factors) if with_map else None,
         ratings=ratings,
     )
+
+
+def stored_item_map(connection: Connection, number: int) -> ItemMap | None:
+    """Return the map that is stored with a version; `None` without one."""
+    if not has_map(connection, number):
+        return None
+    return item_map_of(connection, number, load_factors(connection, number, users=False))
+
+
+def item_map_of(connection: Connection, number: int, factors: Factors) -> ItemMap | None:
+    """Return the map that is stored with a version whose factors were read; `None` without one."""
+    found = read_map(connection, number, factors.n_items)
+    return None if found is None else ItemMap(found.method, factors.item_keys, found.xy, found.clusters)
 
 
 def labels_of(catalogue: Catalogue, item_idx: NDArray[np.int64]) -> ItemLabels:
