@@ -5,7 +5,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from tests.api.asking import check_problem, eventually
 from tests.api.conftest import serving, url_of
 from tests.conftest import add_known_model, add_known_rows
 
-STARTS = 20
 REQUESTS = [
     ("GET", "/v1/popular?by=count"),
     ("GET", "/v1/users/u1/recommendations"),
@@ -87,35 +85,51 @@ def switch(known_engine: Engine, request: pytest.FixtureRequest) -> Iterator[Swi
     made.on()
 
 
-@contextmanager
-def delayed(action: Callable[[], None], seconds: float) -> Iterator[None]:
-    timer = threading.Timer(seconds, action)
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.join()
+ORDERS = ["there", "comes later", "goes and comes back", "comes, goes and comes back"]
 
 
+@pytest.mark.parametrize(
+    "starts", [range(8), pytest.param(range(8, 48), marks=pytest.mark.long)], ids=["short", "long"]
+)
 def test_promise_9_no_request_without_a_key_passes_in_any_order_of_starts(
-    switch: Switch, monkeypatch: pytest.MonkeyPatch
+    switch: Switch, monkeypatch: pytest.MonkeyPatch, starts: range
 ) -> None:
-    """Twenty starts: the database is there, comes a moment later, or goes and comes back while requests arrive."""
-    create_key(switch.engine, "ops", ["admin"], actor="test")
+    """Server and database start in every order, and requests arrive all the time. With its key a request passes."""
+    _, key = create_key(switch.engine, "ops", ["admin"], actor="test")
     monkeypatch.setattr(access, "START_SECONDS", 0.05)
-    draw = random.Random(0)
     passed = []
-    for start in range(STARTS):
-        is_there, wait = start % 4 == 0, draw.uniform(0.0, 0.2)
-        if not is_there:
+    for start in starts:
+        draw, order = random.Random(start), ORDERS[start % len(ORDERS)]
+        steps = {
+            "there": [],
+            "comes later": [switch.on],
+            "goes and comes back": [switch.off, switch.on],
+            "comes, goes and comes back": [switch.on, switch.off, switch.on],
+        }[order]
+        if len(steps) % 2:
             switch.off()
-        with serving(url_of(switch.engine), refresh_seconds=0.02) as client, delayed(switch.on, wait):
-            for method, path in (draw.choice(REQUESTS) for _ in range(30)):
+        with serving(url_of(switch.engine), refresh_seconds=0.02) as client:
+
+            def change(steps: list[Callable[[], None]] = steps, draw: random.Random = draw) -> None:
+                for step in steps:
+                    time.sleep(draw.uniform(0.0, 0.1))
+                    step()
+
+            changing = threading.Thread(target=change)
+            changing.start()
+            n_left = 20
+            while n_left or changing.is_alive():
+                method, path = draw.choice(REQUESTS)
                 answer = client.request(method, path, json=BODIES[method])
                 allowed = {401, 503} if path.startswith(("/v1/", "/metrics")) else {200, 404, 503}
                 if answer.status_code not in allowed:
-                    passed.append((start, method, path, answer.status_code))
+                    passed.append((start, order, method, path, answer.status_code))
+                n_left = max(n_left - 1, 0)
+            changing.join()
             assert client.get("/health/live").status_code == 200
+            url = "/v1/popular?by=count"
+            eventually(lambda: client.get(url, headers=bearer(key)).status_code == 200, 10)  # noqa: B023
+            check_problem(client.get(url), 401, "key")
     assert passed == []
 
 
