@@ -64,20 +64,28 @@ class Catalogue:
         Args:
             counts: item keys, ascending, with their numbers of ratings and sums of ratings.
         """
-        item_keys = np.fromiter((item.item_key for item in items), np.int64, len(items))
-        by_category: dict[str, list[int]] = defaultdict(list)
-        for idx, item in enumerate(items):
-            for category in item.categories:
-                by_category[category].append(idx)
+        keys, ids, _, categories, _, hidden = zip(*items, strict=True) if items else ((),) * 6
+        item_keys = np.array(keys, np.int64)
+        # `read_items` gives items with equal categories the same object, so there are few to look into.
+        alike: dict[int, list[int]] = defaultdict(list)
+        for idx, place in enumerate(map(id, categories)):
+            alike[place].append(idx)
+        by_category: dict[str, list[list[int]]] = defaultdict(list)
+        for found in alike.values():
+            for category in categories[found[0]]:
+                by_category[category].append(found)
         n_ratings, mean_rating = _align_counts(item_keys, counts)
         return cls(
             item_keys=item_keys,
             items=items,
-            idx_by_category={name: np.unique(np.array(found, np.int64)) for name, found in by_category.items()},
-            hidden=np.fromiter((item.hidden for item in items), bool, len(items)),
+            idx_by_category={
+                name: np.unique(np.concatenate([np.array(found, np.int64) for found in parts]))
+                for name, parts in by_category.items()
+            },
+            hidden=np.array(hidden, bool),
             n_ratings=n_ratings,
             mean_rating=mean_rating,
-            idx_of=GrowingIds({item.item_id: idx for idx, item in enumerate(items)}),
+            idx_of=GrowingIds(dict(zip(ids, range(len(ids)), strict=True))),
             json_prefixes=[None] * len(items),
             attributes=AttributeIndex(items),
         )
