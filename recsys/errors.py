@@ -17,6 +17,7 @@
     ├── GateRefusedError        a version that the publish gate refused, without force
     ├── LiveChangedError        another version went live than the one that was compared with
     └── TrainingError           training cannot start or did not converge
+        └── DivergedError       the loss of a training rose or is not finite
 
 The message names the thing, what was expected and the fix, in one line. `status` is the HTTP
 status that `api.problems` answers with, `exit_code` what the command line ends with.
@@ -173,3 +174,16 @@ class TrainingError(RecsysError):
     >>> Learner.fit(data, device="cuda")                                # doctest: +SKIP
     TrainingError: device cuda: no CUDA device can be used here; …
     """
+
+
+class DivergedError(TrainingError):
+    """The loss of a training rose, or is not a finite number.
+
+    Args:
+        epoch: in which it was seen, from 1.
+        loss: mean of that epoch so far.
+    """
+
+    def __init__(self, message: str, epoch: int, loss: float) -> None:
+        super().__init__(message)
+        self.epoch, self.loss = epoch, loss

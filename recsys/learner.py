@@ -143,7 +143,10 @@ class Learner:
         )
         scale = rating_scale or (float(train.rating.min()), float(train.rating.max()))
         history = [asdict(epoch) for epoch in fitted.history]
-        return cls(data, fitted.factors, {**config.as_record(), "seed": seed}, scale, history, fitted.seconds)
+        record = {**config.as_record(), "seed": seed}
+        if fitted.restarts:
+            record["restarts"] = [asdict(restart) for restart in fitted.restarts]
+        return cls(data, fitted.factors, record, scale, history, fitted.seconds)
 
     def recommend(
         self,

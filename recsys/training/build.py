@@ -15,10 +15,19 @@ from recsys.data.scale import rating_range
 from recsys.evaluation.baselines import bias_only
 from recsys.factors import Factors
 from recsys.training.config import Config
-from recsys.training.models import DotProduct, NeuralCF, SideModule, embedding_width
-from recsys.training.objectives import Loss, RankingLoss, RatingLoss
+from recsys.training.models import DotProduct, NeuralCF, embedding_width
+from recsys.training.objectives import Loss, RankingLoss
 from recsys.training.optimizer import AdamW
+from recsys.training.rating_loss import RatingLoss
+from recsys.training.side import SideModule
 from recsys.training.sparse import FixedMatrix
+
+_BLOCKS = 4
+"""Blocks of an epoch of `rating`, and so moves of the implicit and feature factors: more are dearer and no better."""
+_BLOCK_UNITS = 1_000_000
+"""Most ratings of a block: the rows of its users should fit into the cache."""
+_MOVED_UNITS = 16_000_000
+"""Ratings times moves of the items' implicit terms in an epoch, as far as two moves allow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,21 @@ class EpochRecord:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """A training that was given up because its loss rose, and started anew with a lower rate.
+
+    Attributes:
+        learning_rate: peak of the schedule of the training that was given up.
+        epoch: in which the loss rose, from 1.
+        train_loss: mean of that epoch so far; `None` if it was not a finite number.
+    """
+
+    learning_rate: float
+    epoch: int
+    train_loss: float | None
+
+
 @dataclass(slots=True)
 class Run:
     """One training between two steps: everything that changes while it trains, and the settings that it needs.
@@ -54,6 +78,7 @@ class Run:
         epoch_state: state of `generator` before the units of the current epoch were shuffled.
         history: a record of each finished epoch.
         seconds: time spent on the steps done.
+        restarts: the trainings given up before this one.
     """
 
     model: DotProduct | NeuralCF
@@ -69,6 +94,7 @@ class Run:
     epoch_state: Tensor = field(init=False)
     history: list[EpochRecord] = field(default_factory=list)
     seconds: float = 0.0
+    restarts: list[Restart] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.generator.device)
@@ -102,8 +128,11 @@ class Run:
             "loss_sum": self.loss_sum,
             "epoch_state": self.epoch_state,
             "generator": self.generator.get_state(),
+            "held": {name: side.held.state_dict() for name, side in self._sides() if side.held is not None},
             "history": [asdict(record) for record in self.history],
             "seconds": self.seconds,
+            "peak_rate": self.peak_rate,
+            "restarts": [asdict(restart) for restart in self.restarts],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -114,7 +143,8 @@ class Run:
         """
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.seconds, self.peak_rate = state["step"], state["seconds"], state["peak_rate"]
+        self.restarts = [Restart(**restart) for restart in state["restarts"]]
         self.loss_sum.copy_(state["loss_sum"])
         self.history = [EpochRecord(**record) for record in state["history"]]
         self.epoch_state = state["epoch_state"]
@@ -122,6 +152,15 @@ class Run:
         self.generator.set_state(self.epoch_state)
         self.loss.shuffle(self.generator)
         self.generator.set_state(state["generator"])
+        if state["held"]:
+            self.loss.enter(self.model, self.step % self.steps_per_epoch * self.batch_units)
+            for name, side in self._sides():
+                if name in state["held"] and side.held is not None:
+                    side.held.load_state_dict(state["held"][name])
+
+    def _sides(self) -> list[tuple[str, SideModule]]:
+        """Return the sides of the model by name."""
+        return [("users", self.model.users), ("items", self.model.items)]
 
 
 def build(
@@ -185,8 +224,18 @@ def build_rating_loss(
     train: Ratings, config: Config, range_ends: tuple[float, float], device: torch.device
 ) -> RatingLoss:
     """Return the loss of the `rating` objective over a training set."""
+    block_steps, item_blocks = None, 1
+    n_steps = -(-train.n_ratings // config.batch_size)
+    # On a GPU products of all ratings are cheap, and picking rows would wait for the number of them at every step.
+    if device.type == "cpu" and n_steps > _BLOCKS:
+        block_steps = -(-n_steps // max(_BLOCKS, -(-train.n_ratings // _BLOCK_UNITS)))
+        n_blocks = -(-n_steps // block_steps)
+        item_blocks = -(-n_blocks // min(max(_MOVED_UNITS // train.n_ratings, 2), n_blocks))
     return RatingLoss(
         train,
+        batch_units=config.batch_size,
+        block_steps=block_steps,
+        item_blocks=item_blocks,
         rating_range=range_ends,
         l2=config.l2,
         damping=config.damping,

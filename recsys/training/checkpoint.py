@@ -19,7 +19,7 @@ from torch import Tensor
 from recsys.errors import TrainingError
 from recsys.training.build import Run
 
-FORMAT = 2
+FORMAT = 3
 """Version of the layout of a file. Files of format 1 have no such number."""
 
 EVERY_SECONDS = 60.0

@@ -8,9 +8,6 @@ from typing import Any
 from recsys.errors import InputError
 from recsys.results import Architecture, Objective
 
-MAX_IMPLICIT = 5_000_000
-"""Largest number of ratings at which `rating` uses implicit terms by default: each step multiplies all of them."""
-
 MAX_FULL_CATALOGUE = 20_000
 """Largest catalogue over which the ranking loss of the dot product sums by default."""
 
@@ -175,13 +172,13 @@ def default_config(
             objective="rating",
             n_factors=64 if scale < 1.5 else 128,
             n_epochs=10 if scale < 1.5 else 5,
-            batch_size=power_of_two_within(1024 * (16 if scale > 0 else 4) ** scale, 64, 1 << 17),
-            learning_rate=round_within(0.005 * 2 ** abs(scale), 0.005, 0.015),
+            batch_size=power_of_two_within(1024 * (8 if scale > 0 else 4) ** scale, 64, 1 << 17),
+            learning_rate=round_within(0.006 * 2**-scale, 0.006, 0.012),
             weight_decay=0.0,
             bias_weight_decay=0.0,
             l2=round_within(0.08 * 0.4**scale, 0.01, 0.1),
             damping=2.5,
-            implicit=n_ratings <= MAX_IMPLICIT,
+            implicit=True,
             user_implicit_l2=100.0,
             item_implicit_l2=10.0,
             implicit_dropout=0.0,

@@ -15,7 +15,7 @@ from recsys.factors import Factors, FeatureEmbeddings, RankingConstants, RatingC
 from recsys.scoring.fold_in import DEFAULT_RIDGE, FoldIn
 from recsys.training.build import Run, feature_matrix
 from recsys.training.config import Config
-from recsys.training.models import SideModule
+from recsys.training.side import SideModule
 
 _RIDGE_USERS = 128
 """Users on whom the ridge of fold-in is measured."""

@@ -1,6 +1,7 @@
 """`fit`: from ratings to factors."""
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ import torch
 
 from recsys.data.dataset import Ratings
 from recsys.data.scale import validate_ratings
-from recsys.errors import InputError, TrainingError
+from recsys.errors import DivergedError, InputError, TrainingError
 from recsys.factors import Factors
-from recsys.training.build import EpochRecord, build
+from recsys.training.build import EpochRecord, Restart, Run, build
 from recsys.training.checkpoint import Checkpoint, Keeper
 from recsys.training.config import Config
 from recsys.training.devices import is_out_of_memory, pick_device
@@ -21,6 +22,13 @@ from recsys.training.export import export, with_ranking_constants
 from recsys.training.loop import Hooks, train_run
 
 _log = logging.getLogger(__name__)
+
+_MAX_RESTARTS = 6
+"""Times that a training is started anew: the learning rate is divided by 2, 4, 8, …, by two million in all."""
+_LOWEST_RATE = 1e-4
+"""Learning rate below which the loss of a training may rise: the reason is another one."""
+_FEWEST_WATCHED = 1000
+"""Ratings below which the loss may rise: dropout and sampling alone move it by more than is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +38,14 @@ class Fitted:
     Attributes:
         factors: what the model learned.
         history: a record of every epoch.
-        seconds: of the whole training, the parts before a restart from a checkpoint included.
+        seconds: of the whole training, with the parts before a continuation or a restart.
+        restarts: the trainings whose loss rose, before this one.
     """
 
     factors: Factors
     history: tuple[EpochRecord, ...]
     seconds: float
+    restarts: tuple[Restart, ...] = ()
 
 
 def fit(
@@ -48,6 +58,7 @@ def fit(
     accumulate: int = 1,
     baseline: Factors | None = None,
     checkpoint: Checkpoint | None = None,
+    restarts: bool = True,
     validate: Callable[[Factors], float] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
@@ -67,6 +78,8 @@ def fit(
         baseline: `bias_only` of the same ratings and scale, if the caller has it: `rating` starts from its biases.
         checkpoint: file to save the state of the training in, and to continue from if it exists. It stays when the
             training is done.
+        restarts: start a training whose loss rises by more than 5 % from one epoch to the next anew, with a lower
+            learning rate.
         validate: called after every epoch; returns a value for its record.
         on_epoch: called after every epoch with its record.
         on_step: called after every step with (steps done, steps in all).
@@ -82,7 +95,15 @@ def fit(
     chosen = pick_device(device)
     job = Job(train, config, rating_scale, seed, accumulate, baseline)
     try:
-        return fit_on(chosen, job, checkpoint=checkpoint, validate=validate, on_epoch=on_epoch, on_step=on_step)
+        return fit_on(
+            chosen,
+            job,
+            checkpoint=checkpoint,
+            restarts=restarts,
+            validate=validate,
+            on_epoch=on_epoch,
+            on_step=on_step,
+        )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -103,6 +124,7 @@ def fit(
         seed=seed,
         accumulate=accumulate,
         baseline=baseline,
+        restarts=restarts,
         validate=validate,
         on_epoch=on_epoch,
         on_step=on_step,
@@ -147,6 +169,7 @@ def fit_on(
     job: Job,
     *,
     checkpoint: Checkpoint | None = None,
+    restarts: bool = True,
     validate: Callable[[Factors], float] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
@@ -157,24 +180,44 @@ def fit_on(
         TrainingError: the checkpoint does not fit or cannot be used, or training diverged.
         RuntimeError, MemoryError: the device has too little memory, see `is_out_of_memory`.
     """
-    started = time.perf_counter()
     config = job.config
-    run = build(job.train, config, job.rating_scale, torch.Generator(device).manual_seed(job.seed), job.baseline)
-    keeper = None
-    if checkpoint is not None:
-        keeper = Keeper(checkpoint, job.identity(device), run)
-        if keeper.restore():
-            _log.info("training continues from a checkpoint", extra={"step": run.step, "steps": run.n_steps})
-    run.seconds += time.perf_counter() - started
-    hooks = Hooks(
-        on_step=on_step,
-        validate=(lambda: validate(export(run, job.train, config))) if validate else None,
-        keep=keeper.keep if keeper else None,
-        on_epoch=on_epoch,
-    )
-    train_run(run, accumulate=job.accumulate, hooks=hooks)
+    peak_rate, seconds, given_up = config.learning_rate, 0.0, list[Restart]()
+    while True:
+        started = time.perf_counter()
+        run = build(job.train, config, job.rating_scale, torch.Generator(device).manual_seed(job.seed), job.baseline)
+        run.peak_rate, run.restarts, run.seconds = peak_rate, given_up, seconds
+        keeper = None
+        if checkpoint is not None:
+            keeper = Keeper(checkpoint, job.identity(device), run)
+            # The file that a training given up has left is not of this one.
+            if not given_up and keeper.restore():
+                _log.info("training continues from a checkpoint", extra={"step": run.step, "steps": run.n_steps})
+        run.seconds += time.perf_counter() - started
+
+        def factors_so_far(run: Run = run) -> Factors:
+            with run.optimizer.settled():
+                return export(run, job.train, config)
+
+        hooks = Hooks(
+            on_step=on_step,
+            validate=(lambda: validate(factors_so_far())) if validate else None,
+            keep=keeper.keep if keeper else None,
+            on_epoch=on_epoch,
+        )
+        try:
+            watched = restarts and job.train.n_ratings >= _FEWEST_WATCHED and run.peak_rate >= _LOWEST_RATE
+            train_run(run, accumulate=job.accumulate, hooks=hooks, may_rise=not watched)
+            break
+        except DivergedError as error:
+            if not restarts or len(run.restarts) == _MAX_RESTARTS:
+                raise
+            loss = error.loss if math.isfinite(error.loss) else None
+            given_up = [*run.restarts, Restart(run.peak_rate, error.epoch, loss)]
+            seconds, peak_rate = run.seconds, run.peak_rate / 2 ** len(given_up)
+            _log.warning("%s; training starts anew with learning rate %.3g", str(error).split(":")[0], peak_rate)
     trained = time.perf_counter()
     factors = export(run, job.train, config)
     if config.objective == "ranking":
         factors = with_ranking_constants(factors, run, job.train, config)
-    return Fitted(factors, tuple(run.history), run.seconds + time.perf_counter() - trained)
+    seconds = run.seconds + time.perf_counter() - trained
+    return Fitted(factors, tuple(run.history), seconds, tuple(run.restarts))

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from recsys.training.build import Run
 from recsys.training.models import DotProduct
-from recsys.training.objectives import RatingLoss
+from recsys.training.rating_loss import RatingLoss
 from recsys.training.sparse import uses_kernels
 
 _N_EAGER = 3

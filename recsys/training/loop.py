@@ -9,9 +9,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from recsys.errors import TrainingError
+from recsys.errors import DivergedError
 from recsys.training.build import EpochRecord, Run
 from recsys.training.graphs import GraphedStep, can_graph
+
+MAX_RISE = 0.05
+"""Largest rise of the training loss from one epoch to the next, as a share."""
+_MAX_RISE_WITHIN = 0.5
+"""Largest rise of the mean loss of a part of an epoch over the epoch before: the parts of an epoch differ."""
+_CHECKS = 4
+"""Times that the loss is looked at in an epoch. On a GPU, each one waits for the device."""
 
 _RISE = 0.25
 """Share of the steps in which the learning rate rises."""
@@ -37,14 +44,15 @@ class Hooks:
     on_epoch: Callable[[EpochRecord], None] | None = None
 
 
-def train_run(run: Run, *, accumulate: int = 1, hooks: Hooks | None = None) -> None:
+def train_run(run: Run, *, accumulate: int = 1, hooks: Hooks | None = None, may_rise: bool = True) -> None:
     """Train from the run's step to the end.
 
     Args:
         accumulate: parts that a batch is cut into, see `train_step`.
+        may_rise: whether the loss may rise from one epoch to the next by more than `MAX_RISE`.
 
     Raises:
-        TrainingError: the mean loss of an epoch is not finite.
+        DivergedError: the loss is not finite, or rises although it may not.
     """
     hooks = hooks or Hooks()
     started = time.perf_counter() - run.seconds
@@ -63,6 +71,8 @@ def train_run(run: Run, *, accumulate: int = 1, hooks: Hooks | None = None) -> N
             batch_loss = train_step(run, start, stop, learning_rate, beta1, accumulate=accumulate)
         run.loss_sum += batch_loss * (stop - start)
         run.step += 1
+        if stop == n_units or (position + 1) % max(1, steps_per_epoch // _CHECKS) == 0:
+            check_loss(run, float(run.loss_sum) / stop, may_rise=may_rise, whole=stop == n_units)
         run.seconds = time.perf_counter() - started
         if hooks.on_step:
             hooks.on_step(run.step, n_steps)
@@ -70,11 +80,6 @@ def train_run(run: Run, *, accumulate: int = 1, hooks: Hooks | None = None) -> N
         if stop == n_units:
             epoch = run.step // steps_per_epoch
             train_loss = float(run.loss_sum) / n_units
-            if not math.isfinite(train_loss):
-                raise TrainingError(
-                    f"the loss of epoch {epoch} is {train_loss}: training diverged; "
-                    f"use a learning rate below {run.peak_rate:g}"
-                )
             valid = hooks.validate() if hooks.validate else None
             run.seconds = time.perf_counter() - started
             record = EpochRecord(epoch, train_loss, valid, run.seconds)
@@ -83,6 +88,30 @@ def train_run(run: Run, *, accumulate: int = 1, hooks: Hooks | None = None) -> N
             hooks.keep()
         if record is not None and hooks.on_epoch:
             hooks.on_epoch(record)
+    run.optimizer.settle()
+
+
+def check_loss(run: Run, loss: float, *, may_rise: bool, whole: bool) -> None:
+    """Check the mean loss of the current epoch so far.
+
+    Args:
+        may_rise: whether it may be higher than that of the epoch before.
+        whole: whether the epoch is over.
+
+    Raises:
+        DivergedError: it is not finite, or higher than allowed.
+    """
+    epoch = -(-run.step // run.steps_per_epoch)
+    advice = f"training diverged; use a learning rate below {run.peak_rate:g}"
+    if not math.isfinite(loss):
+        raise DivergedError(f"the loss of epoch {epoch} is {loss}: {advice}", epoch, loss)
+    if may_rise or not run.history:
+        return
+    before = run.history[-1].train_loss
+    # A loss of nearly 0, as where all ratings are equal, rises and falls by chance.
+    low, high = run.rating_range or (0.0, 10.0)
+    if loss - before > (MAX_RISE if whole else _MAX_RISE_WITHIN) * max(before, 1e-5 * (high - low) ** 2):
+        raise DivergedError(f"the loss rose from {before:.4g} to {loss:.4g} in epoch {epoch}: {advice}", epoch, loss)
 
 
 def train_step(run: Run, start: int, stop: int, learning_rate: float, beta1: float, *, accumulate: int = 1) -> Tensor:
@@ -100,6 +129,7 @@ def train_step(run: Run, start: int, stop: int, learning_rate: float, beta1: flo
         loss = run.loss.batch(run.model, first, last) * ((last - first) / (stop - start))
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
+    run.loss.finish(run.model, stop)
     run.optimizer.set_schedule(learning_rate, beta1)
     run.optimizer.step()
     return total

@@ -13,122 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from recsys.factors import Head
-from recsys.training.sparse import Cells, FixedMatrix, catalogue_logsumexp, cell_products, cells_matmul, uses_kernels
-
-_GRAM_COLUMNS = 64
-"""Columns of a Gram matrix of features that are computed at once: temporaries are (n, 64)."""
-
-
-class SideModule(nn.Module):
-    """The factors and biases of the users, or of the items.
-
-        factors_u = own_u + Σ_{j ∈ N(u)} y_j / √|N(u)| + Σ_{f ∈ F(u)} w_f        bias_u = own bias_u + Σ_{f ∈ F(u)} c_f
-
-    N(u) are the items that user u rated, whatever the rating (of an item: the users who rated it). The sum over them
-    is the implicit term of SVD++: Koren, "Factorization Meets the Neighborhood", KDD 2008, eq. 15. F(u) are the
-    features of u.
-
-    Args:
-        n: rows of this side.
-        width: columns of its embedding.
-        init_std: standard deviation of all factors before training.
-        generator: draws them, so that no global random state is touched. Its device is the module's.
-        history: (n, n of the other side), the weights 1 / √|N(u)|. `None`: no implicit term.
-        features: (n, n_features), ones and zeros. `None`: no features.
-
-    Attributes:
-        own_factors: (n, width).
-        own_bias: (n,), zeros before training.
-        implicit_factors: (n of the other side, width), y; `None` without `history`.
-        feature_factors, feature_bias: (n_features, width), w, and (n_features,), c; `None` without `features`.
-    """
-
-    def __init__(
-        self,
-        n: int,
-        width: int,
-        *,
-        init_std: float,
-        generator: torch.Generator,
-        history: FixedMatrix | None = None,
-        features: FixedMatrix | None = None,
-    ) -> None:
-        super().__init__()
-        device = generator.device
-
-        def normal(n_rows: int) -> nn.Parameter:
-            return nn.Parameter(torch.randn(n_rows, width, generator=generator, device=device) * init_std)
-
-        self.own_factors = normal(n)
-        self.own_bias = nn.Parameter(torch.zeros(n, device=device))
-        self.history, self.features = history, features
-        self.implicit_factors = None if history is None else normal(history.pattern.n_columns)
-        self.feature_factors = None if features is None else normal(features.pattern.n_columns)
-        self.feature_bias = (
-            None if features is None else nn.Parameter(torch.zeros(features.pattern.n_columns, device=device))
-        )
-
-    def factors(self) -> Tensor:
-        """Return the factors of all rows: (n, width)."""
-        factors: Tensor = self.own_factors
-        if self.history is not None and self.implicit_factors is not None:
-            factors = factors + self.history.matmul(self.implicit_factors)
-        if self.features is not None and self.feature_factors is not None:
-            factors = factors + self.features.matmul(self.feature_factors)
-        return factors
-
-    def dropped_factors(self, idx: Tensor, seen: Cells, dropout: float, generator: torch.Generator) -> Tensor:
-        """Return the factors of some users with a random share of their ratings hidden: (users,) → (users, width).
-
-        The remaining ratings are weighted up, so that the mean stays the same. A model that must predict the rated
-        items can then not copy them from its input (Liang et al., "Variational Autoencoders for Collaborative
-        Filtering", WWW 2018).
-
-        Args:
-            seen: (users) × items cells of the ratings of these users.
-            dropout: share of the ratings to hide, from 0 to below 1.
-        """
-        factors: Tensor = self.own_factors
-        if self.features is not None and self.feature_factors is not None:
-            factors = factors + self.features.matmul(self.feature_factors)
-        of_batch = nn.functional.embedding(idx, factors)  # (users, width)
-        if self.implicit_factors is None:
-            return of_batch
-        share = seen.n_of_user.clamp(min=1).rsqrt().index_select(0, seen.user_idx)  # (batch,)
-        if dropout > 0:
-            kept = torch.rand(len(share), generator=generator, device=share.device) >= dropout
-            share = share * kept / (1 - dropout)
-        return of_batch + cells_matmul(seen, share, self.implicit_factors)
-
-    def biases(self) -> Tensor:
-        """Return the biases of all rows: (n,)."""
-        bias: Tensor = self.own_bias
-        if self.features is not None and self.feature_bias is not None:
-            bias = bias + self.features.matmul(self.feature_bias[:, None])[:, 0]
-        return bias
-
-    @torch.no_grad()
-    def start_biases(self, bias: Tensor, ridge: float = 1.0) -> None:
-        """Set the biases before training to these values (n,), as far as possible by the features.
-
-        An item without ratings then starts with the usual bias of its features: c minimises
-
-            Σ_i (bias_i − Σ_{f ∈ F(i)} c_f)² + ridge · Σ_f c_f²
-
-        and each row's own bias takes the rest.
-        """
-        self.own_bias.copy_(bias)
-        if self.features is None or self.feature_bias is None:
-            return
-        X, n_features = self.features, self.features.pattern.n_columns
-        eye = torch.eye(n_features, device=bias.device)
-        # A few columns at a time, because the dense matrix (n, n_features) may not fit into memory.
-        parts = (eye[:, first : first + _GRAM_COLUMNS].contiguous() for first in range(0, n_features, _GRAM_COLUMNS))
-        columns = [X.transposed.matmul(X.transposed_value, X.pattern.matmul(X.value, part)) for part in parts]
-        gram = torch.cat(columns, 1).double() + ridge * eye.double()  # (n_features, n_features)
-        right = X.transposed.matmul(X.transposed_value.double(), bias.double()[:, None])[:, 0]  # (n_features,)
-        self.feature_bias.copy_(torch.linalg.solve(gram, right))
-        self.own_bias.sub_(self.features.matmul(self.feature_bias[:, None])[:, 0])
+from recsys.training.rows import SideRows
+from recsys.training.side import SideModule
+from recsys.training.sparse import Cells, catalogue_logsumexp, cell_products, uses_kernels
 
 
 class Model(Protocol):
@@ -138,8 +25,13 @@ class Model(Protocol):
     items: SideModule
     global_bias: nn.Parameter
 
-    def score_pairs(self, at: Cells) -> Tensor:
-        """Return the scores of the cells: (batch,)."""
+    def score_pairs(self, at: Cells, users: SideRows | None = None, items: SideRows | None = None) -> Tensor:
+        """Return the scores of the cells: (batch,).
+
+        Args:
+            at: positions in `users` and `items`.
+            users, items: the rows of the batch; `None`: all rows of the side.
+        """
         ...
 
     def score_lists(
@@ -183,11 +75,12 @@ class DotProduct(nn.Module):
         self.global_bias = nn.Parameter(torch.zeros((), device=generator.device))
         self._generator = generator
 
-    def score_pairs(self, at: Cells) -> Tensor:
-        """Return z of the cells: (batch,)."""
-        dot = cell_products(self.users.factors(), self.items.factors(), at)
-        b_u = self.users.biases().index_select(0, at.user_idx)
-        b_i = self.items.biases().index_select(0, at.item_idx)
+    def score_pairs(self, at: Cells, users: SideRows | None = None, items: SideRows | None = None) -> Tensor:
+        """Return z of the cells, as `Model.score_pairs` describes: (batch,)."""
+        users, items = users or self.users.rows(), items or self.items.rows()
+        dot = cell_products(users.factors, items.factors, at)
+        b_u = users.bias.index_select(0, at.user_idx)
+        b_i = items.bias.index_select(0, at.item_idx)
         return dot + (b_u + b_i + self.global_bias)
 
     def score_lists(
@@ -280,17 +173,18 @@ class NeuralCF(nn.Module):
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(n_out, device=device)) for n_out in outs])
         self.norms = nn.ModuleList([nn.BatchNorm1d(n_in, device=device) for n_in in hidden] if batch_norm else [])
 
-    def score_pairs(self, at: Cells) -> Tensor:
-        """Return z of the cells: (batch,)."""
-        p, q = self.users.factors(), self.items.factors()
+    def score_pairs(self, at: Cells, users: SideRows | None = None, items: SideRows | None = None) -> Tensor:
+        """Return z of the cells, as `Model.score_pairs` describes: (batch,)."""
+        users, items = users or self.users.rows(), items or self.items.rows()
+        p, q = users.factors, items.factors
         # M p · q = p · Mᵀ q: M is applied to the smaller side.
         if len(p) < len(q):
             dot = cell_products(p @ self.projection.T, q, at)
         else:
             dot = cell_products(p, q @ self.projection, at)
         f = self._layers(self._first_layer(p, q, at))
-        b_u = self.users.biases().index_select(0, at.user_idx)
-        b_i = self.items.biases().index_select(0, at.item_idx)
+        b_u = users.bias.index_select(0, at.user_idx)
+        b_i = items.bias.index_select(0, at.item_idx)
         return dot + f + (b_u + b_i + self.global_bias)
 
     def score_lists(

@@ -1,4 +1,4 @@
-"""The two objectives: the rating loss and the ranking loss, as pure functions and over a training set.
+"""The interface of an objective, and the ranking loss as a pure function and over a training set.
 
 A `Loss` holds its training data as flat tensors on the device and returns the mean loss of a batch of its units. A unit
 is a rating under `rating` and a user under `ranking`.
@@ -10,12 +10,11 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.data.dataset import Ratings
-from recsys.training.models import Model, SideModule
-from recsys.training.sparse import Cells, stable_argsort, uses_kernels, weighted_squares
+from recsys.training.models import Model
+from recsys.training.sparse import Cells, uses_kernels, weighted_squares
 
 _MAX_SCORES = 1 << 25
 """Largest number of scores of one batch under `ranking`: 128 MiB in float32."""
@@ -40,20 +39,17 @@ class Loss(Protocol):
         """Put the units into the random order of a new epoch."""
         ...
 
+    def enter(self, model: Model, start: int) -> None:
+        """Prepare the model for the block of steps with the unit `start`, unless it is prepared already."""
+        ...
+
     def batch(self, model: Model, start: int, stop: int) -> Tensor:
         """Return the mean loss of the units `start` to `stop` of the current order: ()."""
         ...
 
-
-def rating_loss(z: Tensor, rating: Tensor, low: float, high: float) -> Tensor:
-    """Return the squared error of each prediction on the rating scale: (batch,), (batch,) → (batch,).
-
-        (low + (high − low) · sigmoid(z) − r)²
-
-    The sigmoid keeps predictions on the scale. `low` and `high` lie half a step outside it, so that finite scores reach
-    both ends of the scale.
-    """
-    return (low + (high - low) * torch.sigmoid(z) - rating).square()
+    def finish(self, model: Model, stop: int) -> None:
+        """Give the terms that are held for a block of steps their gradients, if the step to `stop` ends the block."""
+        ...
 
 
 def ranking_loss(log_sum: Tensor, z_seen: Tensor, seen: Cells, weight: Tensor) -> Tensor:
@@ -97,110 +93,6 @@ def sampled_ranking_loss(
     corrected = z - log_expected.index_select(0, candidates)
     others = corrected.masked_fill(has.index_select(1, candidates), -torch.inf).logsumexp(1)  # (users,)
     return weight @ (torch.logaddexp(z_seen, others.index_select(0, seen.user_idx)) - z_seen)
-
-
-class RatingLoss:
-    """The rating objective: mean over a batch of ratings of
-
-        (r̂_ui − r_ui)² + s² · [ (l2 + damping / n_u) · ‖p_u‖² + damping / n_u · b_u²
-                              + (l2 + damping / n_i) · ‖q_i‖² + damping / n_i · b_i² ]
-
-    with p_u, q_i, b_u and b_i the own factors and biases of the sides, n_u and n_i their numbers of ratings, and
-    s = (high − low) / 4, the steepest slope of the sigmoid, so that one strength serves every rating scale.
-
-    Each draw of a row pays `l2` (Koren, Bell & Volinsky 2009, eq. 2). Each row pays `damping` once an epoch, whatever
-    its number of ratings, which holds back those with few ratings most. The implicit factors of a side pay
-    s² · implicit_l2 and the feature factors and biases s² · feature_l2, once an epoch.
-
-    Args:
-        rating_range: (low, high), the ends of the sigmoid.
-        device: holds the training set.
-    """
-
-    def __init__(
-        self,
-        train: Ratings,
-        *,
-        rating_range: tuple[float, float],
-        l2: float,
-        damping: float,
-        user_implicit_l2: float,
-        item_implicit_l2: float,
-        feature_l2: float,
-        device: torch.device,
-    ) -> None:
-        low, high = rating_range
-
-        def damping_of_draw(idx: NDArray[np.int32]) -> Tensor:
-            """Return the damping that each draw of a row pays, so that an epoch sums to `damping`: (n,)."""
-            return torch.from_numpy((damping / np.bincount(idx)).astype(np.float32)).to(device)
-
-        self._square = ((high - low) / 4) ** 2
-        self._range = rating_range
-        self._l2, self._feature_l2 = l2, feature_l2
-        self._implicit_l2 = {"user": user_implicit_l2, "item": item_implicit_l2}
-        self._damping = {"user": damping_of_draw(train.user_idx), "item": damping_of_draw(train.item_idx)}
-        self._shape = train.n_users, train.n_items
-        self._columns = (
-            torch.from_numpy(train.user_idx).to(device),
-            torch.from_numpy(train.item_idx).to(device),
-            torch.from_numpy(train.rating).to(device),
-        )
-        self._order = self._columns
-
-    @property
-    def n_units(self) -> int:
-        """Number of ratings."""
-        return len(self._columns[0])
-
-    def units_of(self, batch_size: int) -> int:
-        """Return `batch_size`: a unit is a rating."""
-        return batch_size
-
-    def shuffle(self, generator: torch.Generator) -> None:
-        """Put the ratings into the random order of a new epoch."""
-        order = torch.randperm(self.n_units, generator=generator, device=generator.device)
-        user_idx, item_idx, rating = self._columns
-        self._order = (user_idx[order], item_idx[order], rating[order])
-
-    def batch(self, model: Model, start: int, stop: int) -> Tensor:
-        """Return the mean loss of the ratings `start` to `stop` of the current order: ()."""
-        return self.of_columns(model, *self.columns(start, stop))
-
-    def columns(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return users, items and ratings `start` to `stop` of the current order: (batch,) each."""
-        user_idx, item_idx, rating = self._order
-        return user_idx[start:stop], item_idx[start:stop], rating[start:stop]
-
-    def of_columns(self, model: Model, user_idx: Tensor, item_idx: Tensor, rating: Tensor) -> Tensor:
-        """Return the mean loss of these ratings of the training set: (batch,) each → ()."""
-        n = len(rating)
-        if not uses_kernels(user_idx.device):
-            by_user = stable_argsort(user_idx, self._shape[0])
-            user_idx, item_idx, rating = (column.index_select(0, by_user) for column in (user_idx, item_idx, rating))
-        at = Cells(user_idx, item_idx, *self._shape)
-        error = rating_loss(model.score_pairs(at), rating, *self._range).sum()
-        share = n / self.n_units
-        penalty = self._penalty("user", model.users, at.n_of_user, share)
-        penalty = penalty + self._penalty("item", model.items, at.n_of_item, share)
-        return (error + self._square * penalty) / n
-
-    def _penalty(self, name: str, side: SideModule, n_drawn: Tensor, share: float) -> Tensor:
-        """Return the penalty of a side for a batch, before the factor s²: ().
-
-        Args:
-            n_drawn: (n,) ratings of each row in the batch.
-            share: size of the batch as a share of an epoch.
-        """
-        damping = n_drawn * self._damping[name]  # (n,)
-        penalty = weighted_squares(side.own_factors, torch.add(damping, n_drawn, alpha=self._l2))
-        penalty = penalty + weighted_squares(side.own_bias, damping)
-        if side.implicit_factors is not None:
-            penalty = penalty + share * self._implicit_l2[name] * side.implicit_factors.square().sum()
-        if side.feature_factors is not None and side.feature_bias is not None:
-            squared = side.feature_factors.square().sum() + side.feature_bias.square().sum()
-            penalty = penalty + share * self._feature_l2 * squared
-        return penalty
 
 
 class RankingLoss:
@@ -280,6 +172,12 @@ class RankingLoss:
         """
         n_seen = self._starts.diff()[self._order.long()]
         self._n_before = np.concatenate([[0], n_seen.cumsum(0).cpu().numpy()])
+
+    def enter(self, model: Model, start: int) -> None:
+        """Do nothing: no terms are held."""
+
+    def finish(self, model: Model, stop: int) -> None:
+        """Do nothing: no terms are held."""
 
     def batch(self, model: Model, start: int, stop: int) -> Tensor:
         """Return the loss of the users `start` to `stop` of the current order: ()."""

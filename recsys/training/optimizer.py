@@ -2,7 +2,8 @@
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
+from recsys.training.rowwise import WINDOW, advance, caught_up, new_tail, write
 from recsys.training.sparse import kernels, uses_kernels
 
 _BETA2 = 0.999
@@ -31,6 +33,10 @@ class AdamW(Optimizer):
 
     The kernel is torch's, or `kernels.adamw` where `uses_kernels`. That one reads learning rate and β₁ on the device,
     where `load_schedule` writes them, so that a CUDA graph of `move` can be replayed at any point of the schedule.
+
+    A parameter whose gradient is a sparse tensor of rows is moved at these rows alone, so that a step costs what its
+    batch costs, whatever the size of the table. `recsys.training.rowwise` makes up for the steps that a row missed;
+    `settle` does so for all rows, and `settled` while a parameter is read.
 
     The class exists for three reasons: the limit on the decay, the graphs, and the start. The methods of `Optimizer`
     that are taken over below are wrapped so that their first call imports torch's compiler, which takes longer than a
@@ -55,6 +61,12 @@ class AdamW(Optimizer):
         """Continue from a state dict of this class or of `torch.optim.AdamW`."""
         inspect.unwrap(Optimizer.load_state_dict)(self, state_dict)
         self._steps.clear()
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        for idx, state in state_dict["state"].items():
+            # Optimizer casts all state to the parameter's type.
+            for name in ("last", "tail"):
+                if name in state:
+                    self.state[parameters[idx]][name] = state[name].clone()
 
     def set_schedule(self, learning_rate: float, beta1: float) -> None:
         """Set the learning rate and β₁ of the steps that follow."""
@@ -114,7 +126,9 @@ class AdamW(Optimizer):
                 if parameter.grad is None:
                     continue
                 state = self._state_of(parameter)
-                if self._scalars is None:
+                if parameter.grad.is_sparse or "last" in state:
+                    self._step_rows(parameter, group)
+                elif self._scalars is None:
                     moved.append(parameter)
                 else:
                     gradient = parameter.grad.contiguous()
@@ -123,21 +137,13 @@ class AdamW(Optimizer):
             if not moved:
                 continue
             states = [self._state_of(parameter) for parameter in moved]
-            adamw(
+            fused_adamw(
+                group,
                 moved,
                 [parameter.grad for parameter in moved if parameter.grad is not None],
                 [state["exp_avg"] for state in states],
                 [state["exp_avg_sq"] for state in states],
-                [],
                 [state["step"] for state in states],
-                fused=True,
-                amsgrad=False,
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                lr=group["lr"],
-                weight_decay=_decay(group),
-                eps=_EPS,
-                maximize=False,
             )
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
@@ -148,6 +154,83 @@ class AdamW(Optimizer):
             state["exp_avg"] = torch.zeros_like(parameter, requires_grad=False)
             state["exp_avg_sq"] = torch.zeros_like(parameter, requires_grad=False)
         return state
+
+    def _step_rows(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        """Move the rows that have a gradient, after they have made up for the steps that they missed."""
+        state = self._state_of(parameter)
+        if "last" not in state:
+            state.update(new_tail(len(parameter), parameter.device))
+            state["last"].fill_(int(state["step"]))
+        gradient = parameter.grad
+        assert gradient is not None
+        step = int(state["step"])
+        if gradient.is_sparse:
+            idx = gradient._indices()[0]
+            if not bool((idx[1:] > idx[:-1]).all()):  # more than one part of a batch
+                gradient = gradient.coalesce()
+                idx = gradient._indices()[0]
+            values = gradient._values()
+        else:
+            idx, values = None, gradient
+        rows = caught_up(parameter, state, step, _BETA2, _EPS, idx)
+        fused_adamw(group, [rows[0]], [values], [rows[1]], [rows[2]], [state["step"]])
+        write(parameter, state, rows, step + 1, idx)
+        advance(state, step + 1, group["lr"], group["betas"][0], _BETA2, group["lr"] * _decay(group))
+        if (step + 1) % (WINDOW - 1) == 0:
+            write(parameter, state, caught_up(parameter, state, step + 1, _BETA2, _EPS, None), step + 1, None)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Bring every row to the last step taken, for good."""
+        for parameter, state in self._lagging():
+            step = int(state["step"])
+            write(parameter, state, caught_up(parameter, state, step, _BETA2, _EPS, None), step, None)
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """Bring every row to the last step taken while the context lasts; afterwards all bits are as before."""
+        with torch.no_grad():
+            before = [(parameter, parameter.detach().clone()) for parameter, _ in self._lagging()]
+            for parameter, state in self._lagging():
+                parameter.copy_(caught_up(parameter, state, int(state["step"]), _BETA2, _EPS, None)[0])
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, original in before:
+                    parameter.copy_(original)
+
+    def _lagging(self) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        """Return the parameters that are moved by rows, with their state."""
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        return [(of, self.state[of]) for of in parameters if "last" in self.state.get(of, ())]
+
+
+def fused_adamw(
+    group: dict[str, Any],
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    means: list[Tensor],
+    variances: list[Tensor],
+    steps: list[Tensor],
+) -> None:
+    """Take one step of torch's fused AdamW with the settings of a parameter group."""
+    adamw(
+        parameters,
+        gradients,
+        means,
+        variances,
+        [],
+        steps,
+        fused=True,
+        amsgrad=False,
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        lr=group["lr"],
+        weight_decay=_decay(group),
+        eps=_EPS,
+        maximize=False,
+    )
 
 
 def _decay(group: dict[str, Any]) -> float:

@@ -147,6 +147,26 @@ class FixedMatrix(NamedTuple):
             to_device(value[order]),
         )
 
+    def select_rows(self, idx: Tensor) -> "FixedMatrix":
+        """Return the matrix of these rows, with its transpose: (rows,)."""
+        starts, n_columns = self.pattern.starts, self.pattern.n_columns
+        first = starts.index_select(0, idx).long()
+        n_of_row = starts.index_select(0, idx + 1).long() - first  # (rows,)
+        ends = torch.cumsum(n_of_row, 0)
+        n_values = int(ends[-1]) if len(idx) else 0
+        row = torch.repeat_interleave(
+            torch.arange(len(idx), dtype=torch.int32, device=idx.device), n_of_row, output_size=n_values
+        )
+        at = torch.arange(n_values, device=idx.device) + (first - ends + n_of_row).index_select(0, row)
+        column, value = self.pattern.column.index_select(0, at), self.value.index_select(0, at)
+        order = stable_argsort(column, n_columns)
+        return FixedMatrix(
+            Pattern.from_counts(n_of_row, column, n_columns),
+            value,
+            Pattern.from_counts(torch.bincount(column, minlength=n_columns), row.index_select(0, order), len(idx)),
+            value.index_select(0, order),
+        )
+
     def matmul(self, table: Tensor) -> Tensor:
         """Return this matrix times a learned table: (n_columns, width) → (n_rows, width)."""
         product: Tensor = _FixedMatmul.apply(table, self)  # type: ignore[no-untyped-call]

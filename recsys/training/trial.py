@@ -55,6 +55,7 @@ def train_and_measure(
             rating_scale=rating_scale,
             device=device,
             seed=seed,
+            restarts=False,  # with a lower rate it would be the outcome of another config
             on_epoch=(lambda _: on_epoch()) if on_epoch else None,
         )
         measured = measure(fitted.factors)

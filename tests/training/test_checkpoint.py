@@ -389,4 +389,4 @@ def test_a_checkpoint_is_numbers_and_json(tmp_path: Path) -> None:
     assert set(about) == {"format", "identity", "state"}
     assert about["identity"]["settings"] == settings("dot rating").as_record()
     assert max(entry["data_offsets"][1] for entry in header.values()) == len(content) - 8 - size
-    assert {entry["dtype"] for entry in header.values()} <= {"F32", "F64", "I64", "U8"}
+    assert {entry["dtype"] for entry in header.values()} <= {"F32", "F64", "I32", "I64", "U8"}

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -271,7 +272,7 @@ def test_batches_cut_into_parts_have_the_same_gradient(objective: Objective, arc
     train, _ = described()
     train = validate_ratings(train, None)
     config = described_config(train, objective, architecture)
-    config = replace(config, dropout=0.0, implicit_dropout=0.0, n_sampled=0, damping=0.3)
+    config = replace(config, dropout=0.0, implicit_dropout=0.0, n_sampled=0, damping=0.3, batch_size=10_000)
 
     def step(accumulate: int) -> tuple[float, dict[str, np.ndarray]]:
         run = build(train, config, None, torch.Generator().manual_seed(0))
@@ -468,7 +469,7 @@ def short_of(memory: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def batch(*_: object) -> torch.Tensor:
         raise memory
 
-    monkeypatch.setattr("recsys.training.objectives.RatingLoss.batch", batch)
+    monkeypatch.setattr("recsys.training.rating_loss.RatingLoss.batch", batch)
 
 
 @pytest.mark.parametrize("device", ["cpu", "auto"])
@@ -488,7 +489,7 @@ def test_too_little_memory_of_the_cpu_is_known_by_its_words(monkeypatch: pytest.
     def batch(*_: object) -> torch.Tensor:
         return torch.empty(1 << 60)
 
-    monkeypatch.setattr("recsys.training.objectives.RatingLoss.batch", batch)
+    monkeypatch.setattr("recsys.training.rating_loss.RatingLoss.batch", batch)
     with pytest.raises(TrainingError, match="memory of device cpu is too short"):
         fit(train, rating_config(train), device="cpu")
     short_of(MemoryError(), monkeypatch)
@@ -537,10 +538,42 @@ def test_cuda_without_cuda_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
 
 @KINDS
 def test_a_diverged_training_says_what_to_do(objective: Objective, architecture: Architecture) -> None:
-    train, _ = checkerboard()
+    train, _ = checkerboard(20, 12)
     config = default_config(objective, train.n_ratings, architecture=architecture, learning_rate=1e30, batch_size=64)
-    with pytest.raises(TrainingError, match=r"the loss of epoch \d+ is (nan|inf).*learning rate below 1e\+30"):
-        fit(train, config, device="cpu")
+    for restarts, below in ((False, r"1e\+30"), (True, r"4.7\d*e\+23")):
+        with pytest.raises(TrainingError, match=rf"the loss of epoch \d+ is (nan|inf).*learning rate below {below}"):
+            fit(train, config, device="cpu", restarts=restarts)
+
+
+@KINDS
+def test_a_training_whose_loss_rises_starts_anew_with_a_lower_rate(
+    objective: Objective, architecture: Architecture, caplog: pytest.LogCaptureFixture
+) -> None:
+    train, _ = checkerboard()
+    config = default_config(
+        objective, train.n_ratings, architecture=architecture, learning_rate=30.0, n_epochs=6, batch_size=256
+    )
+    fitted = fit(train, config, device="cpu")
+    losses = [record.train_loss for record in fitted.history]
+    assert len(losses) == 6
+    assert max(later / earlier for earlier, later in pairwise(losses)) < 1.05
+    rates = [restart.learning_rate for restart in fitted.restarts]
+    assert rates == [30.0, 15.0, 3.75, 0.46875][: len(rates)]
+    assert caplog.text.count("training starts anew with learning rate") == len(rates) >= 1
+    assert np.isfinite(score_users(fitted.factors, np.arange(60))).all()
+    # The same as with the lower rate from the start.
+    again = replace(config, learning_rate=rates[-1] / 2 ** len(rates))
+    assert same_bits(fitted.factors, fit(train, again, device="cpu", restarts=False).factors)
+    assert fitted.seconds >= fitted.history[-1].seconds > fitted.history[0].seconds
+
+
+def test_a_loss_that_rises_is_an_outcome_where_rates_are_compared() -> None:
+    train, _ = checkerboard()
+    config = default_config("rating", train.n_ratings, learning_rate=3.0, n_epochs=6, batch_size=256)
+    fitted = fit(train, config, device="cpu", restarts=False)
+    assert fitted.restarts == ()
+    losses = [record.train_loss for record in fitted.history]
+    assert max(later / earlier for earlier, later in pairwise(losses)) > 1.05
 
 
 @pytest.mark.parametrize(

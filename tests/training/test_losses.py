@@ -9,8 +9,10 @@ import torch
 from recsys.data.dataset import Ratings
 from recsys.data.scale import logit, rating_range, validate_ratings
 from recsys.errors import TrainingError
-from recsys.training.models import DotProduct, SideModule
-from recsys.training.objectives import RankingLoss, RatingLoss, ranking_loss, rating_loss, sampled_ranking_loss
+from recsys.training.models import DotProduct
+from recsys.training.objectives import RankingLoss, ranking_loss, sampled_ranking_loss
+from recsys.training.rating_loss import RatingLoss, rating_loss
+from recsys.training.side import SideModule
 from recsys.training.sparse import Cells, FixedMatrix
 from tests.training.made import ratings
 
@@ -160,6 +162,60 @@ def test_the_batches_of_an_epoch_charge_what_one_batch_of_all_does() -> None:
     loss.shuffle(torch.Generator().manual_seed(0))
     parts = sum((stop - start) * loss.batch(made, start, stop).item() for start, stop in ((0, 1), (1, 4), (4, 6)))
     assert parts / 6 == pytest.approx(loss.batch(made, 0, 6).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("item_blocks", [1, 2])
+@pytest.mark.parametrize("adds", [False, True], ids=["own rows", "history and features"])
+def test_a_block_of_steps_adds_up_to_the_gradient_of_one(adds: bool, item_blocks: int) -> None:
+    """Two steps of three ratings, nothing moved between: twice the gradient of the mean over all six."""
+    penalties = {"l2": 0.3, "damping": 0.7, "user_implicit_l2": 0.2, "item_implicit_l2": 0.4, "feature_l2": 0.6}
+    in_one, in_steps = model(adds=adds), model(adds=adds)
+    whole = made_rating_loss(**penalties)
+    cut = RatingLoss(
+        DATA, rating_range=(0.5, 5.5), device=CPU, batch_units=3, block_steps=2, item_blocks=item_blocks, **penalties
+    )
+    cut.shuffle(torch.Generator().manual_seed(0))
+    expected = whole.batch(in_one, 0, 6)
+    expected.backward()
+    total = 0.0
+    for start, stop in ((0, 2), (2, 3), (3, 6)):  # the first step in two parts
+        loss = cut.batch(in_steps, start, stop) * ((stop - start) / 3)
+        loss.backward()
+        cut.finish(in_steps, stop)
+        total += loss.item() / 2
+    assert total == pytest.approx(expected.item(), rel=1e-5)
+    for (name, one), (_, of_steps) in zip(in_one.named_parameters(), in_steps.named_parameters(), strict=True):
+        assert one.grad is not None
+        assert of_steps.grad is not None
+        found = of_steps.grad.to_dense() if of_steps.grad.is_sparse else of_steps.grad
+        assert found.numpy() == pytest.approx(2 * one.grad.numpy(), rel=1e-4, abs=1e-6), name
+    assert in_steps.users.held is None
+    assert in_steps.items.held is None
+
+
+def test_blocks_hold_every_rating_once_and_some_users_each() -> None:
+    random = np.random.default_rng(0)
+    user, item = np.nonzero(random.random((50, 40)) < 0.3)
+    train = ratings([(int(u), int(i), float(n)) for n, (u, i) in enumerate(zip(user, item, strict=True))])
+    loss = RatingLoss(train, rating_range=(0, 1), device=CPU, batch_units=20, block_steps=4, **NO_PENALTY)
+    orders = []
+    for seed in (0, 0, 1):
+        loss.shuffle(torch.Generator().manual_seed(seed))
+        seen, n_users = [], []
+        for number in range(-(-train.n_ratings // 80)):
+            block = loss._load_block(number)
+            assert (np.diff(block.users.numpy()) > 0).all()
+            rows = block.rating.long().numpy()  # each rating is its own number
+            assert np.array_equal(train.user_idx[rows], block.users.numpy()[block.user_row.numpy()])
+            assert np.array_equal(train.item_idx[rows], block.item_idx.numpy())
+            for start in range(0, len(rows), 20):
+                assert (np.diff(block.user_row[start : start + 20].numpy()) >= 0).all()
+            seen.append(rows)
+            n_users.append(len(block.users))
+        assert sorted(np.concatenate(seen)) == list(range(train.n_ratings))
+        assert sum(n_users) <= 50 + len(n_users) - 1  # only those at the ends are in two blocks
+        orders.append(np.concatenate(seen).tolist())
+    assert orders[0] == orders[1] != orders[2]
 
 
 WEIGHT = np.array([0.5, 2.0, 1.0, 0.3, 1.5, 0.1])  # of the rows of DATA

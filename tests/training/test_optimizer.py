@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+import recsys.training.optimizer as optimizer_module
+import recsys.training.rowwise as rowwise_module
 from recsys.training.optimizer import AdamW
 
 
@@ -134,6 +136,63 @@ def test_a_state_dict_continues_as_if_there_had_been_no_break() -> None:
         assert torch.equal(mine, other)
     with pytest.raises(ValueError, match="different number of parameter groups"):
         second.load_state_dict({"state": {}, "param_groups": []})
+
+
+def row_gradient(shape: torch.Size, rows: list[int], seed: int) -> torch.Tensor:
+    values = torch.randn(len(rows), *shape[1:], generator=torch.Generator().manual_seed(seed))
+    return torch.sparse_coo_tensor(torch.tensor([rows]), values, shape)
+
+
+@pytest.mark.parametrize("decay", [0.0, 3.0])
+def test_rows_are_moved_as_by_whole_tables(decay: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows have a gradient often, at times, hardly ever or never, and the schedule changes at every step."""
+    for module in (optimizer_module, rowwise_module):
+        monkeypatch.setattr(module, "WINDOW", 16)
+    start = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    table, whole = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    by_row, plain = (AdamW([{"params": [of], "weight_decay": decay}]) for of in (table, whole))
+    random = torch.Generator().manual_seed(1)
+    for step in range(60):
+        rows = [row for row in range(5) if torch.rand((), generator=random) < (0.9, 0.5, 0.2, 0.05, 0.02)[row]]
+        table.grad = row_gradient(table.shape, rows, step)
+        whole.grad = table.grad.to_dense()
+        for optimizer in (by_row, plain):
+            optimizer.set_schedule(0.002 * (1 + step % 7), 0.85 + 0.001 * step)
+            optimizer.step()
+    lagging = table.detach().clone()
+    with by_row.settled():
+        assert torch.allclose(table, whole, rtol=1e-4, atol=1e-6)
+    assert torch.equal(table, lagging)
+    by_row.settle()
+    assert torch.allclose(table, whole, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(table, start, atol=0.01)
+    if decay == 0:
+        assert torch.equal(table[5], start[5])
+    assert torch.allclose(by_row.state[table]["exp_avg_sq"], plain.state[whole]["exp_avg_sq"], rtol=1e-3)
+
+
+def test_the_parts_of_a_batch_may_share_rows() -> None:
+    table, whole = (nn.Parameter(torch.ones(4, 2)) for _ in range(2))
+    table.grad = row_gradient(table.shape, [0, 2], 0) + row_gradient(table.shape, [2, 3], 1)
+    whole.grad = table.grad.to_dense()
+    for of in (table, whole):
+        AdamW([{"params": [of]}]).step()
+    assert torch.allclose(table, whole)
+
+
+def test_rows_continue_from_a_state_dict_bit_for_bit() -> None:
+    whole, again = (nn.Parameter(torch.ones(4, 2)) for _ in range(2))
+    first, second = (AdamW([{"params": [of], "weight_decay": 0.1}]) for of in (whole, again))
+    for step, rows in enumerate(([0, 2], [1, 2], [0, 1])):
+        whole.grad = row_gradient(whole.shape, rows, step)
+        first.step()
+    again.data.copy_(whole.data)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for optimizer, of in ((first, whole), (second, again)):
+        of.grad = row_gradient(of.shape, [1, 3], 7)
+        optimizer.step()
+        optimizer.settle()
+    assert torch.equal(whole, again)
 
 
 def test_the_compiler_of_torch_is_not_imported() -> None:
