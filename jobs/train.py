@@ -138,7 +138,7 @@ def train(
             learner.factors,
             Training(
                 architecture=config.architecture,
-                configuration={**config.as_record(), "seed": seed, "n_users": source.ratings.n_users},
+                configuration={**learner.config, "n_users": source.ratings.n_users},
                 metrics=measured.metrics,
                 baselines=measured.baselines,
                 history=[
@@ -303,6 +303,7 @@ def already_trained(
     fingerprint: str | None = None
     for stored in candidates:
         before = dict(stored.training.configuration)
+        before.pop("restarts", None)  # an outcome of the training, see `recsys.training.build.Restart`
         n_ratings, n_users = stored.training.n_ratings, int(str(before.get("n_users", 0)))
         parameters = tuned.parameters if tuned is not None and tuned.applies_to(n_ratings) else {}
         config = config_for(objective, architecture, n_ratings, n_users, parameters, overrides)
