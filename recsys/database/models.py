@@ -4,13 +4,14 @@ A version is written as `storing`, in pieces, and becomes `ready` in one last st
 row. So a reader sees the whole of a version or nothing of it. A version is never overwritten.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
 from safetensors import SafetensorError
-from sqlalchemy import Connection, Engine, Row, delete, insert, select, update
+from sqlalchemy import Connection, Engine, Row, delete, false, insert, select, update
 
 from recsys.database import schema
 from recsys.database.checksums import version_checksum
@@ -47,6 +48,10 @@ class Training:
     training_seconds: float
     gate_passed: bool
     gate_reason: str
+    gate: Mapping[str, object] = field(default_factory=dict)
+    """The comparison with the live version, as JSON holds it; empty: it was not compared."""
+    refit: Mapping[str, object] | None = None
+    """Figures of the refit on all ratings; `None`: the version has not seen the held-out ratings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,9 @@ class ModelVersion:
     checksum: str | None = None
 
 
-def store(engine: Engine, factors: Factors, training: Training, guard: Guard | None = None) -> int:
+def store(
+    engine: Engine, factors: Factors, training: Training, guard: Guard | None = None, *, twin: Factors | None = None
+) -> int:
     """Store a finished training as a new version that is not live; returns its number.
 
     Users that were erased since the training began are left out. The caller holds the lease of training: versions that
@@ -74,19 +81,62 @@ def store(engine: Engine, factors: Factors, training: Training, guard: Guard | N
 
     Args:
         guard: called in every transaction before it commits.
+        twin: the same training without the held-out ratings, which `load_judged` returns for later comparisons.
 
     Raises:
         TrainingError: a number is not finite.
         RecsysError: whatever `guard` raises.
     """
+    check_finite(factors)
+    with reading(engine) as connection:
+        left = connection.scalars(select(schema.models.c.number).where(schema.models.c.status == "storing")).all()
+    for unfinished in left:
+        _delete(engine, unfinished, guard)
+    number = _store_rows(engine, factors, training, guard)
+    numbers = [number]
+    if twin is not None:
+        # A comparison needs neither what fold-in needs nor the embeddings of metadata.
+        judged = replace(
+            twin,
+            users=replace(twin.users, features=None),
+            items=replace(twin.items, implicit=None, features=None),
+            constants=None,
+        )
+        check_finite(judged)
+        numbers.append(_store_rows(engine, judged, training, guard, number=-number))
+    models = schema.models.c
+    with unit_of_work(engine, guard) as work:
+        connection = work.connection
+        # Locks the versions first: an erasure that is under way has then counted its user already.
+        connection.execute(update(schema.models).where(models.number.in_(numbers)).values(status="storing"))
+        for each in numbers:
+            n_users = count_user_rows(connection, each)
+            connection.execute(
+                update(schema.models).where(models.number == each).values(status="ready", n_users=n_users)
+            )
+    return number
+
+
+def check_finite(factors: Factors) -> None:
+    """Check that a model can be stored.
+
+    Raises:
+        TrainingError: a number is not finite.
+    """
     for array in (factors.user_factors, factors.user_bias, factors.item_factors, factors.item_bias):
         if not np.isfinite(array).all():
             raise TrainingError("the model has numbers that are not finite: train with a smaller learning rate")
+
+
+def _store_rows(
+    engine: Engine, factors: Factors, training: Training, guard: Guard | None, *, number: int | None = None
+) -> int:
+    """Write the rows of a version that stays invisible, and return its number.
+
+    Args:
+        number: its number; `None`: the next one.
+    """
     weights = pack_weights(factors)
-    with reading(engine) as connection:
-        left = connection.scalars(select(schema.models.c.number).where(schema.models.c.status == "storing")).all()
-    for number in left:
-        _delete(engine, number, guard)
     with unit_of_work(engine, guard) as work:
         row = {
             "objective": factors.objective,
@@ -112,21 +162,18 @@ def store(engine: Engine, factors: Factors, training: Training, guard: Guard | N
             "gate_passed": training.gate_passed,
             "gate_reason": training.gate_reason,
             "checksum": version_checksum(factors, weights),
+            "gate": dict(training.gate),
+            "refit": None if training.refit is None else dict(training.refit),
         }
+        if number is not None:
+            row["number"] = number
         statement = insert(schema.models).values(row).returning(schema.models.c.number)
-        number = int(work.connection.execute(statement).scalar_one())
-    store_users(engine, number, factors.users, guard)
-    store_items(engine, number, factors.items, guard)
-    models = schema.models.c
-    with unit_of_work(engine, guard) as work:
-        connection = work.connection
+        stored = int(work.connection.execute(statement).scalar_one())
         if weights:
-            connection.execute(insert(schema.model_weights).values(number=number, weights=weights))
-        # Locks the version first: an erasure that is under way has then counted its user already.
-        connection.execute(update(schema.models).where(models.number == number).values(status="storing"))
-        n_users = count_user_rows(connection, number)
-        connection.execute(update(schema.models).where(models.number == number).values(status="ready", n_users=n_users))
-    return number
+            work.connection.execute(insert(schema.model_weights).values(number=stored, weights=weights))
+    store_users(engine, stored, factors.users, guard)
+    store_items(engine, stored, factors.items, guard)
+    return stored
 
 
 def publish(
@@ -239,15 +286,19 @@ def prune(
     keep: int,
     audit: Callable[[Connection, list[int]], None] | None = None,
     guard: Guard | None = None,
+    *,
+    max_days: float | None = None,
 ) -> list[int]:
-    """Delete old versions.
+    """Delete old versions, and twins that no comparison will need.
 
     Of each objective these stay: the live version, the version that a rollback returns to, the newest version, and the
-    newest `keep` of those that passed the gate. On SQLite the free space is given back to the system.
+    newest `keep` of those that passed the gate. The twins of the live version and of the rollback's stay, and that of
+    a newest version that passed the gate. On SQLite the free space is given back to the system.
 
     Args:
         audit: called with the numbers of the versions, inside the transaction that makes them unreachable.
         guard: called in every transaction before it commits.
+        max_days: the other versions that passed the gate stay only if they are not older.
 
     Returns:
         The numbers of the deleted versions.
@@ -261,22 +312,38 @@ def prune(
     with unit_of_work(engine, guard) as work:
         connection = work.connection
         _lock_versions(connection, [stored.number for stored in versions(connection)])
-        stored_by_objective: dict[Objective, list[ModelVersion]] = {}
-        for stored in versions(connection):  # again: a publication that was under way has ended
-            stored_by_objective.setdefault(stored.objective, []).append(stored)
-        numbers: list[int] = []
-        for objective, group in stored_by_objective.items():
-            passed = [stored.number for stored in group if stored.training.gate_passed][:keep]
-            kept = {group[0].number, *passed, *previously_published(connection, objective)[:1]}
-            numbers += [stored.number for stored in group if not stored.live and stored.number not in kept]
-        connection.execute(update(schema.models).where(schema.models.c.number.in_(numbers)).values(status="storing"))
-        if audit is not None:
+        # Again: a publication that was under way has ended.
+        numbers, twins = obsolete(connection, keep, max_days)
+        connection.execute(
+            update(schema.models).where(schema.models.c.number.in_([*numbers, *twins])).values(status="storing")
+        )
+        if audit is not None and numbers:
             audit(connection, numbers)
-    for number in numbers:
+    for number in (*numbers, *twins):
         _delete(engine, number, guard)
-    if numbers:
-        release_space(engine)
+    release_space(engine)
     return numbers
+
+
+def obsolete(connection: Connection, keep: int, max_days: float | None) -> tuple[list[int], list[int]]:
+    """Return the numbers of the versions, and of the twins, that `prune` would delete."""
+    oldest = -math.inf if max_days is None else now_ms() - max_days * 86_400_000
+    by_objective: dict[Objective, list[ModelVersion]] = {}
+    for stored in versions(connection):
+        by_objective.setdefault(stored.objective, []).append(stored)
+    numbers: list[int] = []
+    judged: set[int] = set()
+    for objective, group in by_objective.items():
+        passed = [stored for stored in group if stored.training.gate_passed]
+        recent = {stored.number for stored in passed[:keep] if stored.created_at >= oldest}
+        live = {stored.number for stored in group if stored.live}
+        needed = live.union(previously_published(connection, objective)[:1])
+        kept = {group[0].number, *recent, *needed}
+        numbers += [stored.number for stored in group if stored.number not in kept]
+        judged |= needed.union(stored.number for stored in group[:1] if stored.training.gate_passed)
+    models = schema.models.c
+    twins = connection.scalars(select(models.number).where(models.number < 0).order_by(models.number)).all()
+    return numbers, [number for number in twins if -number not in judged]
 
 
 def _delete(engine: Engine, number: int, guard: Guard | None = None) -> None:
@@ -289,7 +356,7 @@ def _delete(engine: Engine, number: int, guard: Guard | None = None) -> None:
 
 
 def versions(connection: Connection) -> list[ModelVersion]:
-    """Return all finished versions, the newest first."""
+    """Return all finished versions, the newest first. Twins are not listed."""
     rows = connection.execute(_select_versions().order_by(schema.models.c.number.desc()))
     return [_as_version(row) for row in rows]
 
@@ -322,7 +389,28 @@ def load_factors(connection: Connection, number: int, *, users: bool = True) -> 
         NotFoundError: there is no such version.
         DamagedVersionError: what is stored is not what was written.
     """
-    chosen = version(connection, number)
+    return _load(connection, version(connection, number), users=users)
+
+
+def load_judged(connection: Connection, number: int) -> Factors:
+    """Load what a new version is compared with in place of a version: its twin, or itself if it has none.
+
+    A version without a twin was not refitted, so it has not seen the held-out ratings either.
+
+    Raises:
+        NotFoundError: there is no such version.
+        DamagedVersionError: what is stored is not what was written.
+    """
+    row = connection.execute(
+        select(schema.models, false().label("live")).where(
+            schema.models.c.number == -number, schema.models.c.status == "ready"
+        )
+    ).one_or_none()
+    return _load(connection, version(connection, number) if row is None else _as_version(row), users=True)
+
+
+def _load(connection: Connection, chosen: ModelVersion, *, users: bool) -> Factors:
+    number = chosen.number
     stored = connection.scalar(select(schema.model_weights.c.weights).where(schema.model_weights.c.number == number))
     try:
         weights = unpack_weights(stored, chosen.objective, chosen.training.configuration)
@@ -360,7 +448,8 @@ def load_factors(connection: Connection, number: int, *, users: bool = True) -> 
 def _select_versions() -> Any:
     is_live = schema.live_models.c.number.is_not(None).label("live")
     joined = schema.models.outerjoin(schema.live_models, schema.live_models.c.number == schema.models.c.number)
-    return select(schema.models, is_live).select_from(joined).where(schema.models.c.status == "ready")
+    listed = (schema.models.c.status == "ready", schema.models.c.number > 0)
+    return select(schema.models, is_live).select_from(joined).where(*listed)
 
 
 def _as_version(row: Row[Any]) -> ModelVersion:
@@ -377,6 +466,8 @@ def _as_version(row: Row[Any]) -> ModelVersion:
         training_seconds=row.training_seconds,
         gate_passed=row.gate_passed,
         gate_reason=row.gate_reason,
+        gate=row.gate,
+        refit=row.refit,
     )
     return ModelVersion(
         number=row.number,

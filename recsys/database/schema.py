@@ -108,6 +108,7 @@ changes = Table(
 models = Table(
     "models",
     metadata,
+    # The twin of version n, trained without the held-out ratings, is kept for judging only: its number is −n.
     Column("number", Key, primary_key=True, autoincrement=True),
     Column("objective", String(16), nullable=False),
     Column("architecture", String(16), nullable=False),
@@ -132,6 +133,8 @@ models = Table(
     Column("gate_passed", Boolean, nullable=False),
     Column("gate_reason", Text, nullable=False),
     Column("checksum", String(64)),  # of the item side and the weights; none: stored by an earlier version
+    Column("gate", Json, nullable=False, server_default="{}"),  # the comparison with the live version, and the slices
+    Column("refit", Json),  # figures of the refit on all ratings; none: the version has not seen the held-out ratings
     CheckConstraint("objective IN ('rating', 'ranking')", name="objective"),
     CheckConstraint("status IN ('storing', 'ready')", name="status"),
     sqlite_autoincrement=True,
@@ -206,6 +209,23 @@ job_runs = Table(
     Column("status", String(16), nullable=False),
     Column("reason", Text, nullable=False),
     Column("detail", Json, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger),
+    Column("exit_code", Integer),
+    CheckConstraint("status IN ('running', 'done', 'failed')", name="status"),
+    sqlite_autoincrement=True,
+)
+
+job_steps = Table(
+    "job_steps",
+    metadata,
+    Column("step_key", Key, primary_key=True, autoincrement=True),
+    Column("run_key", Key, ForeignKey(job_runs.c.run_key, ondelete="CASCADE"), nullable=False, index=True),
+    Column("name", String(16), nullable=False),
+    Column("objective", String(16)),
+    Column("fingerprint", Text, nullable=False),  # of the inputs
+    Column("status", String(16), nullable=False),
+    Column("figures", Json, nullable=False),
     Column("started_at", BigInteger, nullable=False),
     Column("finished_at", BigInteger),
     CheckConstraint("status IN ('running', 'done', 'failed')", name="status"),
