@@ -19,7 +19,7 @@ from api.metrics import Metrics
 from api.middleware import InFlight, RequestMiddleware
 from api.openapi import document_of
 from api.process import keep_loaded_objects, note_termination, paused_collection, share_interpreter
-from api.routes import docs, health, items, models, ratings, recommendations
+from api.routes import docs, health, items, models, ratings, recommendations, runs
 from api.state import AppState, WriteLimiter
 from recsys.database.engine import connect
 from recsys.serving.batching import Searcher, StateReader
@@ -111,7 +111,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,  # FastAPI's own pages need files from the network: see `api.routes.docs`
         redoc_url=None,
     )
-    for module in (recommendations, items, ratings, models, health, docs):
+    for module in (recommendations, items, ratings, models, runs, health, docs):
         app.router.routes.extend(module.routes.routes)
     for module in (items, ratings):
         app.router.routes.extend(module.reading_routes.routes)

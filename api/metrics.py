@@ -6,6 +6,7 @@ import time
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from recsys.database.alarms import Alarms
 from recsys.serving.refresh import LiveRecommender
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -58,7 +59,48 @@ class Metrics:
             registry=self._registry,
             multiprocess_mode="livesum",
         )
+        # The state of the database is the same for all processes: the newest value that one of them read counts.
+        self._jobs = {
+            name: self._of_database(f"recsys_job_{name}", text, "job")
+            for name, text in (
+                ("last_attempt_timestamp_seconds", "When the job was last started, in Unix time."),
+                ("last_success_timestamp_seconds", "When the job last succeeded, in Unix time."),
+                ("last_exit_code", "Exit code of the last run of the job."),
+            )
+        }
+        self._gate = self._of_database(
+            "recsys_gate_passed", "1 if the gate passed the newest version, else 0.", "objective"
+        )
+        self._versions = self._of_database("recsys_model_versions", "Number of stored versions.", "objective")
+        self._data_age = self._of_database(
+            "recsys_model_data_age_seconds",
+            "Seconds since the newest rating that the live version has seen.",
+            "objective",
+        )
+        self._bytes = self._of_database("recsys_database_bytes", "Size of the database.")
+        self._ratings = self._of_database("recsys_ratings", "Number of ratings.")
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    def _of_database(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self._registry, multiprocess_mode="livemostrecent")
+
+    def update_alarms(self, alarms: Alarms) -> None:
+        """Set the gauges of jobs, versions and the database."""
+        self._bytes.set(alarms.n_bytes)
+        self._ratings.set(alarms.n_ratings)
+        for job, ends in alarms.jobs.items():
+            for name, key, unit in (
+                ("last_attempt_timestamp_seconds", "attempt", 1000),
+                ("last_success_timestamp_seconds", "success", 1000),
+                ("last_exit_code", "exit_code", 1),
+            ):
+                if key in ends:
+                    self._jobs[name].labels(job).set(ends[key] / unit)
+        for objective, n_versions in alarms.n_versions.items():
+            self._versions.labels(objective).set(n_versions)
+            self._gate.labels(objective).set(int(alarms.gate_passed[objective]))
+        for objective, seen_at in alarms.newest_data_at.items():
+            self._data_age.labels(objective).set(round(time.time() - seen_at / 1000, 1))
 
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one request that was answered."""

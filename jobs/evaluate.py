@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jobs.fitting import fit_with_progress
 from jobs.load import read_items_file, read_ratings_file, read_users_file
 from jobs.rejects import rejects_to
-from jobs.train import fit_with_progress
 from jobs.training_data import rating_scale
 from recsys.data.dataset import Ratings
 from recsys.data.encoding import IdEncoder, as_ratings

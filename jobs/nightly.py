@@ -1,25 +1,34 @@
-"""The nightly job: load, train both objectives, publish what the gate allows, and record why."""
+"""The nightly job: load, train both objectives, publish what the gate allows, prune, report, and record why."""
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from jobs.interrupt import Interrupted, explain_interrupt
 from jobs.load import load
+from jobs.notify import notify
+from jobs.pipeline import Pipeline, TrainingInput, TrainingJob
 from jobs.progress import say
-from jobs.train import already_trained, train
+from jobs.train import already_trained, is_unpublished
+from recsys.database.audit import record
+from recsys.database.clock import now_ms
 from recsys.database.counts import recount
 from recsys.database.engine import reading
 from recsys.database.leases import LOADING, TRAINING, Lease, lease
-from recsys.database.runs import recorded
+from recsys.database.models import prune
+from recsys.database.runs import Run, delete_old_runs, recorded
 from recsys.errors import LockedError, RecsysError
 from recsys.extras import has_extra
-from recsys.results import LoadReport, NightlyReport, Objective, ObjectiveReport, TrainReport
+from recsys.results import LoadReport, NightlyReport, Objective, ObjectiveReport, TrainReport, as_time
 from recsys.settings import Settings
+
+KEEP_RUNS_DAYS = 400
+"""Days after which the record of a run is deleted."""
 
 _log = logging.getLogger(__name__)
 
@@ -28,18 +37,26 @@ class Night:
     """What one night has done so far."""
 
     def __init__(self) -> None:
-        self._started = time.perf_counter()
+        self._started_at, self._started = now_ms(), time.perf_counter()
+        self.run: int | None = None
         self.loads: list[LoadReport] = []
         self.trainings: list[TrainReport] = []
         self.objectives: list[ObjectiveReport] = []
+        self.pruned: list[int] = []
+        self.error: str | None = None
 
     def report(self) -> NightlyReport:
         """Return everything that was done, with one status for the whole."""
         return NightlyReport(
-            status=night_status([each.status for each in self.objectives]),
+            status="failed" if self.error else night_status([each.status for each in self.objectives]),
+            run=self.run,
+            started_at=as_time(self._started_at),
+            finished_at=as_time(now_ms()),
+            error=self.error,
             objectives=self.objectives,
             loads=self.loads,
             trainings=self.trainings,
+            pruned=self.pruned,
             seconds=round(time.perf_counter() - self._started, 3),
         )
 
@@ -54,11 +71,20 @@ class Night:
 
 
 def nightly(
-    engine: Engine, settings: Settings, sources: Sequence[Path] = (), *, device: str = "auto", seed: int = 0
+    engine: Engine,
+    settings: Settings,
+    sources: Sequence[Path] = (),
+    *,
+    device: str = "auto",
+    seed: int = 0,
+    on_end: Callable[[NightlyReport], None] = lambda report: None,
 ) -> NightlyReport:
-    """Load the sources, then train each objective whose ratings changed since it was last trained.
+    """Load the sources, train each objective whose ratings changed since it was last trained, and delete old versions.
 
     The objectives are independent: one that fails is reported, and the other is trained all the same.
+
+    Args:
+        on_end: called with the report, also if an error is raised afterwards.
 
     Raises:
         Interrupted: the night was stopped; the message says what was kept.
@@ -66,60 +92,133 @@ def nightly(
         RecsysError: a source could not be loaded. What was loaded before it stays.
     """
     night = Night()
-    with (
-        lease(engine, TRAINING, settings.lease_seconds) as held,
-        recorded(engine, "nightly") as run,
-        explain_interrupt(night.kept),
-    ):
-        for source in sources:
-            with lease(engine, LOADING, settings.lease_seconds) as loading:
-                night.loads.append(load(engine, source, settings, guard=loading.guard))
-        n_corrected = recount(engine, held.guard)
-        if n_corrected:
-            _log.warning("corrected the rating counts of items", extra={"items": n_corrected})
-        for objective in get_args(Objective):
-            try:
-                train_if_new(engine, settings, held, night, objective, device, seed)
-            except Interrupted as interrupted:
-                raise Interrupted(f"{interrupted}. Before: {night.summary() or 'nothing'}") from interrupted
-            run.detail, run.reason = night.report().model_dump(mode="json"), night.summary()
-        if any(training.published for training in night.trainings) and has_extra("report"):
-            from jobs.maps import try_map_live  # plotly and pandas take a while to import
+    try:
+        with lease(engine, TRAINING, settings.lease_seconds) as held, recorded(engine, "nightly") as run:
+            night.run = run.key
+            with reported(settings, night, run), explain_interrupt(night.kept):
+                run_steps(engine, settings, held, run, night, sources, device, seed)
+    except BaseException as error:
+        night.error = described(error)
+        raise
+    finally:
+        on_end(night.report())
+    return night.report()
 
-            try_map_live(engine, held.guard)
+
+@contextmanager
+def reported(settings: Settings, night: Night, run: Run) -> Iterator[None]:
+    """Record the outcome of the block in its run, and send it to whom the settings name, whether it failed or not."""
+    try:
+        yield
+    except BaseException as error:
+        night.error = described(error)
+        raise
+    finally:
         report = night.report()
-        run.failed = report.status == "failed"
-    return report
+        run.failed, run.detail = report.status == "failed", report.model_dump(mode="json")
+        run.reason = night.summary() or night.error or "nothing was trained"
+        if settings.notify_url or settings.notify_command:
+            try:
+                with run.step("notify") as step:
+                    step.figures = {"sent": notify(settings, report)}
+            except RecsysError as problem:
+                _log.warning("the summary could not be sent", extra={"reason": str(problem)})
+
+
+def run_steps(
+    engine: Engine,
+    settings: Settings,
+    held: Lease,
+    run: Run,
+    night: Night,
+    sources: Sequence[Path],
+    device: str,
+    seed: int,
+) -> None:
+    """Run all steps of a night."""
+    with run.step("lease") as step:
+        step.figures = {"holder": held.holder, "token": held.token}
+    for source in sources:
+        with (
+            run.step("load", fingerprint=str(source)) as step,
+            lease(engine, LOADING, settings.lease_seconds) as loading,
+        ):
+            night.loads.append(load(engine, source, settings, guard=loading.guard))
+            step.figures = night.loads[-1].model_dump(mode="json")
+    with run.step("count") as step:
+        n_corrected = recount(engine, held.guard)
+        step.figures = {"corrected": n_corrected}
+    if n_corrected:
+        _log.warning("corrected the rating counts of items", extra={"items": n_corrected})
+    inputs: list[TrainingInput] = []
+
+    def read_once() -> TrainingInput:
+        if not inputs:
+            inputs.append(TrainingInput.read(engine, settings))
+        return inputs[0]
+
+    for objective in get_args(Objective):
+        job = TrainingJob(objective, device=device, seed=seed)
+        try:
+            train_if_new(engine, settings, held, run, night, job, read_once)
+        except Interrupted as interrupted:
+            raise Interrupted(f"{interrupted}. Before: {night.summary() or 'nothing'}") from interrupted
+    if has_extra("report"):
+        from jobs.maps import try_map_live  # plotly and pandas take a while to import
+
+        with run.step("map"):
+            try_map_live(engine, held.guard)
+    with run.step("prune") as step:
+
+        def audit(connection: Connection, numbers: list[int]) -> None:
+            record(connection, "nightly", "prune", {"keep": settings.keep_versions, "numbers": numbers})
+
+        night.pruned = prune(engine, settings.keep_versions, audit, held.guard, max_days=settings.keep_days)
+        delete_old_runs(engine, now_ms() - KEEP_RUNS_DAYS * 86_400_000)
+        step.figures = {"deleted": night.pruned}
 
 
 def train_if_new(
-    engine: Engine, settings: Settings, held: Lease, night: Night, objective: Objective, device: str, seed: int
+    engine: Engine,
+    settings: Settings,
+    held: Lease,
+    run: Run,
+    night: Night,
+    job: TrainingJob,
+    read_once: Callable[[], TrainingInput],
 ) -> None:
     """Train an objective, unless the training would only repeat an earlier one; add the outcome to the night.
+
+    Args:
+        read_once: returns the ratings of this night, which are read at the first call.
 
     Raises:
         LockedError: the lease was lost, so that nothing more can be stored.
     """
+    objective = job.objective
     try:
         with reading(engine) as connection:
-            latest = already_trained(connection, objective, {}, seed)
-        if latest is not None:
+            latest = already_trained(connection, objective, {}, job.seed, fingerprint=lambda: read_once().fingerprint)
+            is_left = latest is not None and is_unpublished(connection, latest)
+        if latest is not None and not is_left:
             reason = f"the ratings are the same as at the training of version {latest.number}"
             say(f"{objective}: {reason}")
+            with run.step("skip", objective, latest.training.data_fingerprint) as step:
+                step.figures = {"model_version": latest.number, "reason": reason}
             night.objectives.append(
                 ObjectiveReport(objective=objective, status="nothing_new", model_version=latest.number, reason=reason)
             )
             return
-        training = train(engine, settings, held, objective, device=device, seed=seed)
+        pipeline = Pipeline(engine, settings, held, run, read_once(), job)
+        training = pipeline.train() if latest is None else pipeline.resume(latest.number)
     except LockedError:
         raise
     except Exception as error:
         # Whatever went wrong, the other objective must not suffer from it.
         if not isinstance(error, RecsysError):
             _log.exception("training failed", extra={"objective": objective})
-        reason = str(error) if isinstance(error, RecsysError) else f"{type(error).__name__}: {error}"
         night.objectives.append(
-            ObjectiveReport(objective=objective, status="failed", model_version=None, reason=reason)
+            ObjectiveReport(objective=objective, status="failed", model_version=None, reason=described(error))
         )
         return
     night.trainings.append(training)
@@ -131,6 +230,13 @@ def train_if_new(
             reason=training.reason,
         )
     )
+
+
+def described(error: BaseException) -> str:
+    """Return an error in one line: its message if it was raised on purpose, else its type too."""
+    if isinstance(error, RecsysError | Interrupted):
+        return str(error)
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def night_status(

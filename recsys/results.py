@@ -1,7 +1,7 @@
 """What the HTTP API and the command line both answer."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
@@ -253,6 +253,14 @@ class TrainReport(Result):
     published: bool
     reason: str = Field(description="Why it was published, or why not.")
     seconds: float
+    gate: dict[str, Any] = Field(
+        default={},
+        description="The comparison with the live version: `mean` difference per user, `standard_error`, lower 95 % "
+        "`bound`, the smallest `visible` loss, and `slices`.",
+    )
+    refit: dict[str, Any] | None = Field(
+        default=None, description="The training on all ratings beside its twin; null: the version was not refitted."
+    )
 
 
 class EvaluateReport(Result):
@@ -289,10 +297,90 @@ class NightlyReport(Result):
         description="`failed`: an objective failed; `some_refused`: one was published, another refused; `not_better`: "
         "none was published, and one or more refused."
     )
+    run: int | None = Field(description="Number of the run, as `recsys runs` lists it; null: it could not start.")
+    started_at: datetime
+    finished_at: datetime
+    error: str | None = Field(description="What ended the night early; null: nothing did.")
     objectives: list[ObjectiveReport]
     loads: list[LoadReport]
     trainings: list[TrainReport]
+    pruned: list[int] = Field(description="Numbers of the versions that were deleted.")
     seconds: float
+
+
+class NightNotice(Result):
+    """The summary of a night as a webhook or a command receives it."""
+
+    text: str
+    night: NightlyReport
+
+
+class PlannedStep(Result):
+    """One step that a night would take."""
+
+    step: str
+    objective: Objective | None = None
+    would: str = Field(description="What it would do.")
+    why: str
+
+
+class NightPlan(Result):
+    """What `recsys nightly` would do now. Nothing was changed."""
+
+    steps: list[PlannedStep]
+
+
+class RunStep(Result):
+    """One step of a run."""
+
+    step: str
+    objective: Objective | None
+    status: Literal["running", "done", "failed"]
+    started_at: datetime
+    seconds: float | None
+    fingerprint: str = Field(description="Of the inputs: a step with the same one would do the same.")
+    figures: dict[str, Any]
+
+
+class RunSummary(Result):
+    """One run of a job."""
+
+    run: int
+    job: str = Field(examples=["nightly"])
+    status: Literal["running", "done", "failed"]
+    started_at: datetime
+    seconds: float | None = Field(description="Null while it runs.")
+    exit_code: int | None
+    reason: str
+
+
+class RunDetail(RunSummary):
+    steps: list[RunStep]
+    detail: dict[str, Any] = Field(description="The result of the job.")
+
+
+class RunSummaries(Result):
+    runs: list[RunSummary] = Field(description="The newest first.")
+
+
+class Check(Result):
+    """One thing that `recsys doctor` looked at."""
+
+    name: str = Field(examples=["database"])
+    status: Literal["ok", "warning", "failed"]
+    found: str
+    fix: str | None = Field(default=None, description="What to do; null if nothing is wrong.")
+
+    def line(self) -> str:
+        """Return the check in one line."""
+        return f"{self.status:8}{self.name}: {self.found}" + (f". {self.fix}" if self.fix else "")
+
+
+class Diagnosis(Result):
+    """What `recsys doctor` found."""
+
+    healthy: bool = Field(description="Whether no check failed.")
+    checks: list[Check]
 
 
 class AllListsReport(Result):

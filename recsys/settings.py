@@ -48,6 +48,21 @@ class Settings(BaseSettings):
         description="Seconds that a job which was killed keeps others of its kind from starting. A running job renews "
         "its lease every quarter of them.",
     )
+    keep_versions: int = Field(
+        default=2,
+        ge=1,
+        description="Versions of each objective that passed the gate and that `nightly` keeps. The live version and "
+        "the one that a rollback returns to always stay.",
+    )
+    keep_days: float = Field(
+        default=30.0, gt=0, description="Age in days above which `nightly` deletes a version that need not stay."
+    )
+    notify_url: str | None = Field(
+        default=None, description="Address that receives the summary of each night by POST, as JSON."
+    )
+    notify_command: str | None = Field(
+        default=None, description="Command that receives the summary of each night on its standard input, as JSON."
+    )
     refresh_seconds: float = Field(
         default=0.5, gt=0, description="Seconds between two looks of a server for changes by other processes."
     )

@@ -1,5 +1,7 @@
 """Health checks for load balancers, and metrics for Prometheus."""
 
+import asyncio
+from contextlib import suppress
 from typing import Literal
 
 from fastapi import APIRouter, Depends
@@ -9,9 +11,14 @@ from pydantic import BaseModel, Field
 from api.problems import RESPONSES
 from api.problems import problem as problem_answer
 from api.security import require
-from api.state import CurrentState
-from recsys.errors import NoModelError
+from api.state import AppState, CurrentState, in_thread
+from recsys.database.alarms import Alarms, read_alarms
+from recsys.database.engine import reading
+from recsys.errors import NoModelError, RecsysError
 from recsys.results import Objective
+
+ALARMS_SECONDS = 2.0
+"""Longest time that an answer with metrics waits for the database."""
 
 routes = APIRouter(tags=["health"])
 
@@ -53,8 +60,16 @@ async def ready(state: CurrentState) -> Ready | Response:
     )
 
 
+def alarms_of(state: AppState) -> Alarms:
+    """Read the state of jobs, versions and the database."""
+    with reading(state.engine) as connection:
+        return read_alarms(connection)
+
+
 @routes.get("/metrics", include_in_schema=False, dependencies=[Depends(require("read"))])
 async def metrics(state: CurrentState) -> Response:
     """Return metrics for Prometheus. Where keys are needed, the request needs one with the scope `read`."""
     state.metrics.update(state.live, state.in_flight.n_requests, is_degraded=state.problem is not None)
+    with suppress(RecsysError, TimeoutError):  # without the database the last values stay
+        state.metrics.update_alarms(await asyncio.wait_for(in_thread(state, alarms_of, state), ALARMS_SECONDS))
     return Response(state.metrics.page(), media_type=state.metrics.content_type)

@@ -14,6 +14,7 @@ from api.state import AppState, CurrentState
 from recsys.database.audit import record
 from recsys.database.engine import reading
 from recsys.database.models import publish, roll_back, version, versions
+from recsys.database.runs import record_finished
 from recsys.database.work import Guard
 from recsys.results import ModelDetail, ModelSummaries, ModelSummary
 from recsys.serving.versions import detailed, summarised
@@ -64,9 +65,10 @@ def refreshed(state: AppState, number: int) -> ModelSummary:
 
 
 def audited(actor: str, action: str, detail: dict[str, object]) -> Guard:
-    """Return a guard that records an action in the audit log, in the transaction of the action itself."""
+    """Return a guard that records an action in the audit log and as a run, in the transaction of the action itself."""
 
     def guard(connection: Connection) -> None:
         record(connection, actor, action, detail)
+        record_finished(connection, action, str(detail["reason"]), detail)
 
     return guard

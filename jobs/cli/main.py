@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from jobs.cli.database import init_command, load_command
+from jobs.cli.doctor import doctor_command
 from jobs.cli.keys import keys_app
 from jobs.cli.lists import popular_command, recommend_command, similar_command
 from jobs.cli.models import models_app
+from jobs.cli.runs import runs_app
 from jobs.cli.serving import demo_command, map_command, report_command, serve_command
 from jobs.cli.teaching import add_command, as_markdown
 from jobs.cli.training import evaluate_command, nightly_command, train_command
@@ -50,10 +52,12 @@ add_command(app, "recommend", recommend_command)
 add_command(app, "similar", similar_command)
 add_command(app, "popular", popular_command)
 app.add_typer(models_app, name="models")
+app.add_typer(runs_app, name="runs")
 app.add_typer(keys_app, name="keys")
 add_command(app, "map", map_command)
 add_command(app, "report", report_command)
 add_command(app, "serve", serve_command)
+add_command(app, "doctor", doctor_command)
 
 
 def show_version(wanted: bool) -> None:

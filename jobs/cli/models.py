@@ -124,13 +124,16 @@ def prune_command(
     from recsys.database.audit import record
     from recsys.database.leases import TRAINING, lease
     from recsys.database.models import prune
+    from recsys.database.runs import record_finished
     from recsys.results import PruneReport
 
     engine, settings = open_database()
     with lease(engine, TRAINING, settings.lease_seconds) as held:
 
         def audit(connection: "Connection", numbers: list[int]) -> None:
-            record(connection, actor(), "prune", {"keep": keep, "numbers": numbers})
+            detail = {"keep": keep, "numbers": numbers}
+            record(connection, actor(), "prune", detail)
+            record_finished(connection, "prune", f"deleted {', '.join(map(str, numbers))}", detail)
 
         deleted = prune(engine, keep, audit, held.guard)
     show(PruneReport(deleted=deleted), json)
@@ -151,11 +154,13 @@ def show_version(engine: "Engine", number: int, line: str, as_json: bool) -> Non
 
 
 def audited(action: str, detail: dict[str, object]) -> "Guard":
-    """Return a function that records the change in the audit log, in the transaction of the change."""
+    """Return a function that records the change in the audit log and as a run, in the transaction of the change."""
     from recsys.database.audit import record
+    from recsys.database.runs import record_finished
 
     def guard(connection: "Connection") -> None:
         record(connection, actor(), action, detail)
+        record_finished(connection, action, str(detail["reason"]), detail)
 
     return guard
 

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from recsys.database.keys import ApiKey
 from recsys.results import (
+    Diagnosis,
     Explanation,
     InitReport,
     ItemList,
@@ -17,9 +18,12 @@ from recsys.results import (
     LoadReport,
     ModelSummaries,
     NightlyReport,
+    NightPlan,
     PageReport,
     PruneReport,
     Result,
+    RunDetail,
+    RunSummaries,
     TrainReport,
     as_time,
 )
@@ -50,6 +54,17 @@ def show(result: Result, as_json: bool) -> None:
             show_night(console, result)
         case ModelSummaries():
             console.print(models_table(result))
+        case RunSummaries():
+            console.print(runs_table(result))
+        case RunDetail():
+            show_run(console, result)
+        case NightPlan():
+            for step in result.steps:
+                name = step.step if step.objective is None else f"{step.step} {step.objective}"
+                show_line(console, f"{name}: would {step.would}, because {step.why}")
+        case Diagnosis():
+            for check in result.checks:
+                show_line(console, check.line())
         case KeySummaries():
             console.print(keys_table(result))
         case InitReport():
@@ -117,6 +132,42 @@ def models_table(summaries: ModelSummaries) -> Table:
             ", ".join(f"{name} {value:.4f}" for name, value in model.metrics.items()),
         )
     return table
+
+
+def runs_table(summaries: RunSummaries) -> Table:
+    """Return runs as a table."""
+    table = Table("run", "job", "started (UTC)", "seconds", "status", "exit", "outcome")
+    for run in summaries.runs:
+        table.add_row(
+            str(run.run),
+            Text(run.job),
+            f"{run.started_at:%Y-%m-%d %H:%M:%S}",
+            "" if run.seconds is None else f"{run.seconds:.1f}",
+            run.status,
+            "" if run.exit_code is None else str(run.exit_code),
+            Text(run.reason),
+        )
+    return table
+
+
+def show_run(console: Console, run: RunDetail) -> None:
+    """Print a run and its steps, each with its figures."""
+    took = "still running" if run.seconds is None else f"{run.seconds:.1f} s"
+    exit_code = "" if run.exit_code is None else f", exit code {run.exit_code}"
+    show_line(
+        console, f"run {run.run}: {run.job}, {run.started_at:%Y-%m-%d %H:%M:%S} UTC, {took}, {run.status}{exit_code}"
+    )
+    show_line(console, f"  {run.reason}")
+    table = Table("step", "objective", "status", "seconds", "figures")
+    for step in run.steps:
+        seconds = "" if step.seconds is None else f"{step.seconds:.1f}"
+        figures = ", ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in step.figures.items()
+            if not isinstance(value, dict | list)
+        )
+        table.add_row(step.step, step.objective or "", step.status, seconds, Text(figures))
+    console.print(table)
 
 
 def metrics_table(metrics: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> Table:

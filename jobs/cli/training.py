@@ -67,10 +67,9 @@ def train_command(
     from jobs.cli.show import show
     from jobs.train import train
     from recsys.database.leases import TRAINING, lease
-    from recsys.database.runs import recorded
 
     engine, settings = open_database()
-    with lease(engine, TRAINING, settings.lease_seconds) as held, recorded(engine, "train") as run:
+    with lease(engine, TRAINING, settings.lease_seconds) as held:
         report = train(
             engine,
             settings,
@@ -84,7 +83,6 @@ def train_command(
             publish_it=publish,
             force_reason=force_reason,
         )
-        run.reason, run.detail = report.reason, report.model_dump(mode="json")
     show(report, json)
 
 
@@ -166,6 +164,9 @@ def nightly_command(
             "one objective was published and the other refused.",
         ),
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the night would do and why, and do nothing.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Load new ratings, train both objectives, and publish the versions that are good enough. Run it every night.
@@ -176,13 +177,25 @@ def nightly_command(
         recsys nightly
         recsys nightly --source /data/ratings.csv --json
         recsys nightly --detailed-exit-code
+        recsys nightly --dry-run
     """
+    from jobs.cli.options import database_to_preview
     from jobs.cli.show import show
+    from jobs.night_plan import plan_night
     from jobs.nightly import nightly
+    from recsys.results import NightlyReport
 
+    if dry_run:
+        with database_to_preview() as (engine, settings):
+            show(plan_night(engine, settings, source or (), seed=seed), json)
+        return
     engine, settings = open_database(create=bool(source))
-    report = nightly(engine, settings, source or (), device=device, seed=seed)
-    show(report, json)
+
+    def print_report(report: NightlyReport) -> None:
+        if json or report.error is None:
+            show(report, json)
+
+    report = nightly(engine, settings, source or (), device=device, seed=seed, on_end=print_report)
     for each in report.objectives:
         if each.status == "failed":
             typer.echo(f"recsys: {each.objective}: {each.reason}", err=True)

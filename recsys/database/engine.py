@@ -347,6 +347,14 @@ def release_space(engine: Engine) -> None:
             sqlite.executescript("PRAGMA incremental_vacuum")
 
 
+def database_bytes(connection: Connection) -> int:
+    """Return the size of the database; on SQLite that of the file, without the log of the last transactions."""
+    if connection.dialect.name == "sqlite":
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        return int(pages) * int(connection.exec_driver_sql("PRAGMA page_size").scalar_one())
+    return int(connection.exec_driver_sql("SELECT pg_database_size(current_database())").scalar_one())
+
+
 def server_version(engine: Engine) -> str:
     """Name and version of the database, for people."""
     with reading(engine) as connection:

@@ -100,6 +100,13 @@ def lease(engine: Engine, job: str, seconds: float = LEASE_SECONDS) -> Iterator[
             _log.warning("the lease could not be released", extra={"job": job, "reason": str(error)})
 
 
+def held_leases(connection: Connection) -> list[tuple[str, str, int]]:
+    """Return the leases that have not ended: job, holder, and milliseconds until they end unless they are renewed."""
+    now = database_now_ms(connection)
+    rows = connection.execute(select(schema.job_leases).order_by(schema.job_leases.c.job))
+    return [(row.job, row.holder, row.expires_at - now) for row in rows if row.expires_at > now]
+
+
 def _take(engine: Engine, job: str, seconds: float) -> Lease:
     leases = schema.job_leases.c
     with writing(engine) as connection:

@@ -52,6 +52,8 @@ class Training:
     """The comparison with the live version, as JSON holds it; empty: it was not compared."""
     refit: Mapping[str, object] | None = None
     """Figures of the refit on all ratings; `None`: the version has not seen the held-out ratings."""
+    newest_rating_at: int | None = None
+    """Unix milliseconds of the newest rating that was there; `None`: the ratings have no times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,7 @@ def _store_rows(
             "gate_reason": training.gate_reason,
             "checksum": version_checksum(factors, weights),
             "gate": dict(training.gate),
+            "newest_rating_at": training.newest_rating_at,
             "refit": None if training.refit is None else dict(training.refit),
         }
         if number is not None:
@@ -468,6 +471,7 @@ def _as_version(row: Row[Any]) -> ModelVersion:
         gate_reason=row.gate_reason,
         gate=row.gate,
         refit=row.refit,
+        newest_rating_at=row.newest_rating_at,
     )
     return ModelVersion(
         number=row.number,

@@ -129,6 +129,13 @@ def recorded(engine: Engine, job: str) -> Iterator[Run]:
             )
 
 
+def record_finished(connection: Connection, job: str, reason: str, detail: Mapping[str, object]) -> None:
+    """Record something that is done within one transaction, in that transaction: a publication by hand, for example."""
+    at = now_ms()
+    row = {"job": job, "status": "done", "reason": reason, "detail": dict(detail), "exit_code": 0}
+    connection.execute(insert(schema.job_runs).values({**row, "started_at": at, "finished_at": at}))
+
+
 def _described(error: BaseException) -> str:
     return str(error) or type(error).__name__
 

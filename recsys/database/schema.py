@@ -134,6 +134,7 @@ models = Table(
     Column("gate_reason", Text, nullable=False),
     Column("checksum", String(64)),  # of the item side and the weights; none: stored by an earlier version
     Column("gate", Json, nullable=False, server_default="{}"),  # the comparison with the live version, and the slices
+    Column("newest_rating_at", BigInteger),  # of all ratings that were there; none: they have no times
     Column("refit", Json),  # figures of the refit on all ratings; none: the version has not seen the held-out ratings
     CheckConstraint("objective IN ('rating', 'ranking')", name="objective"),
     CheckConstraint("status IN ('storing', 'ready')", name="status"),

@@ -25,12 +25,14 @@ class RatingMetrics:
         mae: mean |r̂ − r|.
         user_keys: (n_users,) users with at least one test rating, ascending.
         user_squared_error: (n_users,) mean (r̂ − r)² of each: what the gate compares in pairs.
+        squared_error: (n_test,) (r̂ − r)² of each test rating.
     """
 
     rmse: float
     mae: float
     user_keys: NDArray[np.int64]
     user_squared_error: NDArray[np.float64]
+    squared_error: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class RankingMetrics:
             al., "Solving the Apparent Diversity-Accuracy Dilemma of Recommender Systems", PNAS 2010).
         user_keys: (n_users,) those users, ascending.
         user_ndcg: (n_users,) NDCG of each: what the gate compares in pairs.
+        gains: (n_relevant,) of each relevant test rating, in their order: 1 / log2(rank + 1) if the item is listed,
+            else 0.
     """
 
     ndcg: float
@@ -57,6 +61,7 @@ class RankingMetrics:
     novelty: float
     user_keys: NDArray[np.int64]
     user_ndcg: NDArray[np.float64]
+    gains: NDArray[np.float64]
 
 
 def evaluate_rating(factors: Factors, test: Ratings) -> RatingMetrics:
@@ -78,6 +83,7 @@ def evaluate_rating(factors: Factors, test: Ratings) -> RatingMetrics:
         mae=float(np.abs(error).mean()),
         user_keys=test.user_keys[rated],
         user_squared_error=squared[rated] / n_rated[rated],
+        squared_error=error**2,
     )
 
 
@@ -122,6 +128,7 @@ def evaluate_ranking(
     gain = np.zeros(test.n_users)
     n_hits = np.zeros(test.n_users)
     n_shown = np.zeros(train.n_items, np.int64)
+    gains = np.zeros(test.n_ratings)
 
     size = max(1, _BLOCK // train.n_items)
     for first in range(0, test.n_users, size):
@@ -146,6 +153,10 @@ def evaluate_ranking(
         hits = np.take_along_axis(is_wanted, lists, 1)
         gain[users] = hits @ discount[: lists.shape[1]]
         n_hits[users] = hits.sum(1)
+        discount_of = np.zeros((len(users), train.n_items + 1), np.float32)  # of each listed item
+        np.put_along_axis(discount_of, lists, discount.astype(np.float32)[None], 1)
+        discount_of[:, -1] = 0
+        gains[rating] = discount_of[row, wanted_item[rating]]
         n_shown += np.bincount(lists[lists >= 0], minlength=train.n_items)
 
     ndcg = gain / ideal
@@ -157,6 +168,7 @@ def evaluate_ranking(
         novelty=float(n_shown @ -np.log2(n_rated / train.n_users) / max(n_shown.sum(), 1)),
         user_keys=test.user_keys,
         user_ndcg=ndcg,
+        gains=gains,
     )
 
 

@@ -33,10 +33,12 @@ class Checkpoint:
     Attributes:
         path: existing or not. A new state is written beside it and renamed, so that a reader sees all of it.
         every_seconds: time after which the state is written at the end of the next step.
+        save_last: whether to write the last state too, so that a later `fit` returns the same without training.
     """
 
     path: Path
     every_seconds: float = EVERY_SECONDS
+    save_last: bool = False
 
 
 class Keeper:
@@ -69,12 +71,13 @@ class Keeper:
         return True
 
     def keep(self) -> None:
-        """Save the state if the last save is `every_seconds` ago.
+        """Save the state if the last save is `every_seconds` ago, or if it is the last and that one is wanted.
 
         Raises:
             TrainingError: the file cannot be written.
         """
-        if time.perf_counter() - self._last_kept < self._checkpoint.every_seconds:
+        is_last = self._checkpoint.save_last and self._run.step == self._run.n_steps
+        if not is_last and time.perf_counter() - self._last_kept < self._checkpoint.every_seconds:
             return
         save(self._checkpoint.path, self._identity, self._run.state_dict())
         self._last_kept = time.perf_counter()

@@ -1,8 +1,18 @@
 """The publish gate: decisions whose bounds are worked out by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from recsys.evaluation.comparison import (
+    PATIENCE_NIGHTS,
+    Comparison,
+    lower_bound,
+    mean_and_error,
+    passes_after_waiting,
+    t95,
+)
 from recsys.evaluation.gate import Measured, decide
 
 
@@ -32,13 +42,22 @@ def test_for_errors_less_is_better() -> None:
 
 def test_the_bound_is_that_of_the_paired_difference() -> None:
     live = ndcg([0.5, 0.5, 0.5, 0.5])
-    new = ndcg([0.6, 0.4, 0.6, 0.4])  # differences ±.1: mean 0, sd .11547, bound −1.645 · .11547 / 2 = −.09498
-    decision = decide(new, ndcg([0.1]), live, 0.2, None)
+    # Differences ±.1: mean 0, sd .11547; t with 3 degrees of freedom is 2.3534, so the bound is
+    # −2.3534 · .11547 / 2 = −.13587.
+    new = ndcg([0.6, 0.4, 0.6, 0.4])
+    decision = decide(new, ndcg([0.1]), live, 0.28, None)
     assert decision.publish
-    assert "+0.0000 a user against the live version over 4 users, lower 95 % bound -0.0950, allowed -0.1000" in (
+    assert "+0.0000 a user against the live version over 4 users, lower 95 % bound -0.1359, allowed -0.1400" in (
         decision.reason
     )
-    assert not decide(new, ndcg([0.1]), live, 0.18, None).publish  # allowed −.09
+    refused = decide(new, ndcg([0.1]), live, 0.26, None)  # allowed −.13
+    assert not refused.publish
+    assert "with 4 users a loss below 27.2% cannot be seen; night 1 of 7" in refused.reason
+
+
+@pytest.mark.parametrize(("degrees", "quantile"), [(1, 6.3138), (4, 2.1318), (5, 2.0150), (10, 1.8125), (299, 1.6500)])
+def test_the_quantiles_of_student_t(degrees: int, quantile: float) -> None:
+    assert t95(degrees) == pytest.approx(quantile, abs=2e-3)
 
 
 def test_a_constant_difference_has_no_spread() -> None:
@@ -57,3 +76,89 @@ def test_only_users_that_both_know_are_compared() -> None:
 @pytest.mark.parametrize("value", [0.1, 0.10001])
 def test_better_than_live_but_not_than_the_baseline_is_refused(value: float) -> None:
     assert not decide(ndcg([0.1] * 3), ndcg([value] * 3), ndcg([0.05] * 3), 0.02, None).publish
+
+
+NIGHTS_BEFORE = PATIENCE_NIGHTS - 1
+
+
+def undecided_night(mean: float) -> Comparison:
+    """A night on four users that could see a loss of 27 % at best."""
+    return Comparison(4, mean, 0.5, 0.0577)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "tonight", "publish", "reason"),
+    [
+        ([0.01] * NIGHTS_BEFORE, 0.0, True, "not worse in the mean (+1.7% in the mean of 7 nights"),
+        ([0.01] * (NIGHTS_BEFORE - 1), 0.0, False, "night 6 of 7"),
+        ([-0.01] * NIGHTS_BEFORE, 0.0, False, "worse in the mean (-1.7% in the mean of 7 nights"),
+        ([0.01] * NIGHTS_BEFORE, -0.01, False, "worse in the mean"),
+    ],
+)
+def test_where_no_loss_can_be_seen_the_mean_of_several_nights_decides(
+    earlier: list[float], tonight: float, publish: bool, reason: str
+) -> None:
+    new = ndcg([0.6 + tonight, 0.4 + tonight, 0.6 + tonight, 0.4 + tonight])
+    nights = [undecided_night(mean) for mean in earlier]
+    decision = decide(new, ndcg([0.1]), ndcg([0.5] * 4), 0.02, None, earlier=nights)
+    assert decision.publish is publish
+    assert reason in decision.reason
+
+
+def test_a_night_with_enough_power_starts_the_waiting_anew() -> None:
+    seen = Comparison(4, 0.01, 0.5, 0.001)
+    nights = [undecided_night(0.01), seen, *[undecided_night(0.01)] * NIGHTS_BEFORE]
+    decision = decide(ndcg([0.6, 0.4, 0.6, 0.4]), ndcg([0.1]), ndcg([0.5] * 4), 0.02, None, earlier=nights)
+    assert "night 2 of 7" in decision.reason
+
+
+def test_where_a_loss_of_the_margin_can_be_seen_no_waiting_helps() -> None:
+    nights = [undecided_night(0.01)] * NIGHTS_BEFORE
+    decision = decide(ndcg([0.4] * 4), ndcg([0.1]), ndcg([0.5] * 4), 0.02, None, earlier=nights)
+    assert decision.reason.startswith("worse than allowed")
+
+
+def simulated(rng: np.random.Generator, n_trials: int, n_users: int, loss: float, n_nights: int = 1) -> tuple[Any, Any]:
+    """NDCG@10 of the live version, and of new versions that are worse by `loss`, as two trainings on nearly the same
+    ratings have it: a third of the users has a hit, and 95 % of the users have the same in both.
+
+    Returns:
+        (n_trials, n_users) of the live version, (n_nights, n_trials, n_users) of the new ones.
+    """
+    gain = rng.beta(1.2, 2.5, (n_trials, n_users))
+    live = rng.random((n_trials, n_users)) < 1 / 3
+    shape = (n_nights, n_trials, n_users)
+    drawn = np.where(rng.random(shape) < 0.95, live, rng.random(shape) < 1 / 3)
+    return live * gain, drawn * (rng.random(shape) >= loss) * gain
+
+
+@pytest.mark.parametrize(
+    ("n_users", "loss", "least", "most"),
+    [
+        (20_000, 0.0, 0.9, 1.0),  # a loss of 1 % can be seen: as good as live passes
+        (20_000, 0.02, 0.0, 0.07),  # worse by the margin: 5 %, and the error of a simulation of 300 nights
+        (20_000, 0.03, 0.0, 0.01),
+        (
+            300,
+            0.0,
+            0.07,
+            0.2,
+        ),  # a loss of 7 % cannot be seen: a version as good as live passes in a tenth of the nights
+        (300, 0.02, 0.0, 0.07),
+    ],
+)
+def test_simulated_versions_pass_at_the_stated_rates(n_users: int, loss: float, least: float, most: float) -> None:
+    rng = np.random.default_rng(5)
+    live, (new,) = simulated(rng, 300 if n_users > 1000 else 3000, n_users, loss)
+    mean, standard_error = mean_and_error(new - live)
+    passed = lower_bound(mean, standard_error, n_users) > -0.02 * live.mean(-1)
+    assert least <= passed.mean() <= most
+
+
+@pytest.mark.parametrize(("loss", "least", "most"), [(0.0, 0.3, 0.5), (0.07, 0.0, 0.05), (0.1, 0.0, 0.01)])
+def test_a_small_shop_publishes_after_waiting_but_nothing_visibly_worse(loss: float, least: float, most: float) -> None:
+    """Of 300 users, versions as good as the live one pass in 40 % of the nights after seven without a decision; those
+    that are worse by what can be seen (7 %) in less than 5 %."""
+    live, new = simulated(np.random.default_rng(6), 1500, 300, loss, PATIENCE_NIGHTS)
+    means = ((new - live).mean(-1) / live.mean(-1)).T  # (n_trials, n_nights)
+    assert least <= float(np.mean(passes_after_waiting(means))) <= most

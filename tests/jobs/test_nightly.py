@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from jobs import nightly as night
 from jobs.cli.main import app
 from jobs.nightly import night_status, nightly
+from jobs.pipeline import Pipeline
 from recsys.data import sample
 from recsys.data.encoding import collect
 from recsys.database import schema
@@ -38,24 +39,27 @@ def outcomes(monkeypatch: pytest.MonkeyPatch) -> Callable[[Outcome, Outcome], No
     """Decides how the trainings of rating and ranking end."""
 
     def set_outcomes(rating: Outcome, ranking: Outcome) -> None:
-        def trained(
-            _engine: object, _settings: object, _held: object, objective: Objective, **_: object
-        ) -> TrainReport:
-            outcome = rating if objective == "rating" else ranking
-            if isinstance(outcome, Exception):
-                raise outcome
-            return TrainReport(
-                model_version=1 if objective == "rating" else 2,
-                objective=objective,
-                architecture="dot",
-                metrics={},
-                baselines={},
-                published=outcome,
-                reason="better" if outcome else "worse than popularity",
-                seconds=0.1,
-            )
+        class Decided:
+            def __init__(self, *arguments: Any) -> None:
+                self.objective: Objective = arguments[-1].objective
 
-        monkeypatch.setattr(night, "train", trained)
+            def train(self) -> TrainReport:
+                outcome = rating if self.objective == "rating" else ranking
+                if isinstance(outcome, Exception):
+                    raise outcome
+                return TrainReport(
+                    model_version=1 if self.objective == "rating" else 2,
+                    objective=self.objective,
+                    architecture="dot",
+                    metrics={},
+                    baselines={},
+                    published=outcome,
+                    reason="better" if outcome else "worse than popularity",
+                    seconds=0.1,
+                )
+
+        monkeypatch.setattr(night, "Pipeline", Decided)
+        monkeypatch.setattr(night.TrainingInput, "read", lambda *_: None)
 
     return set_outcomes
 
@@ -64,14 +68,14 @@ def test_a_rating_training_that_fails_does_not_keep_ranking_from_being_trained(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upsert_ratings(engine, collect([sample.generate(n_users=80, n_items=40, n_ratings=1500, seed=1).ratings]))
-    train = night.train
+    train = Pipeline.train
 
-    def failing(engine: Engine, settings: Settings, held: Any, objective: Objective, **more: Any) -> TrainReport:
-        if objective == "rating":
+    def failing(pipeline: Pipeline) -> TrainReport:
+        if pipeline.job.objective == "rating":
             raise TrainingError("training diverged")
-        return train(engine, settings, held, objective, **more)
+        return train(pipeline)
 
-    monkeypatch.setattr(night, "train", failing)
+    monkeypatch.setattr(Pipeline, "train", failing)
     report = nightly(engine, Settings(), device="cpu")
     rating, ranking = report.objectives
     assert report.status == "failed"

@@ -1,15 +1,15 @@
 """Steps of runs, exit codes, what the gate saw and how the refit turned out.
 
-Revision ID: 0005
-Revises: 0004
+Revision ID: 0006
+Revises: 0005
 """
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
@@ -19,6 +19,7 @@ JSON = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=Tru
 
 def upgrade() -> None:
     op.add_column("models", sa.Column("gate", JSON, server_default="{}", nullable=False))
+    op.add_column("models", sa.Column("newest_rating_at", sa.BigInteger(), nullable=True))
     op.add_column("models", sa.Column("refit", JSON, nullable=True))
     op.add_column("job_runs", sa.Column("exit_code", sa.Integer(), nullable=True))
     op.create_table(
@@ -48,4 +49,5 @@ def downgrade() -> None:
         batch.drop_column("exit_code")
     with op.batch_alter_table("models") as batch:
         batch.drop_column("refit")
+        batch.drop_column("newest_rating_at")
         batch.drop_column("gate")

@@ -1,0 +1,63 @@
+"""Refits beside their twins, on lists that are worked out by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from recsys.data.dataset import Ratings
+from recsys.evaluation.refit import check_refit, list_overlap
+from recsys.factors import Factors, Side
+
+RATINGS = Ratings(
+    np.array([0, 1], np.int32),
+    np.array([0, 4], np.int32),
+    np.array([5, 4], np.float32),
+    np.array([0, 0], np.int64),
+    np.arange(2),
+    np.arange(5),
+    np.arange(2, dtype=np.uint64),
+    np.arange(5, dtype=np.uint64),
+)
+
+
+def factors(bias: list[float]) -> Factors:
+    """A model that lists items by their biases."""
+    return Factors(
+        objective="ranking",
+        users=Side(np.arange(2), np.zeros((2, 1), np.float32), np.zeros(2, np.float32)),
+        items=Side(np.arange(5), np.zeros((5, 1), np.float32), np.array(bias, np.float32)),
+    )
+
+
+UP, DOWN = factors([1, 2, 3, 4, 5]), factors([5, 4, 3, 2, 1])
+
+
+def test_the_overlap_of_known_lists() -> None:
+    # Lists of two without the rated item: user 0 (rated item 0) gets 4, 3 and 1, 2; user 1 (rated 4) 3, 2 and 0, 1.
+    assert list_overlap(UP, DOWN, RATINGS, k=2) == 0
+    # Of three: 4, 3, 2 and 1, 2, 3 have two in common; so have 3, 2, 1 and 0, 1, 2.
+    assert list_overlap(UP, DOWN, RATINGS, k=3) == pytest.approx(2 / 3)
+    assert list_overlap(UP, UP, RATINGS, k=3) == 1
+    assert list_overlap(UP, DOWN, RATINGS, k=10) == 1  # all four that are left
+
+
+@pytest.mark.parametrize(
+    ("refit", "loss", "problem"),
+    [
+        (UP, 1.05, None),
+        (UP, 1.06, "the loss of the refit is 1.0600, and that of its twin 1.0000"),
+        (UP, float("nan"), "the loss of the refit is nan"),
+        (replace(UP, users=replace(UP.users, bias=np.array([0, np.nan], np.float32))), 1.0, "not finite"),
+    ],
+)
+def test_a_refit_must_be_finite_and_its_loss_near_its_twins(refit: Factors, loss: float, problem: str | None) -> None:
+    found = check_refit(refit, UP, (loss, 1.0), RATINGS).problem
+    assert found == problem if problem is None else problem in (found or "")
+
+
+def test_a_refit_must_list_what_its_twin_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys.evaluation.refit.K", 3)
+    monkeypatch.setattr(list_overlap, "__kwdefaults__", {"k": 3, "n_users": 1000})
+    found = check_refit(DOWN, UP, (1.0, 1.0), RATINGS)
+    assert found.problem == "the lists of the refit have 67% in common with its twin's, less than 70%"
