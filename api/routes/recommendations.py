@@ -68,6 +68,7 @@ async def recommend(request: Request, user_id: UserId, query: Annotated[Recommen
     state = state_of(request)
     recommender = state.live.current
     model = recommender.list_model(query.model)
+    state.live.requests.add(user_id, query.n)
     user = await state.reader.state(user_id, recommender.catalogue, model)
     is_plain = query.model_fields_set <= _PLAIN
     if is_plain and user.answer is not None and user.answer[:2] == (recommender.number, query.n):

@@ -93,6 +93,12 @@ def erase_user(engine: Engine, user_id: str, *, actor: str) -> UserChange | None
     return retry_on_conflict(write)
 
 
+def some_user_ids(connection: Connection, n: int) -> list[str]:
+    """Return the ids of the first users by key, up to `n` of them."""
+    users = schema.users.c
+    return list(connection.scalars(select(users.user_id).order_by(users.user_key).limit(n)))
+
+
 def first_known_user(connection: Connection) -> str:
     """Return the id of the first user whom a stored model version knows."""
     user_id: str = connection.scalars(

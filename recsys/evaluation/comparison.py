@@ -1,7 +1,7 @@
 """A new version beside the live one on the same users: bounds, power, and the rule for shops with few users."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -14,16 +14,19 @@ _Z95 = 1.6448536
 """95 % of a standard normal variable lie below it."""
 
 
-def t95(degrees: int) -> float:
+def t95(degrees: NDArray[np.int64] | int) -> NDArray[np.float64]:
     """Return the 95 % quantile of Student's t.
 
     The expansion of Abramowitz & Stegun, "Handbook of Mathematical Functions", 26.7.5, and exact values where it is
     too coarse.
     """
-    if degrees <= 4:
-        return (6.3138, 2.9200, 2.3534, 2.1318)[degrees - 1]
-    z, v = _Z95, float(degrees)
-    return z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+    z, v = _Z95, np.maximum(np.asarray(degrees, np.float64), 1)
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    exact = np.array([6.3138, 2.9200, 2.3534, 2.1318])[np.minimum(v, 4).astype(np.int64) - 1]
+    quantile: NDArray[np.float64] = np.where(v <= 4, exact, z + first / v + second / v**2 + third / v**3)
+    return quantile
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,15 @@ class Comparison:
 
     Attributes:
         n_users: number of users that both versions know.
+        n_changed: number of those for whom the versions differ. Only they tell anything, so they give the degrees of
+            freedom: where most users get the same, a bound by all users is too narrow.
         mean: mean difference.
         live: mean value of the live version, as a positive number.
         standard_error: of `mean`.
     """
 
     n_users: int
+    n_changed: int
     mean: float
     live: float
     standard_error: float
@@ -45,7 +51,7 @@ class Comparison:
     @property
     def bound(self) -> float:
         """The lower 95 % bound of the mean difference: mean − t · standard error."""
-        return float(lower_bound(np.float64(self.mean), np.float64(self.standard_error), self.n_users))
+        return float(lower_bound(np.float64(self.mean), np.float64(self.standard_error), self.n_changed))
 
     @property
     def visible(self) -> float:
@@ -60,9 +66,7 @@ class Comparison:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Comparison":
         """Return the comparison that `as_record` made JSON of."""
-        return cls(
-            int(record["n_users"]), float(record["mean"]), float(record["live"]), float(record["standard_error"])
-        )
+        return cls(**{name.name: record[name.name] for name in fields(cls)})
 
 
 def compare(difference: NDArray[np.float64], of_live: NDArray[np.float64]) -> Comparison:
@@ -73,7 +77,8 @@ def compare(difference: NDArray[np.float64], of_live: NDArray[np.float64]) -> Co
         of_live: (n_users,) values of the live version.
     """
     mean, standard_error = mean_and_error(difference)
-    return Comparison(len(difference), float(mean), abs(float(of_live.mean())), float(standard_error))
+    n_changed = int(np.count_nonzero(difference))
+    return Comparison(len(difference), n_changed, float(mean), abs(float(of_live.mean())), float(standard_error))
 
 
 def mean_and_error(difference: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -83,10 +88,13 @@ def mean_and_error(difference: NDArray[np.float64]) -> tuple[NDArray[np.float64]
 
 
 def lower_bound(
-    mean: NDArray[np.float64] | np.float64, standard_error: NDArray[np.float64] | np.float64, n_users: int
-) -> NDArray[np.float64] | np.float64:
-    """Return the lower 95 % bound of a mean of `n_users` values."""
-    return mean - t95(n_users - 1) * standard_error
+    mean: NDArray[np.float64] | np.float64,
+    standard_error: NDArray[np.float64] | np.float64,
+    n_changed: NDArray[np.int64] | int,
+) -> NDArray[np.float64]:
+    """Return the lower 95 % bound of a mean of which `n_changed` values are not 0."""
+    bound: NDArray[np.float64] = mean - t95(n_changed - 1) * standard_error
+    return bound
 
 
 def passes_after_waiting(means: NDArray[np.float64]) -> NDArray[np.bool_] | np.bool_:

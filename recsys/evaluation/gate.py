@@ -74,9 +74,10 @@ def decide(
 
     For the users that both versions know, with differences d_u = new_u − live_u turned so that more is better,
 
-        lower bound = mean d_u − t · sd(d_u) / √n,   t: 95 % quantile of Student's t with n − 1 degrees of freedom
+        lower bound = mean d_u − t · sd(d_u) / √n,   t: 95 % quantile of Student's t
 
-    must lie above −margin · |mean of live_u|. So a version that is worse by exactly the margin passes in 5 % of the
+    must lie above −margin · |mean of live_u|. The degrees of freedom are the users with d_u ≠ 0, less one: those who get
+    the same from both versions tell nothing. A version that is worse by exactly the margin passes in at most 5 % of the
     nights. With few users the bound is wide, and a version as good as the live one is refused too: the reason then
     names the smallest loss that can be seen. After `PATIENCE_NIGHTS` such nights in a row, the mean over them decides
     (`passes_after_waiting`).

@@ -13,15 +13,20 @@ from recsys.database.counts import read_counts
 from recsys.database.engine import forget_replaced_file, reading
 from recsys.database.items import read_items
 from recsys.database.models import live_numbers
+from recsys.database.users import some_user_ids
 from recsys.errors import DatabaseError, RecsysError
 from recsys.results import Objective
 from recsys.serving.catalogue import Catalogue, read_catalogue
 from recsys.serving.live_model import LiveModel
+from recsys.serving.replay import ListCall, RequestLog, replay
 from recsys.serving.snapshot import Recommender, load_models
 from recsys.serving.user_cache import UserCache
 
 COUNTS_SECONDS = 30
 """Largest age of the numbers of ratings while single ratings are posted."""
+
+FIRST_CALLS = 50
+"""Users whose lists are tried at the start, when no request was recorded yet."""
 
 START_SECONDS = 60.0
 """Longest time that `start` waits for the first snapshot."""
@@ -34,6 +39,7 @@ class LiveRecommender:
 
     Attributes:
         users: cached user states; forgotten when the user changes.
+        requests: the latest requests for lists, which a new version must answer well before it is served.
         problem: why the last refresh failed, or which versions are damaged; `None` if all is well.
     """
 
@@ -50,6 +56,7 @@ class LiveRecommender:
             on_load: called after a snapshot or a version was loaded, for example to reduce the memory of the process.
         """
         self.users = UserCache(user_cache_bytes)
+        self.requests = RequestLog()
         self.problem: str | None = None
         self._engine = engine
         self._refresh_seconds = refresh_seconds
@@ -62,6 +69,7 @@ class LiveRecommender:
         self._stale = False  # whether a change of everything has not been loaded yet
         self._live: dict[Objective, int] = {}  # as the database names them; a damaged one is not served
         self._damage: str | None = None
+        self._refused: dict[int, str] = {}  # versions that answered recorded requests badly, and how
         self._counts_seq = 0
         self._counted_at = self._loaded_at = 0.0
         self._load_seconds = 0.0
@@ -182,10 +190,18 @@ class LiveRecommender:
     def _load_models(
         self, connection: Connection, catalogue: Catalogue, known: Mapping[int, LiveModel]
     ) -> dict[Objective, LiveModel]:
-        loaded = load_models(connection, catalogue, known)
+        loaded = load_models(connection, catalogue, known, self._refused)
         for model in loaded.models.values():
             model.warm()
+        calls = self.requests.calls() or [ListCall(user_id) for user_id in some_user_ids(connection, FIRST_CALLS)]
+        problems = replay(connection, calls, self._recommender, Recommender(catalogue, loaded.models))
+        if problems:
+            self._refused |= {loaded.models[objective].number: problem for objective, problem in problems.items()}
+            rest = {model.number: model for objective, model in loaded.models.items() if objective not in problems}
+            loaded = load_models(connection, catalogue, {**known, **rest}, self._refused)
+            for model in loaded.models.values():
+                model.warm()
         if loaded.problem is not None:
-            _log.error("damaged versions", extra={"reason": loaded.problem})
+            _log.error("damaged or refused versions", extra={"reason": loaded.problem})
         self._live, self._damage = live_numbers(connection), loaded.problem
         return loaded.models

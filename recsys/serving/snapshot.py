@@ -155,17 +155,24 @@ class LoadedModels(NamedTuple):
 
 
 def load_models(
-    connection: Connection, catalogue: Catalogue, known: Mapping[int, LiveModel] | None = None
+    connection: Connection,
+    catalogue: Catalogue,
+    known: Mapping[int, LiveModel] | None = None,
+    refused: Mapping[int, str] | None = None,
 ) -> LoadedModels:
-    """Load the live versions; in place of a damaged one the version that was live before it.
+    """Load the live versions; in place of a damaged or refused one the version that was live before it.
 
     Args:
         known: number → versions that are loaded already.
+        refused: number → why a version must not be served.
     """
     models: dict[Objective, LiveModel] = {}
     problems: list[str] = []
     for objective, live in live_numbers(connection).items():
         for number in (live, *previously_published(connection, objective)):
+            if number in (refused or {}):
+                problems.append(f"model version {number} was refused: {(refused or {})[number]}")
+                continue
             try:
                 model = (known or {}).get(number) or load_live_model(connection, number, catalogue)
             except DamagedVersionError as error:

@@ -57,7 +57,7 @@ def test_the_bound_is_that_of_the_paired_difference() -> None:
 
 @pytest.mark.parametrize(("degrees", "quantile"), [(1, 6.3138), (4, 2.1318), (5, 2.0150), (10, 1.8125), (299, 1.6500)])
 def test_the_quantiles_of_student_t(degrees: int, quantile: float) -> None:
-    assert t95(degrees) == pytest.approx(quantile, abs=2e-3)
+    assert float(t95(degrees)) == pytest.approx(quantile, abs=2e-3)
 
 
 def test_a_constant_difference_has_no_spread() -> None:
@@ -83,7 +83,7 @@ NIGHTS_BEFORE = PATIENCE_NIGHTS - 1
 
 def undecided_night(mean: float) -> Comparison:
     """A night on four users that could see a loss of 27 % at best."""
-    return Comparison(4, mean, 0.5, 0.0577)
+    return Comparison(4, 4, mean, 0.5, 0.0577)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_where_no_loss_can_be_seen_the_mean_of_several_nights_decides(
 
 
 def test_a_night_with_enough_power_starts_the_waiting_anew() -> None:
-    seen = Comparison(4, 0.01, 0.5, 0.001)
+    seen = Comparison(4, 4, 0.01, 0.5, 0.001)
     nights = [undecided_night(0.01), seen, *[undecided_night(0.01)] * NIGHTS_BEFORE]
     decision = decide(ndcg([0.6, 0.4, 0.6, 0.4]), ndcg([0.1]), ndcg([0.5] * 4), 0.02, None, earlier=nights)
     assert "night 2 of 7" in decision.reason
@@ -151,14 +151,14 @@ def test_simulated_versions_pass_at_the_stated_rates(n_users: int, loss: float, 
     rng = np.random.default_rng(5)
     live, (new,) = simulated(rng, 300 if n_users > 1000 else 3000, n_users, loss)
     mean, standard_error = mean_and_error(new - live)
-    passed = lower_bound(mean, standard_error, n_users) > -0.02 * live.mean(-1)
+    passed = lower_bound(mean, standard_error, np.count_nonzero(new - live, axis=-1)) > -0.02 * live.mean(-1)
     assert least <= passed.mean() <= most
 
 
-@pytest.mark.parametrize(("loss", "least", "most"), [(0.0, 0.3, 0.5), (0.07, 0.0, 0.05), (0.1, 0.0, 0.01)])
+@pytest.mark.parametrize(("loss", "least", "most"), [(0.0, 0.25, 0.5), (0.03, 0.0, 0.1), (0.06, 0.0, 0.01)])
 def test_a_small_shop_publishes_after_waiting_but_nothing_visibly_worse(loss: float, least: float, most: float) -> None:
-    """Of 300 users, versions as good as the live one pass in 40 % of the nights after seven without a decision; those
-    that are worse by what can be seen (7 %) in less than 5 %."""
+    """Of 300 users, versions as good as the live one pass in a third of the nights after seven without a decision; those
+    that are worse by what can be seen (6 %) in less than 1 %."""
     live, new = simulated(np.random.default_rng(6), 1500, 300, loss, PATIENCE_NIGHTS)
     means = ((new - live).mean(-1) / live.mean(-1)).T  # (n_trials, n_nights)
     assert least <= float(np.mean(passes_after_waiting(means))) <= most
