@@ -76,9 +76,9 @@ def decide(
 
         lower bound = mean d_u − t · sd(d_u) / √n,   t: 95 % quantile of Student's t
 
-    must lie above −margin · |mean of live_u|. The degrees of freedom are the users with d_u ≠ 0, less one: those who get
-    the same from both versions tell nothing. A version that is worse by exactly the margin passes in at most 5 % of the
-    nights. With few users the bound is wide, and a version as good as the live one is refused too: the reason then
+    must lie above −margin · |mean of live_u|. The degrees of freedom are the users with d_u ≠ 0, less one: users for
+    whom both versions do the same tell nothing. A version that is worse by exactly the margin passes in at most 5 % of
+    the nights. With few users the bound is wide, and a version as good as the live one is refused too: the reason then
     names the smallest loss that can be seen. After `PATIENCE_NIGHTS` such nights in a row, the mean over them decides
     (`passes_after_waiting`).
 

@@ -157,8 +157,8 @@ def test_simulated_versions_pass_at_the_stated_rates(n_users: int, loss: float, 
 
 @pytest.mark.parametrize(("loss", "least", "most"), [(0.0, 0.25, 0.5), (0.03, 0.0, 0.1), (0.06, 0.0, 0.01)])
 def test_a_small_shop_publishes_after_waiting_but_nothing_visibly_worse(loss: float, least: float, most: float) -> None:
-    """Of 300 users, versions as good as the live one pass in a third of the nights after seven without a decision; those
-    that are worse by what can be seen (6 %) in less than 1 %."""
+    """Of 300 users, versions as good as the live one pass in a third of the nights after seven without a decision, and
+    those that are worse by what can be seen (6 %) in less than 1 %."""
     live, new = simulated(np.random.default_rng(6), 1500, 300, loss, PATIENCE_NIGHTS)
     means = ((new - live).mean(-1) / live.mean(-1)).T  # (n_trials, n_nights)
     assert least <= float(np.mean(passes_after_waiting(means))) <= most
