@@ -10,12 +10,13 @@ PYTEST ?= -n logical --maxprocesses 8 --dist worksteal
 DATA ?=
 PORT ?= 8000
 
-.PHONY: help install demo test test-long coverage lint bench bench-gpu bench-load bench-fold-in bench-serving clean
+.PHONY: help install demo test test-long crash-test coverage lint bench bench-gpu bench-load bench-fold-in bench-serving clean
 
 help:
 	@echo "make demo [DATA=ratings.zip]  install, load ratings, train, serve on 127.0.0.1:$(PORT)"
 	@echo "make test                     install, lint, types, layers, tests on SQLite and PostgreSQL"
 	@echo "make test-long                the long forms of some tests"
+	@echo "make crash-test               kill processes a thousand times; a year of nights with faults (90 minutes)"
 	@echo "make coverage                 tests, and which lines they reach"
 	@echo "make lint                     format, lint, spelling, types and layers only"
 	@echo "make bench [ARGS=--large]     this project beside others on the same folds (real ratings needed)"
@@ -46,6 +47,9 @@ test: lint $(CLIENT)/installed
 
 test-long: install
 	$(BIN)/pytest $(PYTEST) -m long
+
+crash-test: install
+	$(BIN)/pytest $(PYTEST) --timeout 10800 -m crash tests/crash $(ARGS)
 
 coverage: install $(CLIENT)/installed
 	$(BIN)/pytest $(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html

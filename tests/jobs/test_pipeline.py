@@ -53,9 +53,14 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 @pytest.fixture
 def loaded(engine: Engine) -> Engine:
+    fill(engine)
+    return engine
+
+
+def fill(engine: Engine) -> None:
+    """Items with categories, and ratings."""
     upsert_items(engine, MADE.items)
     upsert_ratings(engine, collect([MADE.ratings]))
-    return engine
 
 
 def rate(engine: Engine, user_id: str, item_id: str, rating: float) -> None:
@@ -124,7 +129,7 @@ def test_promise_10_what_goes_live_has_seen_every_rating_and_its_twin_has_not(
 def test_a_refit_that_is_not_like_its_twin_is_not_published(
     sqlite_engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch, problem: str
 ) -> None:
-    upsert_ratings(sqlite_engine, collect([MADE.ratings]))
+    fill(sqlite_engine)
     monkeypatch.setattr("recsys.evaluation.refit." + ("MAX_LOSS" if problem == "loss" else "MIN_OVERLAP"), 0.0)
     if problem == "overlap":
         monkeypatch.setattr("recsys.evaluation.refit.MIN_OVERLAP", 1.1)
@@ -140,8 +145,9 @@ def test_a_refit_that_is_not_like_its_twin_is_not_published(
 def test_a_night_that_was_killed_goes_on_where_it_stopped(
     sqlite_engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, killed_in: str
 ) -> None:
-    upsert_ratings(sqlite_engine, collect([MADE.ratings]))
+    fill(sqlite_engine)
     whole = tmp_path / "whole.db"
+    sqlite_engine.dispose()  # the last connection writes the log into the file
     shutil.copy(tmp_path / "test.db", whole)
     undisturbed = connect(f"sqlite:///{whole}")
     nightly(undisturbed, settings, device="cpu")
@@ -177,7 +183,7 @@ def test_a_night_that_was_killed_goes_on_where_it_stopped(
 
 
 def test_nights_keep_few_sets_of_factors_and_a_rollback_has_its_twin(sqlite_engine: Engine, settings: Settings) -> None:
-    upsert_ratings(sqlite_engine, collect([MADE.ratings]))
+    fill(sqlite_engine)
     for night in range(4):
         rate(sqlite_engine, f"u000{night + 1}", MADE.items[night].item_id, 5)
         nightly(sqlite_engine, settings, device="cpu")
@@ -194,7 +200,7 @@ def test_nights_keep_few_sets_of_factors_and_a_rollback_has_its_twin(sqlite_engi
 
 
 def test_a_damaged_live_version_does_not_stop_the_nights(sqlite_engine: Engine, settings: Settings) -> None:
-    upsert_ratings(sqlite_engine, collect([MADE.ratings]))
+    fill(sqlite_engine)
     nightly(sqlite_engine, settings, device="cpu")
     with writing(sqlite_engine) as connection:
         connection.execute(update(schema.item_factors).where(schema.item_factors.c.number == -2).values(bias=99.0))
@@ -273,7 +279,7 @@ def test_the_summary_is_sent_on_success_and_on_failure(
 def test_a_summary_that_cannot_be_sent_is_a_failed_step_and_not_a_failed_night(
     sqlite_engine: Engine, settings: Settings, webhook: str
 ) -> None:
-    upsert_ratings(sqlite_engine, collect([MADE.ratings]))
+    fill(sqlite_engine)
     asked = settings.model_copy(update={"notify_url": f"{webhook}/broken", "notify_command": "false"})
     report = nightly(sqlite_engine, asked, device="cpu")
     assert report.status == "published"
@@ -308,7 +314,7 @@ def read_nothing(engine: Engine) -> bool:
 def test_the_doctor_names_what_is_wrong(sqlite_engine: Engine, settings: Settings, tmp_path: Path) -> None:
     url = sqlite_engine.url.render_as_string()
     asked = settings.model_copy(update={"database_url": url})
-    upsert_ratings(sqlite_engine, collect([MADE.ratings]))
+    fill(sqlite_engine)
     found = {check.name: check for check in diagnose(asked).checks}
     assert (found["last night"].status, found["live versions"].status) == ("warning", "warning")
     nightly(sqlite_engine, settings, device="cpu")
@@ -336,7 +342,7 @@ def test_the_doctor_names_what_is_wrong(sqlite_engine: Engine, settings: Setting
 def test_a_version_published_by_hand_is_compared_with_itself_if_it_has_no_twin(
     sqlite_engine: Engine, settings: Settings
 ) -> None:
-    upsert_ratings(sqlite_engine, collect([MADE.ratings]))
+    fill(sqlite_engine)
     refusing = settings.model_copy(update={"gate_margin": 0.0})
     nightly(sqlite_engine, settings, device="cpu")
     rate(sqlite_engine, "u0001", MADE.items[1].item_id, 4)
@@ -355,7 +361,7 @@ def test_a_version_published_by_hand_is_compared_with_itself_if_it_has_no_twin(
 
 
 def test_two_nights_at_once_are_one(sqlite_engine: Engine, settings: Settings, tmp_path: Path) -> None:
-    upsert_ratings(sqlite_engine, collect([MADE.ratings]))
+    fill(sqlite_engine)
     second = connect(sqlite_engine.url.render_as_string())
     refused: list[str] = []
     choose = pipeline.choose_config
