@@ -29,6 +29,8 @@ def list_command(
 ) -> None:
     """List the latest runs, the newest first.
 
+    A run that is still running has no seconds and no exit code.
+
     recsys runs list
     recsys runs list --job nightly --n 7 --json
     """
@@ -49,6 +51,8 @@ def show_command(
     json: JsonOption = False,
 ) -> None:
     """Show one run: its steps with their figures, and why it ended as it did.
+
+    With --json the slices that the gate compared are there too.
 
     recsys runs show 12
     recsys runs show 12 --json

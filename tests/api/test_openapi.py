@@ -38,6 +38,8 @@ def test_it_describes_every_endpoint_with_examples(reader: httpx.Client) -> None
         "/v1/models/{number}",
         "/v1/models/{number}/publish",
         "/v1/models/rollback",
+        "/v1/runs",
+        "/v1/runs/{number}",
         "/health/live",
         "/health/ready",
     }
