@@ -11,7 +11,8 @@ from jobs.train import already_trained, is_unpublished
 from recsys.database.changes import current_seq
 from recsys.database.engine import reading
 from recsys.database.leases import TRAINING, held_leases
-from recsys.database.models import live_numbers, obsolete
+from recsys.database.models import live_numbers
+from recsys.database.retention import obsolete
 from recsys.results import NightPlan, Objective, PlannedStep
 from recsys.settings import Settings
 

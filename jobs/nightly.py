@@ -20,7 +20,7 @@ from recsys.database.clock import now_ms
 from recsys.database.counts import recount
 from recsys.database.engine import reading
 from recsys.database.leases import LOADING, TRAINING, Lease, lease
-from recsys.database.models import prune
+from recsys.database.retention import prune
 from recsys.database.runs import Run, delete_old_runs, recorded
 from recsys.errors import LockedError, RecsysError
 from recsys.extras import has_extra

@@ -123,7 +123,7 @@ def prune_command(
     from jobs.cli.show import show
     from recsys.database.audit import record
     from recsys.database.leases import TRAINING, lease
-    from recsys.database.models import prune
+    from recsys.database.retention import prune
     from recsys.database.runs import record_finished
     from recsys.results import PruneReport
 

@@ -4,8 +4,7 @@ A version is written as `storing`, in pieces, and becomes `ready` in one last st
 row. So a reader sees the whole of a version or nothing of it. A version is never overwritten.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -16,7 +15,7 @@ from sqlalchemy import Connection, Engine, Row, delete, false, insert, select, u
 from recsys.database import schema
 from recsys.database.checksums import version_checksum
 from recsys.database.clock import now_ms
-from recsys.database.engine import reading, release_space, upsert, writing
+from recsys.database.engine import reading, upsert, writing
 from recsys.database.model_rows import (
     count_user_rows,
     delete_rows,
@@ -93,7 +92,7 @@ def store(
     with reading(engine) as connection:
         left = connection.scalars(select(schema.models.c.number).where(schema.models.c.status == "storing")).all()
     for unfinished in left:
-        _delete(engine, unfinished, guard)
+        delete_version(engine, unfinished, guard)
     number = _store_rows(engine, factors, training, guard)
     numbers = [number]
     if twin is not None:
@@ -196,7 +195,7 @@ def publish(
     if force and not reason.strip():
         raise InputError("a forced publication needs a reason, which is recorded: give one")
     with writing(engine) as connection:
-        _lock_versions(connection, [number])
+        lock_versions(connection, [number])
         chosen = version(connection, number)
         if not (chosen.training.gate_passed or chosen.live):
             if not force:
@@ -228,7 +227,7 @@ def roll_back(engine: Engine, objective: Objective, reason: str, guard: Guard | 
                 f"there is no earlier live version of the {objective} model to roll back to: "
                 "see `recsys models list`, and publish one by its number"
             )
-        _lock_versions(connection, earlier[:1])
+        lock_versions(connection, earlier[:1])
         chosen = version(connection, earlier[0])
         _make_live(connection, chosen, "rollback", reason)
     return chosen
@@ -254,7 +253,7 @@ def previously_published(connection: Connection, objective: Objective) -> list[i
     return list(dict.fromkeys(reversed(earlier)))
 
 
-def _lock_versions(connection: Connection, numbers: Sequence[int]) -> None:
+def lock_versions(connection: Connection, numbers: Sequence[int]) -> None:
     """Lock versions until this transaction ends, so that none is published while it is pruned."""
     models = schema.models.c
     connection.execute(
@@ -284,72 +283,7 @@ def was_published(connection: Connection, number: int) -> bool:
     return connection.scalar(select(published).where(published == number).limit(1)) is not None
 
 
-def prune(
-    engine: Engine,
-    keep: int,
-    audit: Callable[[Connection, list[int]], None] | None = None,
-    guard: Guard | None = None,
-    *,
-    max_days: float | None = None,
-) -> list[int]:
-    """Delete old versions, and twins that no comparison will need.
-
-    Of each objective these stay: the live version, the version that a rollback returns to, the newest version, and the
-    newest `keep` of those that passed the gate. The twins of the live version and of the rollback's stay, and that of
-    a newest version that passed the gate. On SQLite the free space is given back to the system.
-
-    Args:
-        audit: called with the numbers of the versions, inside the transaction that makes them unreachable.
-        guard: called in every transaction before it commits.
-        max_days: the other versions that passed the gate stay only if they are not older.
-
-    Returns:
-        The numbers of the deleted versions.
-
-    Raises:
-        InputError: `keep` is below one.
-        RecsysError: whatever `guard` raises.
-    """
-    if keep < 1:
-        raise InputError(f"keep is {keep}: at least one version of each objective is kept")
-    with unit_of_work(engine, guard) as work:
-        connection = work.connection
-        _lock_versions(connection, [stored.number for stored in versions(connection)])
-        # Again: a publication that was under way has ended.
-        numbers, twins = obsolete(connection, keep, max_days)
-        connection.execute(
-            update(schema.models).where(schema.models.c.number.in_([*numbers, *twins])).values(status="storing")
-        )
-        if audit is not None and numbers:
-            audit(connection, numbers)
-    for number in (*numbers, *twins):
-        _delete(engine, number, guard)
-    release_space(engine)
-    return numbers
-
-
-def obsolete(connection: Connection, keep: int, max_days: float | None) -> tuple[list[int], list[int]]:
-    """Return the numbers of the versions, and of the twins, that `prune` would delete."""
-    oldest = -math.inf if max_days is None else now_ms() - max_days * 86_400_000
-    by_objective: dict[Objective, list[ModelVersion]] = {}
-    for stored in versions(connection):
-        by_objective.setdefault(stored.objective, []).append(stored)
-    numbers: list[int] = []
-    judged: set[int] = set()
-    for objective, group in by_objective.items():
-        passed = [stored for stored in group if stored.training.gate_passed]
-        recent = {stored.number for stored in passed[:keep] if stored.created_at >= oldest}
-        live = {stored.number for stored in group if stored.live}
-        needed = live.union(previously_published(connection, objective)[:1])
-        kept = {group[0].number, *recent, *needed}
-        numbers += [stored.number for stored in group if stored.number not in kept]
-        judged |= needed.union(stored.number for stored in group[:1] if stored.training.gate_passed)
-    models = schema.models.c
-    twins = connection.scalars(select(models.number).where(models.number < 0).order_by(models.number)).all()
-    return numbers, [number for number in twins if -number not in judged]
-
-
-def _delete(engine: Engine, number: int, guard: Guard | None = None) -> None:
+def delete_version(engine: Engine, number: int, guard: Guard | None = None) -> None:
     """Delete a version that is not listed any more, factors first, in pieces, so that other writers need not wait."""
     for table in (schema.user_factors, schema.item_factors):
         delete_rows(engine, table, number, guard)

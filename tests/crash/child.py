@@ -23,7 +23,8 @@ from recsys.database import clock, schema
 from recsys.database import models as versions
 from recsys.database.engine import connect, reading, writing
 from recsys.database.leases import LOADING, TRAINING, lease
-from recsys.database.models import Training, prune, publish, store
+from recsys.database.models import Training, publish, store
+from recsys.database.retention import prune
 from recsys.factors import Factors, Side
 from recsys.settings import Settings
 from recsys.training import loop

@@ -7,7 +7,8 @@ from jobs.maps import map_live
 from recsys.database.engine import reading
 from recsys.database.history import read_publications, read_runs
 from recsys.database.maps import StoredMap, has_map, read_map, store_map
-from recsys.database.models import prune, publish
+from recsys.database.models import publish
+from recsys.database.retention import prune
 from recsys.database.runs import recorded
 from tests.conftest import add_known_model
 

@@ -11,7 +11,6 @@ from recsys.database.engine import reading, writing
 from recsys.database.models import (
     live_numbers,
     load_factors,
-    prune,
     publish,
     roll_back,
     store,
@@ -19,6 +18,7 @@ from recsys.database.models import (
     versions,
     was_published,
 )
+from recsys.database.retention import prune
 from recsys.errors import InputError, LockedError, NotFoundError
 from recsys.factors import FeatureEmbeddings, Head, RankingConstants
 from recsys.scoring.score import score_users

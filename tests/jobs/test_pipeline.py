@@ -113,7 +113,7 @@ def test_promise_10_what_goes_live_has_seen_every_rating_and_its_twin_has_not(
     of_one = ("split", "train", "judge", "refit", "store", "publish")
     expected = [("lease", None), ("count", None)]
     expected += [(name, objective) for objective in ("rating", "ranking") for name in of_one]
-    assert steps == [*expected, ("prune", None)]
+    assert steps == [*expected, ("map", None), ("prune", None)]
     assert {step.status for step in last_night(loaded).steps} == {"done"}
     again = nightly(loaded, settings, device="cpu")
     assert again.status == "nothing_new"
