@@ -11,11 +11,13 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from sqlalchemy import Connection
 
 from benchmarks.data import SHARED_DATA
 from jobs.load import load
@@ -30,8 +32,9 @@ from recsys.evaluation.splits import hold_out
 from recsys.factors import Factors, Side
 from recsys.learner import Learner
 from recsys.library.loading import RatingData, load_ratings
+from recsys.results import Architecture, Objective
 from recsys.settings import Settings
-from recsys.training.config import default_config
+from recsys.training.config import Config, default_config
 from recsys.training.threads import limit_spinning
 
 N_VECTORS, N_ITEMS, WIDTH = 224_000, 24_000, 64
@@ -74,6 +77,18 @@ def night(folder: Path) -> dict[str, float]:
     return {"seconds": round(seconds, 1), **refits}
 
 
+def short_config(
+    connection: Connection,
+    objective: Objective,
+    architecture: Architecture,
+    n_ratings: int,
+    n_users: int,
+    _overrides: Mapping[str, Any],
+) -> Config:
+    """Return the usual config with one epoch."""
+    return choose_config(connection, objective, architecture, n_ratings, n_users, {"n_epochs": 1})
+
+
 def disk(folder: Path, n_nights: int = 30) -> dict[str, float]:
     """Run 30 nights of one epoch on ML-1M, a thousandth of the ratings newer in each."""
     file = folder / "disk.db"
@@ -87,7 +102,7 @@ def disk(folder: Path, n_nights: int = 30) -> dict[str, float]:
     for number in range(n_nights):
         line = f"new{number}::1::5::2000000000\nnew{number}::2::4::2000000001\n"
         (folder / "day.dat").write_text(line)
-        with patch("jobs.pipeline.choose_config", lambda *given: choose_config(*given[:-1], {"n_epochs": 1})):
+        with patch("jobs.pipeline.choose_config", short_config):
             nightly(engine, settings, [folder / "day.dat"], device="cpu")
         engine.dispose()
         largest = max(largest, file.stat().st_size)
