@@ -25,7 +25,7 @@ from recsys.database.engine import read_latest
 from recsys.errors import DatabaseError
 from recsys.results import Explanation, Ignored, ItemList, Predictions, UserLists
 from recsys.scoring.search import TopN
-from recsys.serving.batch import ListRequest, lists_for
+from recsys.serving.batch import UNEXPLAINED, ListRequest, lists_for
 from recsys.serving.checks import ignored_parts
 from recsys.serving.encode import PLAIN, ItemDetails, metadata_fields, to_json
 from recsys.serving.explain import explain_items
@@ -121,11 +121,14 @@ async def _details(
     explanations, predictions = None, None
     ignored: tuple[Ignored, ...] = ()
     if query.explain:
-        explanations = await in_thread(state, _explain, state, recommender, model, user, user_id, ranked)
+        try:
+            explanations = await in_thread(state, _explain, state, recommender, model, user, user_id, ranked)
+        except DatabaseError:
+            ignored += (UNEXPLAINED,)
     if "prediction" in query.fields:
         rating_model = recommender.models.get("rating")
         if rating_model is None:
-            ignored = (_NO_RATING_MODEL,)
+            ignored += (_NO_RATING_MODEL,)
         else:
             rater = user
             if model is not rating_model:
@@ -142,6 +145,8 @@ def _explain(
     user_id: str,
     ranked: RankedItems,
 ) -> list[Explanation] | None:
+    if ranked.source == "popularity":
+        return None
     with read_latest(state.engine) as connection:
         rated = read_rated_items_by_id(connection, [user_id], recommender.catalogue)[user_id]
     return explain_items(recommender, model, user, rated, ranked)

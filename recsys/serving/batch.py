@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from recsys.database.engine import read_latest
-from recsys.errors import InputError
+from recsys.errors import DatabaseError, InputError
 from recsys.results import Explanation, Ignored
 from recsys.serving.batching import read_users
 from recsys.serving.encode import ItemDetails, metadata_fields, to_json_lists
@@ -19,6 +19,14 @@ from recsys.serving.predictions import predicted_ratings
 from recsys.serving.snapshot import Recommender
 from recsys.serving.user_cache import UserCache
 from recsys.serving.users import UNKNOWN_USER, RatedItems, UserState, new_state, read_rated_items_by_id
+
+_ONLY_SENT = "the database cannot be reached: the list is from the ratings that were sent alone"
+
+UNEXPLAINED = Ignored(
+    where="explain",
+    value="true",
+    reason="the database cannot be reached, so the ratings behind the lists of users are not known",
+)
 
 
 class ListRequest(NamedTuple):
@@ -50,7 +58,15 @@ def lists_for(
         InputError: a visitor's rating lies outside the scale.
     """
     _check_scale(recommender, requests)
-    rated = _read_rated(engine, recommender, requests, explain)
+    stored, ignored = _read_stored(engine, recommender, requests, explain), list(ignored)
+    if stored is None:
+        ignored += [
+            Ignored(where=f"users.{at}.user_id", value=request.user_id, reason=_ONLY_SENT)
+            for at, request in enumerate(requests)
+            if request.user_id is not None and request.ratings
+        ]
+        ignored += [UNEXPLAINED] if explain else []
+    rated = [_rated(recommender, request, stored or {}) for request in requests]
     users = _read_states(engine, cache, recommender, model, requests, rated)
     lists = recommend(recommender, model, users, query)
     number = model.number if model else None
@@ -61,8 +77,10 @@ def lists_for(
         predictions: list[NDArray[np.float64] | None] = [None] * len(lists)
         if explain:
             explanations = [
-                explain_items(recommender, model, user, mine, ranked)
-                for user, mine, ranked in zip(users, rated, lists, strict=True)
+                None
+                if stored is None and request.user_id is not None
+                else explain_items(recommender, model, user, mine, ranked)
+                for request, user, mine, ranked in zip(requests, users, rated, lists, strict=True)
             ]
         rating_model = recommender.models.get("rating")
         if "prediction" in fields and rating_model is not None:
@@ -99,25 +117,29 @@ def _read_states(
     return result
 
 
-def _read_rated(
+def _read_stored(
     engine: Engine, recommender: Recommender, requests: Sequence[ListRequest], explain: bool
-) -> list[RatedItems]:
-    """Return the ratings of each request: the stored ones, if they are needed, overridden by those it came with."""
+) -> Mapping[str, RatedItems] | None:
+    """Return the stored ratings of users, by id, where they are needed; `None` if the database cannot be reached."""
     user_ids = [r.user_id for r in requests if r.user_id is not None and (explain or r.ratings)]
-    stored: Mapping[str, RatedItems] = {}
-    if user_ids:
+    if not user_ids:
+        return {}
+    try:
         with read_latest(engine) as connection:
-            stored = read_rated_items_by_id(connection, user_ids, recommender.catalogue)
-    result = []
-    for request in requests:
-        mine = stored.get(request.user_id or "", RatedItems.none())
-        ratings = dict(zip(mine.item_idx.tolist(), mine.ratings.tolist(), strict=True))
-        for item_id, rating in request.ratings:
-            item_idx = recommender.catalogue.idx_of.get(item_id)
-            if item_idx is not None:
-                ratings[item_idx] = rating
-        result.append(RatedItems(np.array(list(ratings), np.int64), np.array(list(ratings.values()), np.float32)))
-    return result
+            return read_rated_items_by_id(connection, user_ids, recommender.catalogue)
+    except DatabaseError:
+        return None
+
+
+def _rated(recommender: Recommender, request: ListRequest, stored: Mapping[str, RatedItems]) -> RatedItems:
+    """Return the ratings of a request: the stored ones, overridden by those it came with."""
+    mine = stored.get(request.user_id or "", RatedItems.none())
+    ratings = dict(zip(mine.item_idx.tolist(), mine.ratings.tolist(), strict=True))
+    for item_id, rating in request.ratings:
+        item_idx = recommender.catalogue.idx_of.get(item_id)
+        if item_idx is not None:
+            ratings[item_idx] = rating
+    return RatedItems(np.array(list(ratings), np.int64), np.array(list(ratings.values()), np.float32))
 
 
 def _check_scale(recommender: Recommender, requests: Sequence[ListRequest]) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pytest
 import uvicorn
 from numpy.typing import NDArray
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, select, text, update
 
 from api.app import create_app
 from recsys.data.encoding import collect
@@ -185,3 +186,45 @@ def many(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
                 rated=[of_user[row.user_key] for row in users],
                 rows=rows,  # type: ignore[arg-type]
             )
+
+
+class Switch:
+    """Takes the database away, and gives it back."""
+
+    def __init__(self, engine: Engine, postgres_url: str | None) -> None:
+        self.engine, self._postgres_url = engine, postgres_url
+        self._path = Path(engine.url.database or "")
+
+    def off(self) -> None:
+        if self._postgres_url is None:
+            self.engine.dispose()
+            for path in self._path.parent.glob(f"{self._path.name}*"):
+                path.rename(path.with_name(f"away-{path.name}"))
+        else:
+            self._allow(False)
+
+    def on(self) -> None:
+        if self._postgres_url is None:
+            for path in self._path.parent.glob("away-*"):
+                path.rename(path.with_name(path.name.removeprefix("away-")))
+        else:
+            self._allow(True)
+
+    def _allow(self, allowed: bool) -> None:
+        assert self._postgres_url is not None
+        name = self.engine.url.database
+        self.engine.dispose()
+        admin = connect(self._postgres_url).execution_options(isolation_level="AUTOCOMMIT")
+        with admin.connect() as connection:
+            connection.execute(text(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS {allowed}"))
+            ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"
+            connection.execute(text(ended), {"name": name})
+        admin.dispose()
+
+
+@pytest.fixture
+def switch(known_engine: Engine, request: pytest.FixtureRequest) -> Iterator[Switch]:
+    is_file = known_engine.dialect.name == "sqlite"
+    made = Switch(known_engine, None if is_file else request.getfixturevalue("postgres_url"))
+    yield made
+    made.on()

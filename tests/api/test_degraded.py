@@ -10,8 +10,8 @@ from api import state
 from api.state import WriteLimiter
 from recsys.database import sqlite_file
 from recsys.errors import DatabaseError, InputError
-from tests.api.asking import check_problem, eventually
-from tests.api.conftest import serving, url_of
+from tests.api.asking import check_problem, eventually, ids
+from tests.api.conftest import Switch, serving, url_of
 
 RATING = {"ratings": [{"user_id": "u1", "item_id": "b", "rating": 3}]}
 WRITES = [
@@ -90,6 +90,43 @@ def test_promise_6_a_read_only_server_is_served(known_engine: Engine) -> None:
     with serving(url_of(known_engine)) as client:
         client.post("/v1/ratings", json=RATING)
         check_only_reads(client, [name], "database")
+
+
+def test_promise_6_with_the_database_gone_the_model_in_memory_still_answers(switch: Switch) -> None:
+    url, explain = "/v1/users/u1/recommendations", {"explain": True}
+    with serving(url_of(switch.engine)) as client:
+        assert client.get("/health/ready").json()["status"] == "ready"
+        known, explained = client.get(url).json(), client.get(url, params=explain).json()
+        assert explained["items"][0]["explanation"] is not None
+        switch.off()
+        eventually(lambda: client.get("/health/ready").json()["status"] == "degraded", 10)
+        database = str(switch.engine.url.database)
+        assert "database" in client.get("/health/ready").json()["problem"]
+        assert database not in client.get("/health/ready").text
+        assert ids(client.get("/v1/items/a/similar", params={"n": 1})) == ["b"]
+        assert client.get(url).json() == known  # in the cache
+        unread = client.get("/v1/users/u2/recommendations", params={"n": 1}).json()
+        assert (unread["source"], unread["items"][0]["item_id"]) == ("popularity", "a")
+
+        # The same lists without explanations, which need the user's ratings.
+        answer = client.get(url, params=explain).json()
+        assert [ignored["where"] for ignored in answer.pop("ignored")] == ["explain"]
+        assert answer == known
+        assert client.get("/v1/users/u2/recommendations", params=explain).json()["source"] == "popularity"
+        rated = [{"item_id": "a", "rating": 5}]
+        users = [{"user_id": "u1"}, {"user_id": "u2"}, {"ratings": rated}, {"user_id": "u1", "ratings": rated}]
+        many = client.post("/v1/recommendations", json={"users": users, **explain})
+        assert many.status_code == 200, many.text
+        lists = many.json()["lists"]
+        assert [each["source"] for each in lists] == ["model", "popularity", "fold_in", "fold_in"]
+        are_explained = [each["items"][0].get("explanation") is not None for each in lists]
+        assert are_explained == [False, False, True, False]
+        assert [ignored["where"] for ignored in many.json()["ignored"]] == ["users.3.user_id", "explain"]
+
+        for method, path, body in WRITES:
+            answer = client.request(method, path, json=body)
+            check_problem(answer, 503, "database")
+            assert database not in answer.text
 
 
 class TestWriteLimiter:

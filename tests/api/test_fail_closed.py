@@ -4,7 +4,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from recsys.database.keys import KeyRing, create_key, read_keyring
 from recsys.errors import DatabaseError
 from recsys.settings import Settings
 from tests.api.asking import check_problem, eventually
-from tests.api.conftest import serving, url_of
+from tests.api.conftest import Switch, serving, url_of
 from tests.conftest import add_known_model, add_known_rows
 
 REQUESTS = [
@@ -41,48 +41,6 @@ BODIES = {"PUT": {"title": "x"}, "POST": {"reason": "x"}, "GET": None, "DELETE":
 
 def bearer(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
-
-
-class Switch:
-    """Takes the database away, and gives it back."""
-
-    def __init__(self, engine: Engine, postgres_url: str | None) -> None:
-        self.engine, self._postgres_url = engine, postgres_url
-        self._path = Path(engine.url.database or "")
-
-    def off(self) -> None:
-        if self._postgres_url is None:
-            self.engine.dispose()
-            for path in self._path.parent.glob(f"{self._path.name}*"):
-                path.rename(path.with_name(f"away-{path.name}"))
-        else:
-            self._allow(False)
-
-    def on(self) -> None:
-        if self._postgres_url is None:
-            for path in self._path.parent.glob("away-*"):
-                path.rename(path.with_name(path.name.removeprefix("away-")))
-        else:
-            self._allow(True)
-
-    def _allow(self, allowed: bool) -> None:
-        assert self._postgres_url is not None
-        name = self.engine.url.database
-        self.engine.dispose()
-        admin = connect(self._postgres_url).execution_options(isolation_level="AUTOCOMMIT")
-        with admin.connect() as connection:
-            connection.execute(text(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS {allowed}"))
-            ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"
-            connection.execute(text(ended), {"name": name})
-        admin.dispose()
-
-
-@pytest.fixture
-def switch(known_engine: Engine, request: pytest.FixtureRequest) -> Iterator[Switch]:
-    is_file = known_engine.dialect.name == "sqlite"
-    made = Switch(known_engine, None if is_file else request.getfixturevalue("postgres_url"))
-    yield made
-    made.on()
 
 
 ORDERS = ["there", "comes later", "goes and comes back", "comes, goes and comes back"]

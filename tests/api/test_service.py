@@ -6,18 +6,16 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from recsys.database.engine import connect, writing
-from recsys.database.models import publish
 from tests.api.asking import as_json, check_problem, eventually, ids
 from tests.api.conftest import Many, serving, url_of
-from tests.conftest import add_known_model, add_known_rows
+from tests.conftest import add_known_rows
 
 RATING = {"ratings": [{"user_id": "u1", "item_id": "b", "rating": 3}]}
 BODY_ENDPOINTS = [
@@ -250,38 +248,3 @@ def test_promise_6_a_file_that_was_removed_is_noticed(known_engine: Engine) -> N
         assert str(path.parent) not in problem
         assert "recsys_degraded 1.0" in client.get("/metrics").text
         assert ids(client.get("/v1/items/a/similar", params={"n": 1})) == ["b"]
-
-
-@pytest.mark.postgres
-def test_promise_6_with_the_database_gone_the_model_in_memory_still_answers(
-    postgres_engine: Engine, postgres_url: str
-) -> None:
-    engine = postgres_engine
-    add_known_rows(engine)
-    publish(engine, add_known_model(engine, "ranking"), "test")
-    name = engine.url.database
-    with serving(url_of(engine)) as client:
-        assert client.get("/health/ready").json()["status"] == "ready"
-        known = client.get("/v1/users/u1/recommendations").json()
-        engine.dispose()
-        admin = connect(postgres_url).execution_options(isolation_level="AUTOCOMMIT")
-        with admin.connect() as connection:
-            connection.execute(text(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false"))
-            connection.execute(
-                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"), {"name": name}
-            )
-        admin.dispose()
-        eventually(lambda: client.get("/health/ready").json()["status"] == "degraded", 10)
-        assert "database" in client.get("/health/ready").json()["problem"]
-        assert str(name) not in client.get("/health/ready").text
-        assert ids(client.get("/v1/items/a/similar", params={"n": 1})) == ["b"]
-        assert client.get("/v1/users/u1/recommendations").json() == known  # in the cache
-        query: dict[str, Any] = {"explain": True}
-        unread = client.get("/v1/users/u2/recommendations", params={"n": 1}).json()
-        assert (unread["source"], unread["items"][0]["item_id"]) == ("popularity", "a")
-        told = client.get("/v1/users/nobody/recommendations", params=query)
-        assert told.status_code in (200, 503)
-        assert client.post("/v1/recommendations", json={"users": [{"user_id": "u2"}, {}]}).status_code == 200
-        answer = client.post("/v1/ratings", json=RATING)
-        check_problem(answer, 503, "the database is not available")
-        assert str(name) not in answer.text
