@@ -88,11 +88,22 @@ def sampled_ranking_loss(
         candidates: (n_candidates,) item indices. An item that was drawn twice counts twice.
         log_expected: (n_items,) log E.
     """
-    has = torch.zeros(z.shape[0], len(log_expected), dtype=torch.bool, device=z.device)
-    has[seen.user_idx.long(), seen.item_idx.long()] = True
     corrected = z - log_expected.index_select(0, candidates)
-    others = corrected.masked_fill(has.index_select(1, candidates), -torch.inf).logsumexp(1)  # (users,)
+    corrected[find_seen(seen, candidates)] = -torch.inf
+    others = corrected.logsumexp(1)  # (users,)
     return weight @ (torch.logaddexp(z_seen, others.index_select(0, seen.user_idx)) - z_seen)
+
+
+def find_seen(seen: Cells, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the places of the seen items among the candidates: the rows and columns of (users, n_candidates)."""
+    ascending, order = torch.sort(candidates)
+    item_idx = seen.item_idx.to(candidates.dtype)
+    first = torch.searchsorted(ascending, item_idx)
+    n_places = torch.searchsorted(ascending, item_idx, right=True) - first  # (batch,) more than 1 if drawn repeatedly
+    row = torch.repeat_interleave(seen.user_idx.long(), n_places)
+    before = torch.cumsum(n_places, 0) - n_places
+    place = torch.arange(len(row), device=row.device) + torch.repeat_interleave(first - before, n_places)
+    return row, order[place]
 
 
 class RankingLoss:
