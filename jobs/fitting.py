@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
-from jobs.progress import progress
+from jobs.training_progress import training_progress
 from recsys.evaluation.gate import Judge, usable_scale
 from recsys.factors import Factors
 from recsys.learner import Learner
 from recsys.library.loading import RatingData
+from recsys.training.build import EpochRecord
 from recsys.training.checkpoint import Checkpoint
 from recsys.training.config import Config
 
@@ -32,10 +33,11 @@ def fit_with_progress(
         check: called after every epoch; raises if training must not go on.
         curve: measures the factors after every epoch.
     """
-    with progress(f"{label} {config.objective}", config.n_epochs) as advance:
+    metric = None if curve is None else curve.metric
+    with training_progress(data.ratings, config, device, metric, label=label) as shown:
 
-        def on_epoch(_epoch: object) -> None:
-            advance(1)
+        def on_epoch(record: EpochRecord) -> None:
+            shown.on_epoch(record)
             check()
 
         return Learner.fit(
@@ -49,4 +51,5 @@ def fit_with_progress(
             checkpoint=checkpoint,
             validate=None if curve is None else curve.main_metric,
             on_epoch=on_epoch,
+            on_step=shown.on_step,
         )

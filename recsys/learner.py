@@ -101,6 +101,7 @@ class Learner:
         checkpoint: "Checkpoint | None" = None,
         validate: Callable[[Factors], float] | None = None,
         on_epoch: "Callable[[EpochRecord], None] | None" = None,
+        on_step: Callable[[int, int], None] | None = None,
         **overrides: Any,
     ) -> "Learner":
         """Train a model.
@@ -112,7 +113,7 @@ class Learner:
             objective: `ranking` learns to order lists; `rating` learns to predict ratings.
             config: everything that decides the outcome except data, seed and device; `None`: the defaults for this
                 number of ratings and users, with `overrides`.
-            rating_scale, device, seed, accumulate, baseline, checkpoint, validate, on_epoch: as in
+            rating_scale, device, seed, accumulate, baseline, checkpoint, validate, on_epoch, on_step: as in
                 `recsys.training.fit.fit`.
             overrides: fields of `recsys.training.config.Config`, such as `n_factors` or `weight_decay`.
 
@@ -140,6 +141,7 @@ class Learner:
             checkpoint=checkpoint,
             validate=validate,
             on_epoch=on_epoch,
+            on_step=on_step,
         )
         scale = rating_scale or (float(train.rating.min()), float(train.rating.max()))
         history = [asdict(epoch) for epoch in fitted.history]

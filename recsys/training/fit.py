@@ -20,6 +20,7 @@ from recsys.training.config import Config
 from recsys.training.devices import is_out_of_memory, pick_device
 from recsys.training.export import export, with_ranking_constants
 from recsys.training.loop import Hooks, train_run
+from recsys.training.memory import check_memory
 
 _log = logging.getLogger(__name__)
 
@@ -94,6 +95,8 @@ def fit(
     train = validate_ratings(train, rating_scale)
     chosen = pick_device(device)
     job = Job(train, config, rating_scale, seed, accumulate, baseline)
+    if chosen.type == "cpu":  # a GPU's allocator says so itself, and `auto` goes on with the CPU
+        check_memory(train, config, chosen)
     try:
         return fit_on(
             chosen,

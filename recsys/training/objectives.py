@@ -16,7 +16,7 @@ from recsys.data.dataset import Ratings
 from recsys.training.models import Model
 from recsys.training.sparse import Cells, uses_kernels, weighted_squares
 
-_MAX_SCORES = 1 << 25
+MAX_SCORES = 1 << 25
 """Largest number of scores of one batch under `ranking`: 128 MiB in float32."""
 
 _MIN_WEIGHT = 0.05
@@ -155,7 +155,7 @@ class RankingLoss:
         self._l2, self._dropout, self._n_sampled = l2, dropout, n_sampled
         self._max_users = train.n_users
         if n_sampled or width > 1 or not uses_kernels(device):
-            self._max_users = max(1, _MAX_SCORES // max(train.n_items, (n_sampled or train.n_items) * width))
+            self._max_users = max(1, MAX_SCORES // max(train.n_items, (n_sampled or train.n_items) * width))
         self._share = torch.from_numpy(train.item_counts() / train.n_ratings).to(device)  # (n_items,) of all ratings
         self._log_expected = (self._share * max(n_sampled, 1)).log().float()
         self._generator = generator

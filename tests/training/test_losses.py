@@ -391,7 +391,7 @@ def test_dropout_hides_from_users_what_they_have() -> None:
 def test_a_batch_of_users_is_about_as_many_ratings_and_bounded_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     loss = made_ranking_loss()  # 6 ratings of 3 users and 3 items
     assert [loss.units_of(batch_size) for batch_size in (1, 2, 4, 6)] == [1, 1, 2, 3]
-    monkeypatch.setattr("recsys.training.objectives._MAX_SCORES", 6)
+    monkeypatch.setattr("recsys.training.objectives.MAX_SCORES", 6)
     assert made_ranking_loss().units_of(1000) == 2
 
 
