@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from threadpoolctl import threadpool_limits
 
 import recsys
-from api import problems
+from api import dashboard, problems
 from api.access import DatabaseWatch
 from api.metrics import Metrics
 from api.middleware import InFlight, RequestMiddleware
@@ -115,6 +115,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.router.routes.extend(module.routes.routes)
     for module in (items, ratings):
         app.router.routes.extend(module.reading_routes.routes)
+    if settings.dashboard and dashboard.is_installed():
+        app.router.routes.append(dashboard.DashboardRoute(settings.root_path))
     problems.install(app)
     app.add_middleware(GZipIfAccepted, minimum_size=2000, compresslevel=4)
     app.add_middleware(

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from recsys.errors import MissingExtraError
 
 EXTRAS = {
-    "dashboard": ("dash", "dash_ag_grid", "dash_mantine_components", "janus"),
+    "dashboard": ("dash", "janus"),
     "report": ("jinja2", "kaleido", "openTSNE", "pandas", "plotly"),
     "serve": ("fastapi", "httptools", "prometheus_client", "threadpoolctl", "uvicorn", "uvloop"),
     "train": ("optuna", "pandas", "torch"),

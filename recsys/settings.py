@@ -72,6 +72,9 @@ class Settings(BaseSettings):
         ge=1,
         description="Most requests that a server process works on at once; more are answered with 503.",
     )
+    dashboard: bool = Field(
+        default=True, description="Whether `recsys serve` offers the dashboard, where `recsys[dashboard]` is installed."
+    )
     max_body_kib: int = Field(default=4096, ge=1, description="Largest request body, in KiB.")
     drain_seconds: float = Field(
         default=30.0, ge=0, description="Seconds that a stopping server waits for running requests."

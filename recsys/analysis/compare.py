@@ -38,13 +38,20 @@ class Comparison:
         return float(self.movement.mean()) if len(self.movement) else float("nan")
 
 
-def compare_items(before: Factors, after: Factors, k: int = 10) -> Comparison:
+def compare_items(before: Factors, after: Factors, k: int = 10, judged: NDArray[np.int64] | None = None) -> Comparison:
     """Compare the items of two versions.
 
     The vectors of two trainings differ by a rotation even where they mean the same, so `after` is first rotated onto
     `before` (orthogonal Procrustes). Neighbours need no such step: cosines do not change with a rotation.
+
+    Args:
+        judged: positions in `after` of the items that are compared; by default all.
     """
-    keys, before_idx, after_idx = np.intersect1d(before.item_keys, after.item_keys, return_indices=True)
+    n_shared = len(np.intersect1d(before.item_keys, after.item_keys))
+    keys, before_idx, after_idx = np.intersect1d(
+        before.item_keys, after.item_keys if judged is None else after.item_keys[judged], return_indices=True
+    )
+    after_idx = after_idx if judged is None else judged[after_idx]
     old, new = before.embeddings[before_idx], after.embeddings[after_idx]
     overlap = np.zeros(len(keys))
     if len(keys) > 1:
@@ -63,8 +70,8 @@ def compare_items(before: Factors, after: Factors, k: int = 10) -> Comparison:
         overlap=overlap,
         movement=movement,
         k=k,
-        n_new=after.n_items - len(keys),
-        n_gone=before.n_items - len(keys),
+        n_new=after.n_items - n_shared,
+        n_gone=before.n_items - n_shared,
     )
 
 

@@ -232,7 +232,7 @@ def bias_points(values: NDArray[np.floating], items: ItemLabels, axis_title: str
             y=values[shown].astype(np.float32),
             mode="markers",
             text=hover,
-            customdata=shown.astype(np.int32),
+            customdata=[items.item_ids[idx] for idx in shown.tolist()],
             marker={"color": BLUE, "size": 6, "opacity": 0.5},
             hovertemplate="%{text}<br>%{x:,} ratings<br><b>%{y:.3f}</b><extra></extra>",
         ),

@@ -38,6 +38,18 @@ class ItemLabels:
     def __len__(self) -> int:
         return len(self.item_ids)
 
+    def select(self, item_idx: NDArray[np.int64]) -> "ItemLabels":
+        """Return the labels of some items, in the given order."""
+        idx = item_idx.tolist()
+        return ItemLabels(
+            item_ids=[self.item_ids[at] for at in idx],
+            titles=[self.titles[at] for at in idx],
+            categories=[self.categories[at] for at in idx],
+            n_ratings=self.n_ratings[item_idx],
+            mean_rating=self.mean_rating[item_idx] if len(self.mean_rating) else self.mean_rating,
+            year=self.year[item_idx] if len(self.year) else self.year,
+        )
+
     @cached_property
     def idx_of(self) -> dict[str, int]:
         """External id → position."""

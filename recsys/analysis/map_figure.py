@@ -48,10 +48,8 @@ def map_figure(
     figure = go.Figure(layout=chart_layout(MAP_HEIGHT_PX))
     focus = [*highlighted, *([] if centre is None else [centre])]
     figure.add_trace(points(view, xy, shown, colours, faded=bool(focus)))
-    if highlighted:
-        figure.add_trace(_named_points(view, xy, highlighted, colours, "neighbours", 11, INK))
-    if centre is not None:
-        figure.add_trace(_named_points(view, xy, [centre], colours, "chosen", 16, VERMILLION))
+    if focus:
+        figure.add_traces(focus_points(view, xy, colours, highlighted, centre))
     named = [] if focus else view.items.most_rated(n_names).tolist()
     if named:
         figure.add_trace(_named_points(view, xy, named, colours, "named", 7, INK))
@@ -86,7 +84,7 @@ def places(view: "ModelView", projection: str) -> tuple[NDArray[np.float32], tup
 def points(
     view: "ModelView", xy: NDArray[np.float32], shown: NDArray[np.int64], colours: Colouring, faded: bool = False
 ) -> go.Scattergl:
-    """Return the points of some items; `customdata` holds their positions."""
+    """Return the points of some items; `customdata` holds their ids."""
     items = view.items
     size = 4 + 8 * np.sqrt(items.n_ratings[shown] / max(1, int(items.n_ratings.max(initial=1))))
     if len(shown) > 20_000:
@@ -97,7 +95,7 @@ def points(
         mode="markers",
         name="items",
         text=[hover_text(view, idx) for idx in shown.tolist()],
-        customdata=shown.astype(np.int32),
+        customdata=[items.item_ids[idx] for idx in shown.tolist()],
         hovertemplate="%{text}<extra></extra>",
         marker={
             "size": size.astype(np.float32),
@@ -144,6 +142,16 @@ def cluster_names(view: "ModelView", xy: NDArray[np.float32], shown: NDArray[np.
     return found
 
 
+def focus_points(
+    view: "ModelView", xy: NDArray[np.float32], colours: Colouring, highlighted: Sequence[int], centre: int | None
+) -> list[go.Scattergl]:
+    """Return the points of highlighted items, and of one that is marked; each may be empty."""
+    return [
+        _named_points(view, xy, highlighted, colours, "neighbours", 11, INK),
+        _named_points(view, xy, [] if centre is None else [centre], colours, "chosen", 16, VERMILLION),
+    ]
+
+
 def _named_points(
     view: "ModelView",
     xy: NDArray[np.float32],
@@ -162,7 +170,7 @@ def _named_points(
         text=[figure_text(shorten(view.items.names[item], 28)) for item in idx.tolist()],
         textposition="top center",
         textfont={"size": 11},
-        customdata=idx.astype(np.int32),
+        customdata=[view.items.item_ids[item] for item in chosen],
         hovertext=[hover_text(view, item) for item in idx.tolist()],
         hovertemplate="%{hovertext}<extra></extra>",
         marker={

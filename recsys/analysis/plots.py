@@ -125,7 +125,7 @@ class Plots:
 
     def compare(self, other: "ModelView", k: int = 10) -> go.Figure:
         """Draw how many of the k nearest neighbours of each shared item stayed the same since an earlier version."""
-        found = compare_items(other.factors, self._view.factors, k)
+        found = compare_items(other.factors, self._view.factors, k, self._view.judged)
         counts = np.bincount(np.round(found.overlap * k).astype(np.int64), minlength=k + 1)
         figure = go.Figure(
             go.Bar(

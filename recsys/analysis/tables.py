@@ -244,7 +244,7 @@ class Tables:
             `item_id`, `title`, `n_ratings`, `overlap` (share of the k nearest neighbours that stayed), `movement`
             (see `Comparison`), and `bias_before`, `bias_after`.
         """
-        found = compare_items(other.factors, self._view.factors, k)
+        found = compare_items(other.factors, self._view.factors, k, self._view.judged)
         table = self._named(found.after_idx)
         table["overlap"], table["movement"] = found.overlap, found.movement
         table["bias_before"], table["bias_after"] = other.bias[found.before_idx], self._view.bias[found.after_idx]
@@ -287,7 +287,7 @@ class Tables:
         )
 
     def _both_ends(self, values: NDArray[np.float64], name: str, n: int, min_ratings: int) -> pd.DataFrame:
-        low, high = both_ends(values, n, self._view.items.n_ratings >= min_ratings)
+        low, high = both_ends(values, n, (self._view.items.n_ratings >= min_ratings) & ~np.isnan(values))
         table = self._named(np.concatenate([high, low])).drop(columns="categories")
         table.insert(0, "end", ["high"] * len(high) + ["low"] * len(low))
         table[name] = values[np.concatenate([high, low])]

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 N_COMPONENTS = 8
 N_NEIGHBOURS = 10
+MOST_JUDGED = 20_000
+"""Health and neighbours of all items look at this many items at most: the work grows with the square."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,14 @@ class ModelView:
         return describe_clusters(self.cluster_labels, self.items)
 
     @cached_property
+    def judged(self) -> NDArray[np.int64]:
+        """Positions of the items that health and neighbours of all items look at, ascending: the most rated ones."""
+        return np.sort(self.items.most_rated(MOST_JUDGED))
+
+    @cached_property
     def neighbours(self) -> Neighbours:
-        """The ten nearest neighbours of each item."""
-        return nearest_neighbours(self.factors.embeddings, N_NEIGHBOURS)
+        """The ten nearest neighbours of each judged item, among those; rows and positions are those of `judged`."""
+        return nearest_neighbours(self.factors.embeddings[self.judged], N_NEIGHBOURS)
 
     @cached_property
     def norms(self) -> NDArray[np.float64]:
@@ -147,17 +154,23 @@ class ModelView:
 
     @cached_property
     def beyond_kind(self) -> NDArray[np.float64]:
-        """(n_items,) the bias minus the mean bias of the nearest neighbours: loved beyond its kind, or the reverse."""
-        near = self.neighbours.item_idx
-        if not near.shape[1]:
-            return np.zeros(len(near))
-        beyond: NDArray[np.float64] = self.bias - self.bias[near].mean(axis=1, dtype=np.float64)
+        """(n_items,) the bias minus the mean bias of the nearest neighbours: loved beyond its kind, or the reverse.
+
+        NaN for an item that is not judged.
+        """
+        beyond = np.full(len(self.items), np.nan)
+        near, bias = self.neighbours.item_idx, self.bias[self.judged].astype(np.float64)
+        beyond[self.judged] = bias - bias[near].mean(axis=1) if near.shape[1] else 0.0
         return beyond
 
     @cached_property
     def findings(self) -> list[Finding]:
         """What looks wrong; see `recsys.analysis.health`."""
-        return check_health(self.factors.embeddings, self.items)
+        judged = self.judged
+        if len(judged) == len(self.items):
+            return check_health(self.factors.embeddings, self.items)
+        found = check_health(self.factors.embeddings[judged], self.items.select(judged))
+        return [replace(one, item_idx=tuple(judged[list(one.item_idx)].tolist())) for one in found]
 
     def require(self, item_id: str) -> int:
         """Return the position of an item.

@@ -1,0 +1,334 @@
+"""Build the dashboard: its pages, its callbacks, and what stands before both."""
+
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from dash import ClientsideFunction, Dash, Input, Output, Patch, State, dcc, html, no_update
+from dash.development.base_component import Component
+from fastapi import FastAPI, Request
+from fastapi.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.dashboard import PREFIX, pages
+from api.dashboard.forms import add_forms
+from api.dashboard.overview import overview_page, user_page
+from api.dashboard.parts import Asked, notice, read_params, table
+from api.dashboard.session import CSRF_COOKIE, CURRENT, session_of, set_cookie
+from api.dashboard.store import Views
+from api.problems import problem
+from api.state import AppState, in_thread
+from recsys.analysis.colouring import colouring
+from recsys.analysis.map_figure import focus_points, places
+from recsys.errors import NotFoundError, RecsysError, UnauthorizedError
+
+ASSETS = Path(__file__).parent / "assets"
+PAGES: dict[str, tuple[str, Callable[[Asked], list[Component]]]] = {
+    "": ("Overview", overview_page),
+    "map": ("Map", pages.map_page),
+    "factors": ("Factors", pages.factors_page),
+    "popularity": ("Popularity", pages.popularity_page),
+    "item": ("Item", pages.item_page),
+    "user": ("User", user_page),
+    "compare": ("Compare", pages.compare_page),
+    "health": ("Health", pages.health_page),
+    "training": ("Training", pages.training_page),
+}
+MOST_SELECTED = 5000
+"""Items of a selection that are kept; the table shows the first hundred."""
+
+HEADERS = {
+    # Dash starts from a script in its page; plotly compiles its WebGL shaders' code.
+    "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'self'; "
+    "form-action 'self'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+}
+
+_log = logging.getLogger(__name__)
+
+
+def create_dashboard(state: AppState, root_path: str = "") -> FastAPI:
+    """Return the application that answers below `/dashboard/`.
+
+    Args:
+        root_path: prefix under which a proxy offers the service.
+    """
+    server = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    base, views = root_path + PREFIX, Views(state)
+    dash = Dash(
+        "recsys",
+        server=server,
+        backend="fastapi",
+        routes_pathname_prefix=PREFIX,
+        requests_pathname_prefix=base,
+        assets_folder=str(ASSETS),
+        serve_locally=True,
+        suppress_callback_exceptions=True,
+        update_title=None,
+        title="recsys",
+        compress=False,
+        add_log_handler=False,
+        include_pages_meta=False,
+        index_string=INDEX,
+    )
+    dash.backend.websocket_capability = False  # the server has no WebSocket library, and pages need none
+    dash.layout = lambda: layout(base)
+    add_callbacks(dash, state, views, base)
+    add_forms(server, state, base)
+
+    server.add_middleware(Guard, state=state, base=base)
+    return server
+
+
+INDEX = """<!DOCTYPE html>
+<html lang="en">
+<head>
+{%metas%}
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{%title%}</title>
+<link rel="icon" href="data:,">
+{%css%}
+</head>
+<body>
+{%app_entry%}
+{%config%}
+{%scripts%}
+{%renderer%}
+</body>
+</html>
+"""
+
+
+class Guard:
+    """Stands before every request of the dashboard: who asks, and headers that keep the page to its own files."""
+
+    def __init__(self, app: ASGIApp, state: AppState, base: str) -> None:
+        self._app, self._state, self._base = app, state, base
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message = {**message, "headers": [*message.get("headers", ()), *headers]}
+            await send(message)
+
+        request, path = Request(scope, receive), scope["path"].removeprefix(PREFIX)
+        if path == "sign-in" or path.startswith(("assets/", "_dash-component-suites/", "_favicon")):
+            await self._app(scope, receive, send_with_headers)
+            return
+        try:
+            session = session_of(request, self._state)
+        except UnauthorizedError as error:
+            answer: Response = problem(401, error.title, str(error))
+            if request.method == "GET" and not path.startswith("_dash"):
+                answer = RedirectResponse(self._base + "sign-in", 303)
+            await answer(scope, receive, send_with_headers)
+            return
+        except RecsysError as error:
+            await problem(error.status, error.title, error.public)(scope, receive, send_with_headers)
+            return
+        scope["actor"] = session.actor
+        token = ""
+        if not session.csrf and request.method == "GET" and path in PAGES:
+            token = secrets.token_urlsafe(24)
+            session = replace(session, csrf=token)
+        CURRENT.set(session)
+        if request.method == "GET" and path in PAGES:
+            scope = {**scope, "path": PREFIX}  # one document for all pages: it reads the page from its address
+
+        async def send_with_token(message: Any) -> None:
+            if token and message["type"] == "http.response.start":
+                answer = Response()
+                set_cookie(answer, request, CSRF_COOKIE, token, self._base)
+                message = {
+                    **message,
+                    "headers": [*message["headers"], (b"set-cookie", answer.headers["set-cookie"].encode())],
+                }
+            await send_with_headers(message)
+
+        await self._app(scope, receive, send_with_token)
+
+
+def layout(base: str) -> Component:
+    """Return the frame of every page: navigation, and the place of the page."""
+    links = [dcc.Link(name, href=base + page, className="page") for page, (name, _) in PAGES.items()]
+    session = CURRENT.get(None)
+    more: list[Component] = [html.Button("Light or dark", id="theme", type="button")]
+    if session is not None and session.signed_in:
+        more.append(
+            html.Form(
+                [
+                    dcc.Input(type="hidden", name="csrf", value=session.csrf, id="csrf-out"),
+                    html.Button(f"Sign out {session.actor}", type="submit"),
+                ],
+                action=base + "sign-out",
+                method="post",
+            )
+        )
+    return html.Div(
+        [
+            dcc.Location(id="url", refresh=False),
+            dcc.Store(id="shown"),
+            dcc.Store(id="ignored"),
+            html.A("Skip to the page", href="#page", className="skip"),
+            html.Header([html.Span("recsys", className="brand"), html.Nav(links, **{"aria-label": "Pages"}), *more]),
+            html.Main([html.H1(id="title"), html.Div(id="page", **{"aria-live": "polite"})]),
+        ]
+    )
+
+
+def add_callbacks(dash: Dash, state: AppState, views: Views, base: str) -> None:
+    """Add what happens on a page. The work is done in threads, since callbacks run on the event loop."""
+
+    async def asked_for(pathname: str | None, search: str | None) -> Asked:
+        page = (pathname or "").removeprefix(base).strip("/")
+        known = await in_thread(state, views.versions)
+        return Asked(state, views, CURRENT.get(), page, read_params(search), base, known)
+
+    @dash.callback(
+        Output("page", "children"),
+        Output("title", "children"),
+        Output("shown", "data"),
+        Input("url", "pathname"),
+        Input("url", "search"),
+        State("shown", "data"),
+    )
+    async def show(pathname: str | None, search: str | None, shown: object) -> Any:
+        params = read_params(search)
+        page = (pathname or "").removeprefix(base).strip("/")
+        if page == "map":  # the item is shown without drawing the map again
+            params.pop("item", None)
+        address = [page, params]
+        if address == shown:
+            return no_update, no_update, no_update
+        name, make = PAGES.get(page, ("Not found", not_found_page))
+        try:
+            asked = await asked_for(pathname, search)
+            content = await in_thread(state, make, asked)
+        except RecsysError as error:
+            content = [notice(error.public), html.P(dcc.Link("Overview", href=base))]
+        except Exception:
+            _log.exception("a page of the dashboard failed", extra={"page": page})
+            content = [notice("The page could not be made: the server's log has the error.")]
+        return content, name, address
+
+    @dash.callback(
+        Output("details", "children"),
+        Output("map", "figure"),
+        Input("url", "search"),
+        Input("map", "id"),
+        State("url", "pathname"),
+    )
+    async def show_item(search: str | None, _map: object, pathname: str | None) -> Any:
+        asked = await asked_for(pathname, search)
+        return await in_thread(state, item_on_map, asked)
+
+    @dash.callback(
+        Output("found", "children"), Input("search", "value"), State("url", "search"), State("url", "pathname")
+    )
+    async def find(text: str | None, search: str | None, pathname: str | None) -> Any:
+        if not (text or "").strip():
+            return []
+        asked = await asked_for(pathname, search)
+        return await in_thread(state, found_items, asked, text)
+
+    @dash.callback(
+        Output("selection", "children"),
+        Output("download", "className"),
+        Input("selected", "data"),
+        State("url", "search"),
+        State("url", "pathname"),
+        prevent_initial_call=True,
+    )
+    async def select_items(ids: list[str] | None, search: str | None, pathname: str | None) -> Any:
+        if not ids:
+            return [], "hidden"
+        asked = await asked_for(pathname, search)
+        frame = await in_thread(state, selected_items, asked, ids)
+        headers = {"title": "Item", "item_id": "Id", "categories": "Categories", "n_ratings": "Ratings", "bias": "Bias"}
+        caption = f"{len(frame):,} selected items" + (", the first 100" if len(frame) > 100 else "")
+        return [html.H2(caption), table(frame.head(100), headers, {"bias": "+.2f"}, asked, caption)], ""
+
+    @dash.callback(
+        Output("csv", "data"),
+        Input("download", "n_clicks"),
+        State("selected", "data"),
+        State("url", "search"),
+        State("url", "pathname"),
+        prevent_initial_call=True,
+    )
+    async def download(_clicks: int, ids: list[str] | None, search: str | None, pathname: str | None) -> Any:
+        asked = await asked_for(pathname, search)
+        frame = await in_thread(state, selected_items, asked, ids or [])
+        frame["categories"] = ["|".join(categories) for categories in frame.categories]
+        return {"content": frame.to_csv(index=False), "filename": "items.csv", "type": "text/csv"}
+
+    clientside = {"namespace": "recsys", "prevent_initial_call": True}
+    for function, output, value in (
+        ("clicked", Output("ignored", "data", allow_duplicate=True), Input("map", "clickData")),
+        ("opened", Output("ignored", "data", allow_duplicate=True), Input({"graph": "bias"}, "clickData")),
+        ("asked_user", Output("ignored", "data", allow_duplicate=True), Input("user", "value")),
+        ("selected", Output("selected", "data"), Input("map", "selectedData")),
+    ):
+        dash.clientside_callback(
+            ClientsideFunction(clientside["namespace"], function), output, value, prevent_initial_call=True
+        )
+
+
+def item_on_map(asked: Asked) -> tuple[list[Component], Any]:
+    """Return the details of the item of the address, and the change of the map that shows it."""
+    item_id = asked.params.get("item")
+    try:
+        view = asked.view
+        xy, _ = places(view, asked.params.get("projection", "map"))
+        colours = colouring(view, asked.params.get("colour", "cluster"))
+        content: list[Component] = []
+        neighbours: list[int] = []
+        idx = None
+        if item_id:
+            content, idx, neighbours = pages.item_details(asked, view, item_id)
+    except NotFoundError as error:
+        return [notice(error.public)], no_update
+    except RecsysError:
+        return [], no_update
+    patch = Patch()
+    for at, trace in enumerate(focus_points(view, xy, colours, neighbours, idx), start=1):
+        patch["data"][at] = trace.to_plotly_json()
+    return content, patch
+
+
+def found_items(asked: Asked, text: str) -> list[Component]:
+    """Return links to the items whose title has all words of a text."""
+    try:
+        view = asked.view
+    except RecsysError as error:
+        return [notice(error.public)]
+    idx = view.search(text, 12).tolist()
+    if not idx:
+        return [notice(f"No item has “{text[:80]}” in its title.")]
+    page = "map" if asked.page == "map" else "item"
+    kept = {name: asked.params[name] for name in ("colour", "projection") if name in asked.params and page == "map"}
+    links = [dcc.Link(view.items.names[at], href=asked.link(page, item=view.items.item_ids[at], **kept)) for at in idx]
+    return [html.Ul([html.Li(link) for link in links], className="found card")]
+
+
+def selected_items(asked: Asked, ids: list[str]) -> pd.DataFrame:
+    """Return the selected items, the most rated first."""
+    frame = asked.view.table.items(n_components=2)
+    chosen = frame[frame.item_id.isin(set(ids[:MOST_SELECTED]))]
+    return chosen.sort_values("n_ratings", ascending=False, kind="stable")
+
+
+def not_found_page(asked: Asked) -> list[Component]:
+    """Return what stands on a page that does not exist."""
+    return [notice(f"There is no page “{asked.page[:80]}”."), html.P(dcc.Link("Overview", href=asked.base))]
