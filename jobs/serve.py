@@ -23,6 +23,7 @@ from recsys.settings import Settings, load_settings
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 KEY_REQUIRED = "RECSYS_KEY_REQUIRED"
 ROOT_PATH = "RECSYS_ROOT_PATH"
+DASHBOARD = "RECSYS_DASHBOARD"
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def serve(
     workers: int = 1,
     insecure: bool = False,
     root_path: str | None = None,
+    dashboard: bool = True,
     on_ready: Callable[[], None] | None = None,
 ) -> None:
     """Serve until interrupted.
@@ -43,6 +45,7 @@ def serve(
         workers: number of processes that answer; each holds the item side of the live versions.
         insecure: allow an address that other machines can reach without any key.
         root_path: prefix of all paths behind a reverse proxy; `None`: as the settings say.
+        dashboard: whether to offer the dashboard, where its packages are installed and the settings do not say no.
         on_ready: called once, when the service can answer from a model.
 
     Raises:
@@ -61,6 +64,8 @@ def serve(
     if root_path is not None:
         os.environ[ROOT_PATH] = root_path
         load_settings()  # checks it before a server process does
+    if not dashboard:
+        os.environ[DASHBOARD] = "false"
     require_keys(settings, host, insecure=insecure)
     listener = listen(host, port)
     if on_ready is not None:

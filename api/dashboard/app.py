@@ -119,6 +119,8 @@ class Guard:
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
                 headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                if scope["path"].endswith(".js") and b"cache-control" not in dict(message.get("headers", ())):
+                    headers.append((b"cache-control", b"max-age=3600"))
                 message = {**message, "headers": [*message.get("headers", ()), *headers]}
             await send(message)
 

@@ -23,11 +23,16 @@ def serve_command(
         str | None,
         typer.Option("--root-path", help="Prefix of all paths behind a reverse proxy, such as /recsys."),
     ] = None,
+    dashboard: Annotated[
+        bool,
+        typer.Option("--dashboard/--no-dashboard", help="Offer the dashboard, where recsys[dashboard] is installed."),
+    ] = True,
 ) -> None:
     """Answer over HTTP. Open http://127.0.0.1:8000/docs for the description of all requests.
 
     Until the first key exists, no request needs one, and the service listens on this machine only. To listen on
-    another address, create a key first: `recsys keys create NAME --scope read`.
+    another address, create a key first: `recsys keys create NAME --scope read`. The dashboard for analysts is at
+    /dashboard/.
 
         recsys serve
         recsys serve --host 0.0.0.0 --workers 4
@@ -36,7 +41,7 @@ def serve_command(
     from jobs.serve import serve
     from recsys.settings import load_settings
 
-    serve(load_settings(), host, port, workers=workers, insecure=insecure, root_path=root_path)
+    serve(load_settings(), host, port, workers=workers, insecure=insecure, root_path=root_path, dashboard=dashboard)
 
 
 def demo_command(
