@@ -294,7 +294,9 @@ def item_on_map(asked: Asked) -> tuple[list[Component], Any]:
         view = asked.view
         xy, _ = places(view, asked.params.get("projection", "map"))
         colours = colouring(view, asked.params.get("colour", "cluster"))
-        content: list[Component] = []
+        content: list[Component] = [
+            html.Section(notice("Nothing is chosen: click an item, or search."), className="card")
+        ]
         neighbours: list[int] = []
         idx = None
         if item_id:

@@ -35,7 +35,6 @@ def map_page(asked: Asked) -> list[Component]:
     if projection not in PROJECTIONS:
         projection = "map"
     figure = map_figure(view, colour, projection)
-    figure.add_traces(map_figure(view, colour, projection, centre=None).data[:0])
     named = dict(colour_names(view))
     how = "Near items appeal to the same users. Click an item to see its neighbours; the lasso in the corner selects."
     if view.map.method == "pca" and projection == "map" and len(view.items) >= 50:

@@ -11,7 +11,7 @@ from jobs.cli.keys import keys_app
 from jobs.cli.lists import popular_command, recommend_command, similar_command
 from jobs.cli.models import models_app
 from jobs.cli.runs import runs_app
-from jobs.cli.serving import demo_command, map_command, report_command, serve_command
+from jobs.cli.serving import demo_command, export_command, map_command, report_command, serve_command
 from jobs.cli.teaching import add_command, as_markdown
 from jobs.cli.training import evaluate_command, nightly_command, train_command
 from jobs.cli.tuning import lr_find_command, sweep_command, tune_command
@@ -55,6 +55,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(runs_app, name="runs")
 app.add_typer(keys_app, name="keys")
 add_command(app, "map", map_command)
+add_command(app, "export", export_command)
 add_command(app, "report", report_command)
 add_command(app, "serve", serve_command)
 add_command(app, "doctor", doctor_command)

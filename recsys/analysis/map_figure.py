@@ -167,7 +167,7 @@ def _named_points(
         y=xy[idx, 1],
         mode="markers+text",
         name=name,
-        text=[figure_text(shorten(view.items.names[item], 28)) for item in idx.tolist()],
+        text=_apart_names(view, xy, idx),
         textposition="top center",
         textfont={"size": 11},
         customdata=[view.items.item_ids[item] for item in chosen],
@@ -180,6 +180,19 @@ def _named_points(
             **_marker_colours(colours, idx, False),
         },
     )
+
+
+def _apart_names(view: "ModelView", xy: NDArray[np.float32], idx: NDArray[np.int64]) -> list[str]:
+    """Return the names of items, and an empty one for an item that is too close to a named one."""
+    span = np.maximum(np.ptp(xy, axis=0), 1e-9) if len(xy) else np.ones(2)
+    named: list[NDArray[np.float32]] = []
+    names = []
+    for item in idx.tolist():
+        is_apart = all((np.abs(xy[item] - other) / span > (0.2, 0.025)).any() for other in named)
+        names.append(figure_text(shorten(view.items.names[item], 28)) if is_apart else "")
+        if is_apart:
+            named.append(xy[item])
+    return names
 
 
 def _marker_colours(colours: Colouring, idx: NDArray[np.int64], bar: bool = True) -> dict[str, Any]:

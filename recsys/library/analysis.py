@@ -1,11 +1,13 @@
 """Tables and figures of a `Learner`: those of `recsys.analysis`, and those that need its users."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from recsys.analysis import charts
+from recsys.analysis.export import export_items
 from recsys.analysis.plots import Plots
 from recsys.analysis.tables import Tables
 from recsys.analysis.view import ModelView
@@ -39,6 +41,14 @@ class LearnerTables(Tables):
             }
         )
         return table.sort_values("rating", ascending=False, kind="stable", ignore_index=True)
+
+    def export(self, folder: str | Path) -> list[Path]:
+        """Write vectors, metadata and map of the items to a folder; see `recsys.analysis.export`.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        return export_items(self._view, Path(folder))
 
     def explanation(self, user_id: str, rank: int = 1) -> pd.DataFrame:
         """Return the exact parts of the score of one item of a user's list: `part`, `value`; they add up to the score.
