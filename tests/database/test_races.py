@@ -17,7 +17,8 @@ from recsys.database.engine import reading, writing
 from recsys.database.ids import user_keys
 from recsys.database.items import put_item
 from recsys.database.leases import LOADING, TRAINING, Lease, lease
-from recsys.database.models import Training, live_numbers, load_factors, prune, publish, store, version
+from recsys.database.models import Training, live_numbers, load_factors, publish, store, version
+from recsys.database.retention import prune
 from recsys.database.users import erase_user
 from recsys.errors import LockedError, NotFoundError
 from recsys.factors import Factors, Side
