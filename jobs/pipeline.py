@@ -184,15 +184,16 @@ class Pipeline:
         if verdict.publish or job.force_reason is not None:
             with run.step("refit", job.objective, refit_file.path.stem) as step:
                 refitted = self._fit(source.ratings, config, refit_file, label="refitting")
-                losses = last_loss(refitted), last_loss(twin)
-                check = check_refit(refitted.factors, twin.factors, losses, source.ratings)
+                check = check_refit(refitted.factors, twin.factors, source.ratings, source.parts[0])
                 step.figures = {"seconds": round(refitted.seconds, 3), **check.as_record()}
                 refit = step.figures
-            if check.problem is None or job.force_reason is not None:
+            if check.problem is not None:
+                verdict = replace(verdict, publish=False, reason=check.problem)
+            if verdict.publish or job.force_reason is not None:
                 served = refitted
             else:
-                verdict, refit = replace(verdict, publish=False, reason=check.problem), None
-        with run.step("store", job.objective, twin_file_digest(refit_file, judgement)) as step:
+                refit = None
+        with run.step("store", job.objective, f"{refit_file.path.stem} {judgement.compared_with}") as step:
             training = Training(
                 architecture=config.architecture,
                 configuration={**served.config, "n_users": source.ratings.n_users},
@@ -345,11 +346,6 @@ def newest_time(ratings: Ratings) -> int | None:
 def last_loss(learner: Learner) -> float:
     """Return the mean training loss of the last epoch."""
     return float(str(learner.history[-1]["train_loss"]))
-
-
-def twin_file_digest(refit_file: Checkpoint, judgement: Judgement) -> str:
-    """Return the fingerprint of what is stored: the refit and the comparison."""
-    return f"{refit_file.path.stem} {judgement.compared_with}"
 
 
 def checkpoint_files(folder: Path, config: Config) -> list[Path]:

@@ -9,6 +9,7 @@ from recsys.data.dataset import Ratings
 from recsys.data.keyed import positions
 from recsys.evaluation.gate import K
 from recsys.factors import Factors
+from recsys.scoring.score import predict_ratings
 from recsys.scoring.search import Index, as_matrix
 
 MAX_LOSS = 1.05
@@ -20,13 +21,16 @@ MIN_OVERLAP = 0.7
 N_USERS = 1000
 """Users whose lists are compared."""
 
+N_RATINGS, N_CANDIDATES = 2000, 100
+"""Ratings that the losses are computed on, and random items that each of them is compared with."""
+
 
 @dataclass(frozen=True, slots=True)
 class RefitCheck:
     """A refit beside its twin.
 
     Attributes:
-        loss, twin_loss: mean training loss in the last epoch.
+        loss, twin_loss: mean loss on the same ratings, which both were trained on; see `losses_on_seen`.
         overlap: mean share of the first 10 items that both list.
         problem: why the refit must not be served; `None` if it may.
     """
@@ -41,17 +45,17 @@ class RefitCheck:
         return asdict(self)
 
 
-def check_refit(refit: Factors, twin: Factors, losses: tuple[float, float], ratings: Ratings) -> RefitCheck:
+def check_refit(refit: Factors, twin: Factors, ratings: Ratings, training_set: Ratings) -> RefitCheck:
     """Check a refit: its numbers are finite, its loss is not above the twin's, and its lists are like the twin's.
 
     Args:
-        losses: last training loss of the refit and of the twin.
         ratings: those that the refit was trained on.
+        training_set: those that the twin was trained on.
     """
-    loss, twin_loss = losses
     sides = (refit.users, refit.items)
     if not all(np.isfinite(array).all() for side in sides for array in (side.factors, side.bias)):
-        return RefitCheck(loss, twin_loss, 0.0, "the refit has numbers that are not finite")
+        return RefitCheck(0.0, 0.0, 0.0, "the refit has numbers that are not finite")
+    loss, twin_loss = losses_on_seen(refit, twin, training_set)
     overlap = list_overlap(refit, twin, ratings)
     problem = None
     if not loss <= MAX_LOSS * twin_loss:
@@ -59,6 +63,41 @@ def check_refit(refit: Factors, twin: Factors, losses: tuple[float, float], rati
     elif overlap < MIN_OVERLAP:
         problem = f"the lists of the refit have {overlap:.0%} in common with its twin's, less than {MIN_OVERLAP:.0%}"
     return RefitCheck(loss, twin_loss, overlap, problem)
+
+
+def losses_on_seen(refit: Factors, twin: Factors, training_set: Ratings) -> tuple[float, float]:
+    """Return the losses of both models on the same ratings, up to `N_RATINGS` of those that both were trained on.
+
+    The losses of the trainings themselves are of other ratings and catalogues. Under `rating` it is the mean of
+    (r̂ − r)². Under `ranking` it is the softmax loss of each rated item i among `N_CANDIDATES` random items j, the same
+    for both models:
+
+        mean log(1 + Σ_j exp(z_uj − z_ui))
+    """
+    rng = np.random.default_rng(0)
+    items = np.intersect1d(refit.item_keys, twin.item_keys)
+    chosen = rng.permutation(training_set.n_ratings)[:N_RATINGS]
+    user_key = training_set.user_keys[training_set.user_idx[chosen]]
+    item_key = training_set.item_keys[training_set.item_idx[chosen]]
+    in_both = np.isin(item_key, items) & np.isin(user_key, np.intersect1d(refit.user_keys, twin.user_keys))
+    user_key, item_key, rating = user_key[in_both], item_key[in_both], training_set.rating[chosen[in_both]]
+    if not len(rating):
+        return 0.0, 0.0
+    candidates = items[rng.integers(len(items), size=(len(rating), N_CANDIDATES))]  # (n_ratings, n_candidates)
+    losses = []
+    for factors in (refit, twin):
+        users = positions(factors.user_keys, user_key)
+        rated = positions(factors.item_keys, item_key)
+        if factors.objective == "rating":
+            losses.append(float(((predict_ratings(factors, users, rated) - rating) ** 2).mean(dtype=np.float64)))
+            continue
+        index = Index(factors.item_factors, factors.item_bias, factors.head)
+        z_rated = index.pair_scores(factors.user_factors[users], rated)
+        total = np.zeros(len(rating))
+        for column in positions(factors.item_keys, candidates.ravel()).reshape(candidates.shape).T:
+            total += np.exp(np.minimum(index.pair_scores(factors.user_factors[users], column) - z_rated, 500))
+        losses.append(float(np.log1p(total).mean()))
+    return losses[0], losses[1]
 
 
 def list_overlap(first: Factors, second: Factors, ratings: Ratings, *, k: int = K, n_users: int = N_USERS) -> float:
