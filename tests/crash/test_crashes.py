@@ -31,7 +31,8 @@ def do(engine: Engine, folder: Path, job: str, argument: object, **fault: object
     """Run a job in a process of its own; return its exit code and output."""
     url = engine.url.render_as_string(hide_password=False)
     request = {"url": url, "job": job, "argument": argument, **fault}
-    done = run(["-c", f"from tests.crash.child import main; main({request!r})"], cwd=folder)
+    program = f"from tests.crash.child import main; main({request!r})"
+    done = run(["-c", program], cwd=folder, timeout=600)
     return done.returncode, done.stdout, done.stderr
 
 

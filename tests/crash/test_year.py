@@ -159,7 +159,7 @@ def with_fault(
         if kind == "stop":
             request |= {"stop_after": rng.uniform(0, 1.5), "stop_seconds": 4}
         code = f"from tests.crash.child import main; main({request!r})"
-        other = threading.Thread(target=second.run, args=(["-c", code], folder, dict(os.environ), 120))
+        other = threading.Thread(target=second.run, args=(["-c", code], folder, dict(os.environ), 600))
         other.start()
         time.sleep(2 if kind == "stop" else 0.1)
         do(engine, folder, "night", None)
