@@ -64,7 +64,7 @@ def quality(case: Case, objective: Objective, architecture: Architecture, seed: 
 
     def trained(on: Ratings) -> Factors:
         n_users = len(np.unique(on.user_idx))
-        config = default_config(objective, on.n_ratings, n_users, architecture=architecture)
+        config = default_config(objective, on.n_ratings, n_users, on.effective_items(), architecture=architecture)
         return fit(on, config, device="cpu", seed=seed).factors
 
     def measure(factors: Factors) -> float:

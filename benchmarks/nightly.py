@@ -83,10 +83,11 @@ def short_config(
     architecture: Architecture,
     n_ratings: int,
     n_users: int,
+    effective_items: float,
     _overrides: Mapping[str, Any],
 ) -> Config:
     """Return the usual config with one epoch."""
-    return choose_config(connection, objective, architecture, n_ratings, n_users, {"n_epochs": 1})
+    return choose_config(connection, objective, architecture, n_ratings, n_users, effective_items, {"n_epochs": 1})
 
 
 def disk(folder: Path, n_nights: int = 30) -> dict[str, float]:

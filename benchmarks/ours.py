@@ -54,7 +54,8 @@ Chosen on a validation part of the training folds of MovieLens 1M.
 """
 
 THROUGHPUT: dict[str, Any] = {"n_factors": 64, "n_epochs": 6, "batch_size": 16384, "implicit": False}
-LARGE: dict[str, Any] = {"n_factors": 64, "n_epochs": 5, "batch_size": 131072}
+LARGE: dict[str, Any] = {"n_factors": 64, "n_epochs": 5, "batch_size": 131072, "implicit": False}
+LARGE_IMPLICIT: dict[str, Any] = {**LARGE, "implicit": True}
 
 
 def ratings(case: Case) -> Ratings:
@@ -71,13 +72,13 @@ def ratings(case: Case) -> Ratings:
     )
 
 
-def config_of(name: str, n_ratings: int, n_users: int) -> Config:
+def config_of(name: str, n_ratings: int, n_users: int, effective_items: float | None = None) -> Config:
     """Return the settings of a run."""
     if name == "ranking":
-        return default_config("ranking", n_ratings, n_users)
+        return default_config("ranking", n_ratings, n_users, effective_items)
     if name == "rating-neural":
         return default_config("rating", n_ratings, n_users, architecture="neural")
-    overrides = {"rating": {}, "throughput": THROUGHPUT, "large": LARGE, **FAST}[name]
+    overrides = {"rating": {}, "throughput": THROUGHPUT, "large": LARGE, "large-implicit": LARGE_IMPLICIT, **FAST}[name]
     return default_config("rating", n_ratings, n_users, **overrides)
 
 
@@ -114,7 +115,7 @@ def lists(case: Case, factors: Factors) -> NDArray[np.int64]:
 def train_case(case: Case, name: str, *, seed: int, device: str = "cpu") -> tuple[TrainingCost, Fitted]:
     """Train with the settings of a run; return the cost and the result."""
     train = ratings(case)
-    config = config_of(name, train.n_ratings, train.n_users)
+    config = config_of(name, train.n_ratings, train.n_users, train.effective_items())
     fitted: list[Fitted] = []
     cost = measure_cost(lambda: fitted.append(fit(train, config, device=device, seed=seed)))
     return cost, fitted[0]
@@ -127,7 +128,9 @@ def epoch_seconds(fitted: Fitted) -> list[float]:
 
 def main() -> None:
     """Run the model of the command line."""
-    options = parse_arguments(__doc__, ["rating", "rating-neural", "ranking", *FAST, "throughput", "large"])
+    options = parse_arguments(
+        __doc__, ["rating", "rating-neural", "ranking", *FAST, "throughput", "large", "large-implicit"]
+    )
     case = read_case(options.case)
     cost, fitted = train_case(case, options.name, seed=options.seed)
     versions = {name: version(name) for name in ("recsys", "torch", "numpy")}

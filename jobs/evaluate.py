@@ -81,7 +81,10 @@ def evaluate(
     )
     scale = rating_scale(training_set, settings)
     n_ratings, n_users = training_set.n_ratings, training_set.n_users
-    config = default_config(objective, n_ratings, n_users, architecture=architecture, **(overrides or {}))
+    effective_items = training_set.effective_items()
+    config = default_config(
+        objective, n_ratings, n_users, effective_items, architecture=architecture, **(overrides or {})
+    )
     names: tuple[dict[int, str], dict[int, StoredItem]] = ({}, {})  # both parts have the same keys: nothing to align
     learner = fit_with_progress(RatingData(training_set, *names), config, scale, device, seed)
     report = learner.evaluate(RatingData(test, *names), k=k, relevant_from=relevant_from)

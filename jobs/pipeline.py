@@ -151,6 +151,7 @@ class Pipeline:
                     job.architecture,
                     source.ratings.n_ratings,
                     source.ratings.n_users,
+                    source.ratings.effective_items(),
                     job.overrides,
                 )
             twin_file, refit_file = open_checkpoints(
@@ -196,7 +197,11 @@ class Pipeline:
         with run.step("store", job.objective, f"{refit_file.path.stem} {judgement.compared_with}") as step:
             training = Training(
                 architecture=config.architecture,
-                configuration={**served.config, "n_users": source.ratings.n_users},
+                configuration={
+                    **served.config,
+                    "n_users": source.ratings.n_users,
+                    "effective_items": source.ratings.effective_items(),
+                },
                 metrics=judgement.metrics,
                 baselines=judgement.baselines,
                 history=[

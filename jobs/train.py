@@ -80,8 +80,9 @@ def already_trained(
         before = dict(stored.training.configuration)
         before.pop("restarts", None)  # an outcome of the training, see `recsys.training.build.Restart`
         n_ratings, n_users = stored.training.n_ratings, int(str(before.get("n_users", 0)))
+        effective_items = float(str(before.pop("effective_items", 0)))
         parameters = tuned.parameters if tuned is not None and tuned.applies_to(n_ratings) else {}
-        config = config_for(objective, architecture, n_ratings, n_users, parameters, overrides)
+        config = config_for(objective, architecture, n_ratings, n_users, effective_items, parameters, overrides)
         if before != {**config.as_record(), "seed": seed, "n_users": n_users}:
             continue
         if stored.training.trained_seq == seq:

@@ -46,6 +46,7 @@ def choose_config(
     architecture: Architecture,
     n_ratings: int,
     n_users: int,
+    effective_items: float,
     overrides: Mapping[str, Any] | None = None,
 ) -> Config:
     """Return the config to train with: the tuned one, else the default; says so if the tuned one no longer applies.
@@ -63,7 +64,7 @@ def choose_config(
             f"{n_ratings:,} now. Using the defaults; to tune again: `recsys tune --objective {objective}`"
         )
     parameters = tuned.parameters if tuned is not None and tuned.applies_to(n_ratings) else {}
-    return config_for(objective, architecture, n_ratings, n_users, parameters, overrides)
+    return config_for(objective, architecture, n_ratings, n_users, effective_items, parameters, overrides)
 
 
 def split_ratings(ratings: Ratings) -> tuple[Ratings, Ratings]:
@@ -86,7 +87,9 @@ def read_training_part(
     """Return the training set of `train`, the rating scale, and the config that `train` would use."""
     with reading(engine) as connection:
         ratings = ratings_to_train_on(connection)
-        config = choose_config(connection, objective, "dot", ratings.n_ratings, ratings.n_users, overrides)
+        config = choose_config(
+            connection, objective, "dot", ratings.n_ratings, ratings.n_users, ratings.effective_items(), overrides
+        )
     return ratings.select(~hold_out(ratings)).compact(), rating_scale(ratings, settings), config
 
 

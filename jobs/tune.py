@@ -197,7 +197,9 @@ def prepare_search(
         ratings = ratings_to_train_on(connection)
         stored = read_tuned(connection, objective, architecture)
     scale = rating_scale(ratings, settings)
-    config = config_for(objective, architecture, ratings.n_ratings, ratings.n_users, tuned={})
+    config = config_for(
+        objective, architecture, ratings.n_ratings, ratings.n_users, ratings.effective_items(), tuned={}
+    )
     validation = hold_out_validation(ratings.select(~hold_out(ratings)).compact(), objective, scale)
     further_back = hold_out_validation(validation.training_set, objective, scale)
     study = Study(

@@ -128,8 +128,14 @@ class Learner:
         data = ratings if isinstance(ratings, RatingData) else load_ratings(ratings)
         train = data.ratings
         if config is None:
-            n_users = train.n_users
-            config = default_config(objective, train.n_ratings, n_users, architecture=architecture, **overrides)
+            config = default_config(
+                objective,
+                train.n_ratings,
+                train.n_users,
+                train.effective_items(),
+                architecture=architecture,
+                **overrides,
+            )
         fitted = fit(
             train,
             config,
@@ -424,7 +430,11 @@ class Learner:
         """Return what a database stores of this training beside the factors."""
         return Training(
             architecture=self.config.get("architecture", "dot"),
-            configuration={**self.config, "n_users": self.data.ratings.n_users},
+            configuration={
+                **self.config,
+                "n_users": self.data.ratings.n_users,
+                "effective_items": self.data.ratings.effective_items(),
+            },
             metrics=self.metrics,
             baselines={},
             history=self.history,

@@ -105,6 +105,16 @@ class Ratings:
         """Return the number of ratings of each item: (n_items,)."""
         return np.bincount(self.item_idx, minlength=self.n_items)
 
+    def effective_items(self) -> float:
+        """Return the number of equally popular items whose popularity would be as uncertain: exp(−Σ_i s_i log s_i).
+
+        s_i is the share of item i in all ratings. It is at most the number of items, and far less where a few items
+        have most of the ratings. 0 without ratings.
+        """
+        counts = self.item_counts()
+        share = counts[counts > 0] / max(self.n_ratings, 1)
+        return float(np.exp(-(share * np.log(share)).sum())) if len(share) else 0.0
+
     def fingerprint(self) -> str:
         """Return a short digest of the ratings that does not depend on the order of rows or on the keys.
 

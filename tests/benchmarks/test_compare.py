@@ -103,7 +103,7 @@ def test_time_to_quality_shows_whether_every_seed_reached_it() -> None:
 
 
 def test_every_run_of_ours_has_settings() -> None:
-    for name in ("rating", "ranking", "throughput", "large", *FAST):
+    for name in ("rating", "ranking", "throughput", "large", "large-implicit", *FAST):
         assert config_of(name, 800_000, 6_040).n_epochs >= 1
 
 

@@ -1,6 +1,7 @@
 """Splits and digests over arrays."""
 
 import numpy as np
+import pytest
 
 from recsys.data.dataset import NO_TIME, Ratings, ratings_from_keys
 from recsys.data.keyed import hash_ids, positions
@@ -64,3 +65,14 @@ def test_positions_of_keys() -> None:
     keys = np.array([2, 5, 9])
     assert positions(keys, np.array([9, 1, 5, 10, 2])).tolist() == [2, -1, 1, -1, 0]
     assert positions(np.array([], np.int64), np.array([1])).tolist() == [-1]
+
+
+def test_effective_items_are_those_of_equal_popularity() -> None:
+    def effective(counts: list[int]) -> float:
+        item = [idx for idx, n in enumerate(counts) for _ in range(n)]
+        return ratings(list(range(len(item))), item).effective_items()
+
+    assert effective([5, 5, 5, 5]) == pytest.approx(4)
+    assert effective([9, 3]) == pytest.approx(np.exp(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25))))
+    assert effective([7]) == pytest.approx(1)
+    assert ratings([0], [0]).select(np.zeros(1, bool)).effective_items() == 0

@@ -79,7 +79,7 @@ def worse(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def chosen(engine: Engine, n_ratings: int = N_RATINGS) -> Config:
     with reading(engine) as connection:
-        return choose_config(connection, "ranking", "dot", n_ratings, N_USERS)
+        return choose_config(connection, "ranking", "dot", n_ratings, N_USERS, 50.0)
 
 
 def keep_parameters(
@@ -224,6 +224,8 @@ def test_training_uses_what_was_tuned_and_given_settings_override_it(loaded: Eng
         assert already_trained(connection, "ranking", {}, 0) == version(connection, tuned.model_version)
     expected = json.loads(json.dumps(asdict(DEFAULT)))
     expected |= {"learning_rate": 0.02, "n_factors": 16, "n_epochs": 2, "seed": 0, "n_users": N_USERS}
+    assert 0 < first["effective_items"] <= 50
+    expected["effective_items"] = first["effective_items"]
     assert first == expected
     assert second == expected | {"n_factors": 4}
     assert sweep(loaded, Settings(), "ranking", "learning_rate", [0.03], device="cpu").default.value == 0.02

@@ -430,6 +430,13 @@ def test_defaults_exist_for_every_size_and_survive_json(
     assert Config(**{**record, "hidden": tuple(record["hidden"])}) == config
 
 
+def test_popularity_spread_over_many_items_needs_less_decay() -> None:
+    few, many, more = (default_config("ranking", 1_000_000, 30_000, n).weight_decay for n in (1_000, 20_000, 1e9))
+    assert few == default_config("ranking", 1_000_000, 30_000).weight_decay
+    assert few > 1.5 * many > 1.5 * more == 0.75
+    assert default_config("rating", 1_000_000, 30_000, 20_000) == default_config("rating", 1_000_000, 30_000)
+
+
 def test_overrides_replace_defaults_and_none_does_not() -> None:
     default = default_config("rating", 100_000)
     assert default_config("rating", 100_000, n_factors=None, l2=None) == default
