@@ -34,7 +34,11 @@ REQUESTS = [
     ("DELETE", "/v1/users/u1"),
     ("POST", "/v1/models/1/publish"),
     ("POST", "/v1/ratings"),
+    ("POST", "/v1/items"),
+    ("POST", "/v1/recommendations"),
+    ("POST", "/v1/models/rollback"),
 ]
+DASHBOARD = [("GET", "/dashboard/"), ("GET", "/dashboard/models")]
 ADMIN = [(method, path) for method, path in REQUESTS if path.startswith("/v1/")]
 BODIES = {"PUT": {"title": "x"}, "POST": {"reason": "x"}, "GET": None, "DELETE": None}
 
@@ -95,7 +99,7 @@ def test_promise_9_before_the_keys_are_read_everything_but_health_is_503(switch:
     _, key = create_key(switch.engine, "ops", ["admin"], actor="test")
     switch.off()
     with serving(url_of(switch.engine)) as client:
-        for method, path in REQUESTS:
+        for method, path in REQUESTS + DASHBOARD:
             for headers in ({}, bearer(key)):
                 answer = client.request(method, path, json=BODIES[method], headers=headers)
                 check_problem(answer, 503, "database")
