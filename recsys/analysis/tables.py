@@ -82,7 +82,7 @@ class Tables:
         log_ratings = np.log1p(view.items.n_ratings)
         masks = {name: view.items.in_category(name) for name, idx in view.items.category_idx.items() if len(idx) >= 5}
         told = [
-            ", ".join(f"{name} {r:+.2f}".replace("-", "−") for name, r in telling_categories(position, masks))
+            ", ".join(f"{name} {'−' if r < 0 else '+'}{abs(r):.2f}" for name, r in telling_categories(position, masks))
             for position in components.positions.T
         ]
         table = pd.DataFrame(
