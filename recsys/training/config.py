@@ -180,7 +180,7 @@ def default_config(
             n_factors=64 if scale < 1.5 else 128,
             n_epochs=10 if scale < 1.5 else 5,
             batch_size=power_of_two_within(1024 * (8 if scale > 0 else 4) ** scale, 64, 1 << 17),
-            learning_rate=round_within(0.006 * 2**-scale, 0.006, 0.012),
+            learning_rate=0.006,
             weight_decay=0.0,
             bias_weight_decay=0.0,
             l2=round_within(0.08 * 0.4**scale, 0.01, 0.1),

@@ -621,6 +621,43 @@ def test_tiny_sets_give_a_sensible_result(
             assert predictions == pytest.approx(train.rating, abs=0.1)
 
 
+def odd_set(kind: str) -> Ratings:
+    """About 1,200 ratings that follow a taste, of an unusual kind."""
+    random = np.random.default_rng(0)
+    user, item = np.nonzero(random.random((60, 40)) < 0.5)
+    if kind == "one user has half of the ratings":
+        more = np.arange(40, 40 + len(user))
+        user, item = np.append(user, np.full(len(more), 60)), np.append(item, more)
+    elif kind == "one item that all rated":
+        item = np.where(item < 30, 0, item)
+        pairs = np.unique(user * 1000 + item)
+        user, item = np.repeat(np.divmod(pairs, 1000), 2, axis=1)
+        user[::2], item[::2] = user[::2] + 60, item[::2] % 39
+        user, item = np.divmod(np.unique(user * 1000 + item), 1000)
+    rating = np.where((user + item) % 2 == 0, 5.0, 2.0)
+    if kind == "ratings in the millions":
+        rating *= 1e6
+    return columns(user, item, rating)
+
+
+@OBJECTIVES
+@pytest.mark.parametrize(
+    "kind", ["one user has half of the ratings", "one item that all rated", "ratings in the millions"]
+)
+def test_odd_sets_train_without_a_rise_and_give_a_sensible_result(kind: str, objective: Objective) -> None:
+    train = odd_set(kind)
+    fitted = fit(train, default_config(objective, train.n_ratings, train.n_users), device="cpu")
+    losses = [record.train_loss for record in fitted.history]
+    assert max(later / earlier for earlier, later in pairwise(losses)) < 1.05
+    assert fitted.restarts == ()
+    factors = fitted.factors
+    assert np.isfinite(score_users(factors, np.arange(factors.n_users))).all()
+    if objective == "rating":
+        predictions = predict_ratings(factors, train.user_idx.astype(np.int64), train.item_idx.astype(np.int64))
+        error = np.sqrt(np.square(predictions - train.rating).mean())
+        assert error < 0.6 * train.rating.std()
+
+
 def test_no_ratings_say_what_to_do() -> None:
     with pytest.raises(TrainingError, match="there are no ratings to train on; load a file first"):
         fit(ratings([]), default_config("rating", 0), device="cpu")
