@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
@@ -20,6 +21,7 @@ from pydantic import (
 )
 
 from api.routing import Params
+from recsys.data.limits import EARLIEST_MS, EPOCH, LATEST_MS, MAX_WEIGHT, MS
 from recsys.results import Order, PopularBy
 from recsys.serving.encode import MetadataField
 from recsys.serving.filters import Filters, parse_condition
@@ -178,17 +180,24 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-def _is_iso(value: object) -> object:
-    """Return the value if it is an ISO 8601 time: pydantic also accepts numbers, and guesses their unit."""
-    if isinstance(value, str) and not re.match("[0-9]{4}-", value):
-        raise ValueError("expected an ISO 8601 time, such as 1997-12-04T15:55:49Z")
-    if not isinstance(value, str | None):
-        raise ValueError("expected text with an ISO 8601 time, such as 1997-12-04T15:55:49Z")
+EXPECTED_TIME = "expected an ISO 8601 time such as 1997-12-04T15:55:49Z, or Unix seconds or milliseconds"
+
+
+def _to_time(value: object) -> object:
+    """Return a number as the moment it names, by its size: pydantic would guess another unit."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        in_seconds = EARLIEST_MS <= value * 1000 < LATEST_MS
+        ms = value * 1000 if in_seconds else value
+        if not EARLIEST_MS <= ms < LATEST_MS:
+            raise ValueError(EXPECTED_TIME)
+        return EPOCH + round(ms) * MS
+    if not isinstance(value, str | None) or (isinstance(value, str) and not re.match("[0-9]{4}-", value)):
+        raise ValueError(EXPECTED_TIME)
     return value
 
 
 Rating = Annotated[FiniteFloat, Field(strict=True, examples=[5])]
-Time = Annotated[datetime, BeforeValidator(_is_iso)]
+Time = Annotated[datetime, BeforeValidator(_to_time, json_schema_input_type=datetime | float)]
 # In JSON a number is not text; in a query string everything is.
 StrictN = Annotated[N, Field(strict=True)]
 StrictMinRatings = Annotated[MinRatings, Field(strict=True)]
@@ -196,12 +205,38 @@ StrictYear = Annotated[Year, Field(strict=True)]
 
 
 class PostedRating(Body):
+    """A rating, or an event: what a user did with an item, once."""
+
     user_id: str = Field(examples=["196"])
     item_id: str = Field(examples=["50"])
-    rating: Rating
-    rated_at: Time | None = Field(
-        default=None, description="Time of the rating, in UTC unless it has an offset; by default now.", examples=[None]
+    rating: Rating | None = Field(default=None, description="Of a rating.", examples=[5])
+    event: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
+        default=None,
+        description="Of an event: its name, which counts as RECSYS_EVENT_WEIGHTS says, and 1 without it.",
+        examples=[None],
     )
+    weight: Annotated[FiniteFloat, Field(strict=True, gt=0, le=MAX_WEIGHT)] | None = Field(
+        default=None, description="Of an event: how much it counts.", examples=[None]
+    )
+    rated_at: Time | None = Field(
+        default=None,
+        description="Time as ISO 8601, in UTC unless it has an offset, or as Unix seconds or milliseconds; by default "
+        "now. An event counts once for each user, item and time.",
+        examples=[None],
+    )
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> Self:
+        is_event = self.event is not None or self.weight is not None
+        if (self.rating is not None) == is_event:
+            raise ValueError("expected a rating, or an event or weight in place of it: send one of them")
+        return self
+
+    def weight_of(self, weights: Mapping[str, float]) -> float | None:
+        """Return how much an event counts; `None` for a rating."""
+        if self.rating is not None:
+            return None
+        return self.weight if self.weight is not None else weights.get(self.event or "", 1.0)
 
     @property
     def rated_at_ms(self) -> int | None:
@@ -213,7 +248,7 @@ class PostedRating(Body):
 
 
 class PostedRatings(Body):
-    ratings: list[PostedRating] = Field(min_length=1, max_length=1000)
+    ratings: list[SkipValidation[PostedRating]] = Field(min_length=1, max_length=1000)  # see `validated_rows`
 
 
 class VisitorRating(Body):

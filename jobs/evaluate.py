@@ -5,17 +5,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jobs.fitting import fit_with_progress
-from jobs.load import read_items_file, read_ratings_file, read_users_file
+from jobs.load import decide_kind, read_items_file, read_ratings_file, read_users_file
 from jobs.rejects import rejects_to
 from jobs.training_data import rating_scale
 from recsys.data.dataset import Ratings
 from recsys.data.encoding import IdEncoder, as_ratings
 from recsys.data.features import build_features_of_rows
+from recsys.data.feedback import on_scale_of, prepare
+from recsys.data.rating_scale import relevant_from as relevant_rating
 from recsys.data.rows import ItemRow, UserRow
 from recsys.database.items import StoredItem
-from recsys.errors import TrainingError
+from recsys.errors import InputError, TrainingError
 from recsys.evaluation.splits import Split, hold_out
+from recsys.files.options import AS_RECOGNISED, ReadOptions
 from recsys.files.source import open_source
 from recsys.library.loading import RatingData
 from recsys.results import Architecture, EvaluateReport, Objective
@@ -37,7 +42,8 @@ def evaluate(
     columns: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
     k: int = 10,
-    relevant_from: float = 4.0,
+    relevant_from: float | None = None,
+    options: ReadOptions = AS_RECOGNISED,
     device: str = "auto",
     seed: int = 0,
 ) -> EvaluateReport:
@@ -48,6 +54,8 @@ def evaluate(
 
     Args:
         test_path: ratings to measure on; `None` holds them out of the others by `split`.
+        relevant_from: lowest rating of a relevant item; `None`: three quarters up the scale, as in the gate.
+        options: how the files are to be read.
 
     Raises:
         InputError: a file cannot be read, has no ratings, or nothing relevant to rank; or there is no such split.
@@ -56,6 +64,8 @@ def evaluate(
     started = time.perf_counter()
     users, items = IdEncoder(), IdEncoder()
     sets: list[Ratings] = []
+    notices: list[str] = []
+    implicit: bool | None = None
     item_rows: list[ItemRow] = []
     user_rows: list[UserRow] = []
     for path in (train_path, test_path):
@@ -68,13 +78,22 @@ def evaluate(
             format=format,
             columns=columns,
             rating_range=(settings.rating_min, settings.rating_max),
+            options=options,
         )
         with rejects_to(None, source) as rejects:
             ratings = read_ratings_file(source, rejects, users, items)
             if not sets:
                 item_rows, user_rows = read_items_file(source, rejects), read_users_file(source, rejects)
-        sets.append(as_ratings(ratings))
-    training_set, test = (sets[0], sets[1]) if test_path is not None else split_by(sets[0], split, seed)
+        if implicit is None:
+            implicit, said = decide_kind(source, ratings, options, has_explicit=False)
+            notices += said
+        sets.append(as_ratings(ratings, implicit))
+    prepared, said = prepare(sets[0], objective, (settings.rating_min, settings.rating_max))
+    notices += said
+    if test_path is None:
+        training_set, test = split_by(prepared, split, seed)
+    else:
+        training_set, test = prepared, without_trained(prepared, on_scale_of(prepared, sets[1]), notices)
     training_set = training_set.with_features(
         build_features_of_rows(user_rows, {user_id: key for key, user_id in enumerate(users.ids)}),
         build_features_of_rows(item_rows, {item_id: key for key, item_id in enumerate(items.ids)}),
@@ -88,7 +107,33 @@ def evaluate(
     names: tuple[dict[int, str], dict[int, StoredItem]] = ({}, {})  # both parts have the same keys: nothing to align
     learner = fit_with_progress(RatingData(training_set, *names), config, scale, device, seed)
     report = learner.evaluate(RatingData(test, *names), k=k, relevant_from=relevant_from)
-    return report.model_copy(update={"seconds": round(time.perf_counter() - started, 3)})
+    seconds = round(time.perf_counter() - started, 3)
+    relevant = relevant_from if relevant_from is not None or objective == "rating" else relevant_rating(scale)
+    return report.model_copy(update={"seconds": seconds, "notices": notices, "relevant_from": relevant})
+
+
+def without_trained(training_set: Ratings, test: Ratings, notices: list[str]) -> Ratings:
+    """Return the test ratings whose pairs are not trained on: no list offers what a user has rated.
+
+    Raises:
+        InputError: all of them are.
+    """
+    n_items = np.int64(max(training_set.item_keys.max(initial=0), test.item_keys.max(initial=0)) + 1)
+    trained, tested = (
+        each.user_keys[each.user_idx] * n_items + each.item_keys[each.item_idx] for each in (training_set, test)
+    )
+    both = np.isin(tested, trained)
+    if both.all():
+        raise InputError(
+            "all test ratings are in the training file too, and no list offers what a user has rated: give others with "
+            "--test, or leave it out to hold some out"
+        )
+    if both.any():
+        notices.append(
+            f"{int(both.sum()):,} of {len(both):,} test ratings are in the training file too: left out, for no list "
+            "offers what a user has rated"
+        )
+    return test.select(~both).compact()
 
 
 def split_by(ratings: Ratings, split: Split, seed: int) -> tuple[Ratings, Ratings]:

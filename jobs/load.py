@@ -10,13 +10,16 @@ from sqlalchemy import Engine
 
 from jobs.progress import progress
 from jobs.rejects import Rejects, rejects_to
+from recsys.data.dataset import NO_TIME
 from recsys.data.encoding import IdEncoder, RatingColumns, collect
-from recsys.data.messages import quote_value
+from recsys.data.messages import join_names, quote_value
+from recsys.data.rating_scale import summarize
 from recsys.data.rows import ItemRow, RatingBatch, Rejected, UserRow
 from recsys.database.clock import now_ms
 from recsys.database.engine import reading
 from recsys.database.items import upsert_items
-from recsys.database.ratings import preview_upsert, upsert_ratings
+from recsys.database.ratings import has_explicit_ratings, preview_upsert, upsert_ratings
+from recsys.database.tombstones import read_buried, without_erased
 from recsys.database.users import upsert_users
 from recsys.database.work import Guard
 from recsys.errors import InputError, MostlyBadError
@@ -41,6 +44,8 @@ def load(
     format: str | None = None,
     columns: Mapping[str, str] | None = None,
     options: ReadOptions = AS_RECOGNISED,
+    append: bool = False,
+    allow_erased: bool = False,
     dry_run: bool = False,
     rejects_file: Path | None = None,
     guard: Guard | None = None,
@@ -50,6 +55,8 @@ def load(
     All rows are read and checked before anything is written. Bad rows are rejected with line and reason.
 
     Args:
+        append: of events, count only those that are later than the latest counted one of their pair.
+        allow_erased: load rows of erased users too.
         guard: called in every transaction before it commits: the lease's, so that a load which lost it stops.
 
     Raises:
@@ -66,22 +73,33 @@ def load(
         rating_range=(settings.rating_min, settings.rating_max),
         options=options,
     )
-    if source.is_implicit:
-        raise InputError(f"{source.name}: no column of ratings: expected one; name it with --map rating=COLUMN")
     with rejects_to(rejects_file, source) as rejects:
         ratings = read_ratings_file(source, rejects)
         n_rejected = rejects.count
         item_rows = read_items_file(source, rejects)
         n_items_rejected = rejects.count - n_rejected
         user_rows = read_users_file(source, rejects)
+    with reading(engine) as connection:
+        implicit, kind_notice = decide_kind(source, ratings, options, has_explicit_ratings(connection))
+        user_rows = without_erased(user_rows, None if allow_erased else read_buried(connection))
+    if append:
+        check_append(source, ratings, implicit)
     if dry_run:
         with reading(engine) as connection:
-            done = preview_upsert(connection, ratings)
+            done = preview_upsert(connection, ratings, implicit=implicit, allow_erased=allow_erased)
     else:
         upsert_items(engine, item_rows, guard)
         upsert_users(engine, user_rows, guard)
         with progress("writing ratings", len(ratings)) as advance:
-            done = upsert_ratings(engine, ratings, on_rows=advance, guard=guard)
+            done = upsert_ratings(
+                engine,
+                ratings,
+                implicit=implicit,
+                append=append,
+                allow_erased=allow_erased,
+                on_rows=advance,
+                guard=guard,
+            )
     return LoadReport(
         rows_read=len(ratings) + n_rejected + source.n_unrated,
         inserted=done.inserted,
@@ -94,9 +112,65 @@ def load(
         users_rejected=rejects.count - n_rejected - n_items_rejected,
         seconds=round(time.perf_counter() - started, 3),
         rejects_file=str(rejects.path) if rejects.count else None,
+        kind="implicit" if implicit else "explicit",
         unrated=source.n_unrated,
-        notices=notices_of(source, ratings, item_rows, user_rows),
+        withdrawn=done.withdrawn,
+        notices=[*kind_notice, *notices_of(source, ratings, item_rows, user_rows)],
     )
+
+
+def decide_kind(
+    source: Source, ratings: RatingColumns, options: ReadOptions, has_explicit: bool
+) -> tuple[bool, list[str]]:
+    """Return whether rows are events, and what a person should know of it.
+
+    Args:
+        has_explicit: whether there are ratings already that say how much: then a column of ratings holds such.
+    """
+    if source.is_implicit or options.implicit is not None:
+        return source.is_implicit, [] if source.is_implicit else explicit_notices(source, ratings)
+    values = summarize(ratings.rating)
+    if not has_explicit and (values.is_unary or values.is_open_ended):
+        looks = "all are 1" if values.is_unary else f"{values.low:g} to {values.high:g}, half of them {values.median:g}"
+        return True, [
+            f"{source.name}: its ratings look like counts ({looks}), and were read as events; --explicit reads them as "
+            "ratings"
+        ]
+    return False, explicit_notices(source, ratings)
+
+
+def explicit_notices(source: Source, ratings: RatingColumns) -> list[str]:
+    """Return what a person should know of values that say how much: outliers, and a value that may stand for none."""
+    values = summarize(ratings.rating)
+    said: list[str] = []
+    if values.outliers:
+        shown = join_names([f"{value:g}" for value in values.outliers])
+        said.append(
+            f"{source.name}: {values.n_outliers:,} ratings are far outside the scale {values.low:g} to {values.high:g} "
+            f"({shown}) and will not be trained on: correct them, leave them out with --unrated, or set "
+            "RECSYS_RATING_MIN and RECSYS_RATING_MAX"
+        )
+    if values.unrated is not None:
+        said.append(
+            f"{source.name}: {values.share_unrated:.0%} of the ratings are {values.unrated:g}: if that is not rated, "
+            f"load the file again with --unrated {values.unrated:g}"
+        )
+    return said
+
+
+def check_append(source: Source, ratings: RatingColumns, implicit: bool) -> None:
+    """Check that rows can be appended.
+
+    Raises:
+        InputError: they are ratings, or events without times.
+    """
+    if not implicit:
+        raise InputError(f"{source.name}: --append counts events, and these are ratings; load it without --append")
+    if (ratings.rated_at == NO_TIME).any():
+        raise InputError(
+            f"{source.name}: --append needs the time of every event, and some have none; name the column with --map "
+            "rated_at=COLUMN, or load the whole history without --append"
+        )
 
 
 def notices_of(source: Source, ratings: RatingColumns, items: Sequence[ItemRow], users: Sequence[UserRow]) -> list[str]:

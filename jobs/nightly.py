@@ -2,10 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from sqlalchemy import Connection, Engine
 
@@ -22,7 +22,7 @@ from recsys.database.engine import reading
 from recsys.database.leases import LOADING, TRAINING, Lease, lease
 from recsys.database.retention import prune
 from recsys.database.runs import Run, delete_old_runs, recorded
-from recsys.errors import LockedError, RecsysError
+from recsys.errors import LockedError, NothingToTrainError, RecsysError
 from recsys.extras import has_extra
 from recsys.results import LoadReport, NightlyReport, Objective, ObjectiveReport, TrainReport, as_time
 from recsys.settings import Settings
@@ -75,6 +75,7 @@ def nightly(
     settings: Settings,
     sources: Sequence[Path] = (),
     *,
+    overrides: Mapping[Objective, Mapping[str, Any]] | None = None,
     device: str = "auto",
     seed: int = 0,
     on_end: Callable[[NightlyReport], None] = lambda report: None,
@@ -96,7 +97,7 @@ def nightly(
         with lease(engine, TRAINING, settings.lease_seconds) as held, recorded(engine, "nightly") as run:
             night.run = run.key
             with reported(settings, night, run), explain_interrupt(night.kept):
-                run_steps(engine, settings, held, run, night, sources, device, seed)
+                run_steps(engine, settings, held, run, night, sources, overrides or {}, device, seed)
     except BaseException as error:
         night.error = described(error)
         raise
@@ -132,6 +133,7 @@ def run_steps(
     run: Run,
     night: Night,
     sources: Sequence[Path],
+    overrides: Mapping[Objective, Mapping[str, Any]],
     device: str,
     seed: int,
 ) -> None:
@@ -158,7 +160,7 @@ def run_steps(
         return inputs[0]
 
     for objective in get_args(Objective):
-        job = TrainingJob(objective, device=device, seed=seed)
+        job = TrainingJob(objective, overrides=overrides.get(objective, {}), device=device, seed=seed)
         try:
             train_if_new(engine, settings, held, run, night, job, read_once)
         except Interrupted as interrupted:
@@ -198,7 +200,9 @@ def train_if_new(
     objective = job.objective
     try:
         with reading(engine) as connection:
-            latest = already_trained(connection, objective, {}, job.seed, fingerprint=lambda: read_once().fingerprint)
+            latest = already_trained(
+                connection, objective, job.overrides, job.seed, fingerprint=lambda: read_once().fingerprint
+            )
             is_left = latest is not None and is_unpublished(connection, latest)
         if latest is not None and not is_left:
             reason = f"the ratings are the same as at the training of version {latest.number}"
@@ -209,10 +213,16 @@ def train_if_new(
                 ObjectiveReport(objective=objective, status="nothing_new", model_version=latest.number, reason=reason)
             )
             return
-        pipeline = Pipeline(engine, settings, held, run, read_once(), job)
+        pipeline = Pipeline(engine, settings, held, run, read_once().for_objective(objective), job)
         training = pipeline.train() if latest is None else pipeline.resume(latest.number)
     except LockedError:
         raise
+    except NothingToTrainError as nothing:
+        say(f"{objective}: skipped: {nothing}")
+        night.objectives.append(
+            ObjectiveReport(objective=objective, status="skipped", model_version=None, reason=str(nothing))
+        )
+        return
     except Exception as error:
         # Whatever went wrong, the other objective must not suffer from it.
         if not isinstance(error, RecsysError):
@@ -240,7 +250,7 @@ def described(error: BaseException) -> str:
 
 
 def night_status(
-    statuses: Sequence[Literal["published", "not_better", "nothing_new", "failed"]],
+    statuses: Sequence[Literal["published", "not_better", "nothing_new", "skipped", "failed"]],
 ) -> Literal["published", "some_refused", "not_better", "nothing_new", "failed"]:
     """Return one status for all objectives."""
     if "failed" in statuses:

@@ -21,6 +21,7 @@ from jobs.judging import Judgement, judge_version
 from jobs.progress import say
 from jobs.training_data import choose_config, rating_scale, ratings_to_train_on, split_ratings
 from recsys.data.dataset import NO_TIME, Ratings
+from recsys.data.feedback import prepare
 from recsys.database.changes import current_seq
 from recsys.database.engine import reading
 from recsys.database.leases import Lease
@@ -48,14 +49,18 @@ class TrainingInput:
     """One consistent state of the ratings, read once for all objectives of a run.
 
     Attributes:
-        ratings: all of them.
+        ratings: all of them, or what one objective is trained on.
         seq: the last change that they include.
         scale: lowest and highest rating.
+        configured: the ends of the scale that the settings name.
+        raw_fingerprint: digest of all ratings; `None`: these are all.
     """
 
     ratings: Ratings
     seq: int
     scale: tuple[float, float]
+    configured: tuple[float | None, float | None] = (None, None)
+    raw_fingerprint: str | None = None
 
     @classmethod
     def read(cls, engine: Engine, settings: Settings) -> "TrainingInput":
@@ -66,12 +71,29 @@ class TrainingInput:
         """
         with reading(engine) as connection:
             ratings = ratings_to_train_on(connection)
-            return cls(ratings, current_seq(connection), rating_scale(ratings, settings))
+            configured = (settings.rating_min, settings.rating_max)
+            return cls(ratings, current_seq(connection), rating_scale(ratings, settings), configured)
+
+    def for_objective(self, objective: Objective) -> "TrainingInput":
+        """Return what an objective is trained on; both share one object where all ratings say how much.
+
+        Raises:
+            NothingToTrainError: there is nothing that this objective could learn from.
+        """
+        ratings, notices = prepare(self.ratings, objective, self.configured)
+        for notice in notices:
+            say(f"{objective}: {notice}")
+        assert ratings.scale is not None
+        made = TrainingInput(ratings, self.seq, ratings.scale, self.configured, self.fingerprint)
+        if self.ratings.is_implicit is not None:
+            return made
+        shared: TrainingInput = self.__dict__.setdefault("_shared", made)
+        return shared
 
     @cached_property
     def fingerprint(self) -> str:
         """Digest of all ratings."""
-        return self.ratings.fingerprint()
+        return self.raw_fingerprint or self.ratings.fingerprint()
 
     @cached_property
     def parts(self) -> tuple[Ratings, Ratings]:
@@ -158,6 +180,8 @@ class Pipeline:
                 settings.checkpoints, config, [self._digest(config, part) for part in (training_set, source.ratings)]
             )
             say(f"{job.objective}: training on {training_set.n_ratings:,} ratings, measuring on {test.n_ratings:,}")
+            if test.n_users > CURVE_USERS:
+                say(f"{job.objective}: the training curve is measured on {CURVE_USERS} of {test.n_users:,} users")
             with run.step("train", job.objective, twin_file.path.stem) as step:
                 curve = Judge(
                     job.objective, training_set, test.select(test.user_idx < CURVE_USERS).compact(), source.scale
@@ -218,6 +242,7 @@ class Pipeline:
                 gate=judgement.gate,
                 refit=refit,
                 newest_rating_at=newest_time(source.ratings),
+                weight_top=source.ratings.weight_top,
             )
             number = self._number = store(
                 self._engine,

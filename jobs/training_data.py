@@ -8,6 +8,8 @@ from sqlalchemy import Connection, Engine
 
 from jobs.progress import say
 from recsys.data.dataset import Ratings
+from recsys.data.feedback import prepare
+from recsys.data.rating_scale import infer_scale
 from recsys.database.engine import reading
 from recsys.database.features import read_item_features, read_user_features
 from recsys.database.ratings import read_ratings
@@ -21,23 +23,39 @@ from recsys.settings import Settings
 from recsys.training.config import Config, config_for
 
 
-def ratings_to_train_on(connection: Connection) -> Ratings:
-    """Return all ratings, with the metadata of users and items.
+def ratings_to_train_on(
+    connection: Connection, objective: Objective | None = None, settings: Settings | None = None
+) -> Ratings:
+    """Return the ratings that an objective is trained on, with the metadata of users and items.
+
+    Args:
+        objective: `None`: all ratings and events, as they are stored.
+        settings: `None`: no scale is configured.
 
     Raises:
         TrainingError: there are no ratings.
+        NothingToTrainError: there are none that this objective could learn from.
     """
     ratings = read_ratings(connection)
     if ratings.n_ratings == 0:
         raise TrainingError("there are no ratings to train on: run `recsys load PATH` first")
+    if objective is not None:
+        configured = (None, None) if settings is None else (settings.rating_min, settings.rating_max)
+        ratings, notices = prepare(ratings, objective, configured)
+        for notice in notices:
+            say(f"{objective}: {notice}")
     return ratings.with_features(read_user_features(connection), read_item_features(connection))
 
 
 def rating_scale(ratings: Ratings, settings: Settings) -> tuple[float, float]:
-    """Return the lowest and the highest rating: as configured, else as found."""
-    low = float(ratings.rating.min()) if settings.rating_min is None else settings.rating_min
-    high = float(ratings.rating.max()) if settings.rating_max is None else settings.rating_max
-    return low, high
+    """Return the lowest and the highest rating: as configured, else inferred."""
+    if ratings.scale is not None:
+        return ratings.scale
+    low, high = infer_scale(ratings.rating)
+    return (
+        low if settings.rating_min is None else settings.rating_min,
+        high if settings.rating_max is None else settings.rating_max,
+    )
 
 
 def choose_config(
@@ -67,13 +85,16 @@ def choose_config(
     return config_for(objective, architecture, n_ratings, n_users, effective_items, parameters, overrides)
 
 
-def split_ratings(ratings: Ratings) -> tuple[Ratings, Ratings]:
+def split_ratings(ratings: Ratings, turn: int = 0) -> tuple[Ratings, Ratings]:
     """Return the training set and the held-out ratings, the same ones every night.
+
+    Args:
+        turn: how often ratings were held out of these already.
 
     Raises:
         TrainingError: no user has enough ratings to hold one out.
     """
-    is_held_out = hold_out(ratings)
+    is_held_out = hold_out(ratings, turn=turn)
     if not is_held_out.any():
         raise TrainingError(
             "there are too few ratings to hold some out for measuring: load more, of users with two or more ratings"
@@ -86,7 +107,7 @@ def read_training_part(
 ) -> tuple[Ratings, tuple[float, float], Config]:
     """Return the training set of `train`, the rating scale, and the config that `train` would use."""
     with reading(engine) as connection:
-        ratings = ratings_to_train_on(connection)
+        ratings = ratings_to_train_on(connection, objective, settings)
         config = choose_config(
             connection, objective, "dot", ratings.n_ratings, ratings.n_users, ratings.effective_items(), overrides
         )
@@ -112,12 +133,14 @@ class Validation:
     measure: Callable[[Factors], float]
 
 
-def hold_out_validation(ratings: Ratings, objective: Objective, scale: tuple[float, float]) -> Validation:
+def hold_out_validation(
+    ratings: Ratings, objective: Objective, scale: tuple[float, float], turn: int = 1
+) -> Validation:
     """Hold a validation part out of the training set of `train`, by the same split.
 
     Raises:
         TrainingError: there are too few ratings.
     """
-    training_set, held_out = split_ratings(ratings)
+    training_set, held_out = split_ratings(ratings, turn)
     judge = Judge(objective, training_set, held_out, scale)
     return Validation(training_set, held_out.n_ratings, judge.metric, judge.higher_is_better, judge.main_metric)

@@ -194,14 +194,14 @@ def prepare_search(
         TrainingError: there are too few ratings.
     """
     with reading(engine) as connection:
-        ratings = ratings_to_train_on(connection)
+        ratings = ratings_to_train_on(connection, objective, settings)
         stored = read_tuned(connection, objective, architecture)
     scale = rating_scale(ratings, settings)
     config = config_for(
         objective, architecture, ratings.n_ratings, ratings.n_users, ratings.effective_items(), tuned={}
     )
     validation = hold_out_validation(ratings.select(~hold_out(ratings)).compact(), objective, scale)
-    further_back = hold_out_validation(validation.training_set, objective, scale)
+    further_back = hold_out_validation(validation.training_set, objective, scale, turn=2)
     study = Study(
         digest=study_digest(ratings, config, scale, seed),
         objective=objective,

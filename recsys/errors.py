@@ -17,7 +17,8 @@
     ├── GateRefusedError        a version that the publish gate refused, without force
     ├── LiveChangedError        another version went live than the one that was compared with
     └── TrainingError           training cannot start or did not converge
-        └── DivergedError       the loss of a training rose or is not finite
+        ├── DivergedError       the loss of a training rose or is not finite
+        └── NothingToTrainError  the feedback has nothing that this objective could learn
 
 The message names the thing, what was expected and the fix, in one line. `status` is the HTTP
 status that `api.problems` answers with, `exit_code` what the command line ends with.
@@ -187,3 +188,7 @@ class DivergedError(TrainingError):
     def __init__(self, message: str, epoch: int, loss: float) -> None:
         super().__init__(message)
         self.epoch, self.loss = epoch, loss
+
+
+class NothingToTrainError(TrainingError):
+    """The feedback has nothing that this objective could learn, as of events a model of ratings; the others go on."""

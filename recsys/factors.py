@@ -1,5 +1,6 @@
 """What a model learned, as plain arrays: the hand-over from training to everything downstream. No torch."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -111,6 +112,7 @@ class RankingConstants:
         n_items: mean number of items of a user.
         ridge: strength of the decay of the users' own vectors, as the λ of a penalty λ/2 · ‖own‖².
         rating_weight, user_power: as in the training's `Config`.
+        dislike_below: a rating below is a dislike; −∞: none is.
     """
 
     mean: float
@@ -119,6 +121,7 @@ class RankingConstants:
     ridge: float
     rating_weight: float = 2.0
     user_power: float = 0.5
+    dislike_below: float = -math.inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recsys.data.feedback import prepare
 from recsys.database.clock import now_ms
 from recsys.database.models import ModelVersion, Training
 from recsys.errors import InputError, NotFoundError
@@ -127,6 +128,11 @@ class Learner:
 
         data = ratings if isinstance(ratings, RatingData) else load_ratings(ratings)
         train = data.ratings
+        if train.scale is None:
+            low, high = rating_scale or (None, None)
+            train, _ = prepare(train, objective if config is None else config.objective, (low, high))
+            data = replace(data, ratings=train)
+        rating_scale = rating_scale or train.scale
         if config is None:
             config = default_config(
                 objective,
@@ -445,6 +451,7 @@ class Learner:
             training_seconds=round(self.seconds, 3),
             gate_passed=True,
             gate_reason="published from a Learner: not compared with a live version",
+            weight_top=self.data.ratings.weight_top,
         )
 
     def _frame(self, ranked: RankedItems) -> "pd.DataFrame":

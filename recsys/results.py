@@ -182,8 +182,11 @@ class ItemPage(Result):
 class UserRating(Result):
     item_id: str
     title: str | None
-    rating: float
+    rating: float | None = Field(description="Null for events.")
     rated_at: datetime | None
+    weight: float | None = Field(
+        default=None, exclude_if=_not_asked_for, description="Of events: the sum of what they count."
+    )
 
 
 class UserRatings(Result):
@@ -268,13 +271,15 @@ class EvaluateReport(Result):
     baselines: dict[str, dict[str, float]]
     known_share: float = Field(description="Share of the ratings measured on whose user has ratings to train on.")
     seconds: float
+    relevant_from: float | None = Field(default=None, description="Lowest rating of a relevant item; null for ratings.")
+    notices: list[str] = Field(default=[], description="What a person should know of how the files were read.")
 
 
 class ObjectiveReport(Result):
     """What a night did for one objective."""
 
     objective: Objective
-    status: Literal["published", "not_better", "nothing_new", "failed"]
+    status: Literal["published", "not_better", "nothing_new", "skipped", "failed"]
     model_version: int | None = Field(description="The new version; the latest one if nothing is new; null if failed.")
     reason: str = Field(description="Why it was published or not, or what failed.")
 
@@ -285,6 +290,7 @@ class ObjectiveReport(Result):
             "published": f"{version} published",
             "not_better": f"{version} not published",
             "nothing_new": " nothing new",
+            "skipped": " skipped",
             "failed": " failed",
         }[self.status]
         return f"{self.objective}{outcome}: {self.reason}"

@@ -1,12 +1,32 @@
 """One frozen, typed object for everything that is configured from outside."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from recsys.errors import InputError
+
+
+def parse_event_weights(text: str, option: str = "--event-weights") -> dict[str, float]:
+    """Return `view=1,cart=3` as a mapping.
+
+    Raises:
+        InputError: a part is not NAME=NUMBER, or a number is negative.
+    """
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, number = part.strip().rpartition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = -1.0
+        if not equals or not name.strip() or not 0 <= weight <= 1e6:
+            raise InputError(f"{option} {part}: expected NAME=NUMBER, such as view=1,cart=3,purchase=5; correct it")
+        weights[name.strip()] = weight
+    return weights
 
 
 class Settings(BaseSettings):
@@ -25,10 +45,14 @@ class Settings(BaseSettings):
         description="The database: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE.",
     )
     rating_min: FiniteFloat | None = Field(
-        default=None, description="Lowest possible rating; by default the lowest rating in the database."
+        default=None, description="Lowest possible rating; by default inferred from the ratings."
     )
     rating_max: FiniteFloat | None = Field(
-        default=None, description="Highest possible rating; by default the highest rating in the database."
+        default=None, description="Highest possible rating; by default inferred from the ratings."
+    )
+    event_weights: str = Field(
+        default="",
+        description="How much each event over HTTP counts, such as view=1,cart=3,purchase=5; others count 1.",
     )
     gate_margin: float = Field(
         default=0.02,
@@ -103,6 +127,20 @@ class Settings(BaseSettings):
         if self.rating_min is None or self.rating_max is None:
             return None
         return self.rating_min, self.rating_max
+
+    @cached_property
+    def weights_of_events(self) -> dict[str, float]:
+        """How much each event over HTTP counts."""
+        return parse_event_weights(self.event_weights, "RECSYS_EVENT_WEIGHTS") if self.event_weights else {}
+
+    @field_validator("event_weights")
+    @classmethod
+    def _event_weights_are_numbers(cls, text: str) -> str:
+        try:
+            parse_event_weights(text or "view=1", "RECSYS_EVENT_WEIGHTS")
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        return text
 
     @model_validator(mode="after")
     def _scale_is_ordered(self) -> Self:

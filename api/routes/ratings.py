@@ -4,10 +4,10 @@ from typing import Annotated
 
 from fastapi import Depends, Query, Request, Response, status
 
-from api.body import JsonBody
+from api.body import JsonBody, validated_rows
 from api.problems import BODY_RESPONSES, none_stored
 from api.routing import FastRoute, ItemId, UserId, router
-from api.schemas import PostedRatings, UserRatingsParams
+from api.schemas import PostedRating, PostedRatings, UserRatingsParams
 from api.security import Admin, Writer
 from api.state import AppState, CurrentState, in_thread, state_of
 from recsys.database.engine import reading
@@ -26,17 +26,22 @@ reading_routes = router("ratings", FastRoute)
 def post_ratings(
     _: Writer, body: Annotated[PostedRatings, Depends(JsonBody(PostedRatings))], state: CurrentState
 ) -> RateReport | Response:
-    """Store up to 1,000 ratings. Rows that cannot be stored (an unknown item, a rating outside the scale) are
-    listed in `errors`, and the others are stored; 422 if none can be.
+    """Store up to 1,000 ratings or events. Rows that cannot be stored (of a wrong type, an unknown item, a rating
+    outside the configured scale) are listed in `errors`, and the others are stored; 422 if none can be.
 
-    Posting the same ratings again changes nothing. Acknowledged ratings are in the database, and the user's next list
-    respects them.
+    Posting the same ratings again changes nothing, and an event counts once for each user, item and time. Acknowledged
+    rows are in the database, and the user's next list respects them.
     """
-    rows = [NewRating(row.user_id, row.item_id, row.rating, row.rated_at_ms) for row in body.ratings]
-    scale = state.live.current.rating_scale or state.settings.rating_scale
+    posted, errors = validated_rows(PostedRating, body.ratings)
+    weights = state.settings.weights_of_events
+    rows = {
+        index: NewRating(row.user_id, row.item_id, row.rating, row.rated_at_ms, row.weight_of(weights))
+        for index, row in posted
+    }
+    scale = (state.settings.rating_min, state.settings.rating_max)
     with state.writers:
-        report = rate(state.engine, rows, scale, on_change=state.live.users.forget)
-    if report.rejected == len(rows):
+        report = rate(state.engine, rows, scale, on_change=state.live.users.forget, errors=errors)
+    if report.rejected == len(body.ratings):
         return none_stored("rating", "ratings", report.errors)
     return report
 

@@ -67,6 +67,15 @@ def load_command(
     event_weights: EventWeightsOption = None,
     unrated: UnratedOption = None,
     time_format: TimeFormatOption = None,
+    append: Annotated[
+        bool,
+        typer.Option(
+            "--append", help="Count only events later than the latest counted one of their user and item, and add them."
+        ),
+    ] = False,
+    allow_erased: Annotated[
+        bool, typer.Option("--allow-erased", help="Load the rows of users who were erased, too.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would change, and change nothing.")] = False,
     rejects: Annotated[
         Path | None,
@@ -98,6 +107,8 @@ def load_command(
         "format": format,
         "columns": columns_of(map),
         "options": read_options(implicit, event_weights, unrated, time_format, map_items, map_users),
+        "append": append,
+        "allow_erased": allow_erased,
         "rejects_file": rejects,
     }
     if dry_run:

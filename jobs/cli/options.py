@@ -80,6 +80,15 @@ MapOption = Annotated[
 ]
 
 
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Setting of the training, such as weight_decay=0.3; repeat it for several. [train] in recsys.toml holds "
+        "them for every night.",
+    ),
+]
 MapItemsOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -137,7 +146,8 @@ def read_options(
     """
     from recsys.data.columns import ITEM_COLUMNS, USER_COLUMNS
     from recsys.data.times import TimeReader
-    from recsys.files.options import ReadOptions, parse_event_weights
+    from recsys.files.options import ReadOptions
+    from recsys.settings import parse_event_weights
 
     TimeReader(time_format)  # refuses a form that is none, before any file is read
     return ReadOptions(

@@ -75,8 +75,10 @@ def show(result: Result, as_json: bool) -> None:
             show_line(console, f"deleted: {', '.join(map(str, result.deleted)) or 'none'}")
         case _:
             for name, value in result.model_dump(mode="json").items():
-                if name not in ("metrics", "baselines"):
+                if name not in ("metrics", "baselines", "notices"):
                     show_line(console, f"{name}: {value}")
+            for notice in getattr(result, "notices", ()):
+                show_line(console, f"note: {notice}")
             if hasattr(result, "metrics") and hasattr(result, "baselines"):
                 console.print(metrics_table(result.metrics, result.baselines))
 

@@ -1,7 +1,7 @@
 """`recsys train`, `recsys evaluate` and `recsys nightly`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -10,15 +10,21 @@ from jobs.cli.options import (
     BatchSizeOption,
     DeviceOption,
     EpochsOption,
+    EventWeightsOption,
     FactorsOption,
     FormatOption,
+    ImplicitOption,
     JsonOption,
     MapOption,
     ObjectiveOption,
     SeedOption,
+    SetOption,
     SplitName,
+    TimeFormatOption,
+    UnratedOption,
     columns_of,
     open_database,
+    read_options,
     reason_to_force,
 )
 from jobs.cli.stopping import stoppable
@@ -34,6 +40,7 @@ def train_command(
     n_factors: FactorsOption = None,
     n_epochs: EpochsOption = None,
     batch_size: BatchSizeOption = None,
+    set: SetOption = None,
     device: DeviceOption = "auto",
     accumulate: Annotated[
         int,
@@ -58,6 +65,7 @@ def train_command(
 
         recsys train
         recsys train --objective rating --n-epochs 20
+        recsys train --set weight_decay=0.3 --set learning_rate=0.02
         recsys train --architecture neural --no-publish
         recsys train --force --reason "first model of the new shop"
     """
@@ -65,9 +73,13 @@ def train_command(
     if force and not publish:
         raise InputError("--force and --no-publish: give one of them")
     from jobs.cli.show import show
+    from jobs.overrides import read_overrides
     from jobs.train import train
     from recsys.database.leases import TRAINING, lease
 
+    options = {"n_factors": n_factors, "n_epochs": n_epochs, "batch_size": batch_size}
+    given = {name: value for name, value in options.items() if value is not None}
+    overrides = {**read_overrides(objective, set or ()), **given}
     engine, settings = open_database()
     with lease(engine, TRAINING, settings.lease_seconds) as held:
         report = train(
@@ -76,7 +88,7 @@ def train_command(
             held,
             objective,
             architecture=architecture,
-            overrides={"n_factors": n_factors, "n_epochs": n_epochs, "batch_size": batch_size},
+            overrides=overrides,
             device=device,
             seed=seed,
             accumulate=accumulate,
@@ -106,14 +118,22 @@ def evaluate_command(
     objective: ObjectiveOption = "ranking",
     architecture: ArchitectureOption = "dot",
     k: Annotated[int, typer.Option(min=1, help="Length of the lists that are measured.")] = 10,
-    relevant_from: Annotated[float, typer.Option(help="Lowest test rating that counts as relevant.")] = 4.0,
+    relevant_from: Annotated[
+        float | None,
+        typer.Option(help="Lowest test rating that counts as relevant. Default: three quarters up the rating scale."),
+    ] = None,
     n_factors: FactorsOption = None,
     n_epochs: EpochsOption = None,
     batch_size: BatchSizeOption = None,
+    set: SetOption = None,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
     format: FormatOption = None,
     map: MapOption = None,
+    implicit: ImplicitOption = None,
+    event_weights: EventWeightsOption = None,
+    unrated: UnratedOption = None,
+    time_format: TimeFormatOption = None,
     json: JsonOption = False,
 ) -> None:
     """Train on some ratings and measure on others, beside two simple baselines. No database is used.
@@ -127,8 +147,11 @@ def evaluate_command(
     """
     from jobs.cli.show import show
     from jobs.evaluate import evaluate
+    from jobs.overrides import read_overrides
     from recsys.settings import load_settings
 
+    options = {"n_factors": n_factors, "n_epochs": n_epochs, "batch_size": batch_size}
+    given = {name: value for name, value in options.items() if value is not None}
     report = evaluate(
         train,
         test,
@@ -140,7 +163,8 @@ def evaluate_command(
         users_path=users,
         format=format,
         columns=columns_of(map),
-        overrides={"n_factors": n_factors, "n_epochs": n_epochs, "batch_size": batch_size},
+        options=read_options(implicit, event_weights, unrated, time_format),
+        overrides={**read_overrides(objective, set or ()), **given},
         k=k,
         relevant_from=relevant_from,
         device=device,
@@ -154,6 +178,7 @@ def nightly_command(
     source: Annotated[
         list[Path] | None, typer.Option(help="Ratings to load first: a file, folder or zip. Repeat it for several.")
     ] = None,
+    set: SetOption = None,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
     detailed_exit_code: Annotated[
@@ -183,8 +208,10 @@ def nightly_command(
     from jobs.cli.show import show
     from jobs.night_plan import plan_night
     from jobs.nightly import nightly
-    from recsys.results import NightlyReport
+    from jobs.overrides import read_overrides
+    from recsys.results import NightlyReport, Objective
 
+    overrides = {objective: read_overrides(objective, set or ()) for objective in get_args(Objective)}
     if dry_run:
         with database_to_preview() as (engine, settings):
             show(plan_night(engine, settings, source or (), seed=seed), json)
@@ -195,7 +222,7 @@ def nightly_command(
         if json or report.error is None:
             show(report, json)
 
-    report = nightly(engine, settings, source or (), device=device, seed=seed, on_end=print_report)
+    report = nightly(engine, settings, source or (), overrides=overrides, device=device, seed=seed, on_end=print_report)
     for each in report.objectives:
         if each.status == "failed":
             typer.echo(f"recsys: {each.objective}: {each.reason}", err=True)

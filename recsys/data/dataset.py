@@ -31,6 +31,9 @@ class Ratings:
             database, so a split by hash is too.
         user_features, item_features: features of users and items by the same keys, possibly of more rows than have
             ratings; `None` if there are none.
+        is_implicit: (n_ratings,) mask of the rows that are sums of the weights of events; `None` if none is.
+        scale: lowest and highest rating, once `recsys.data.feedback.prepare` has found them.
+        weight_top: the weight that stands for the highest rating; `None` without events.
     """
 
     user_idx: NDArray[np.int32]
@@ -43,6 +46,9 @@ class Ratings:
     item_hash: NDArray[np.uint64]
     user_features: "Features | None" = None
     item_features: "Features | None" = None
+    is_implicit: NDArray[np.bool_] | None = None
+    scale: tuple[float, float] | None = None
+    weight_top: float | None = None
 
     @property
     def n_ratings(self) -> int:
@@ -64,6 +70,7 @@ class Ratings:
             item_idx=self.item_idx[rows],
             rating=self.rating[rows],
             rated_at=self.rated_at[rows],
+            is_implicit=None if self.is_implicit is None else self.is_implicit[rows],
         )
 
     def compact(self) -> "Ratings":
@@ -125,6 +132,8 @@ class Ratings:
         mixed = mix(mixed ^ self.item_hash[self.item_idx])
         mixed = mix(mixed ^ self.rating.astype(np.float64).view(np.uint64))
         mixed = mix(mixed ^ self.rated_at.view(np.uint64))
+        if self.is_implicit is not None:
+            mixed = mix(mixed ^ self.is_implicit.astype(np.uint64))
         total = np.add.reduce(mixed, dtype=np.uint64) if len(mixed) else np.uint64(0)
         digests = (features.fingerprint() for features in (self.user_features, self.item_features) if features)
         return "-".join([f"{self.n_ratings:x}", f"{int(total):016x}", *digests])

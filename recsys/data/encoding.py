@@ -1,13 +1,13 @@
 """Ratings by external id as dictionary-encoded columns: the form between a file and the database or a training."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.data.dataset import Ratings, ratings_from_keys
+from recsys.data.dataset import NO_TIME, Ratings, ratings_from_keys
 from recsys.data.keyed import hash_ids
 from recsys.data.rows import RatingBatch
 
@@ -169,12 +169,39 @@ def latest_rows(
     return kept.finish()
 
 
-def as_ratings(columns: RatingColumns) -> Ratings:
-    """Return the ratings of a file without a database: codes stand in for keys."""
+def sum_pairs(columns: RatingColumns) -> RatingColumns:
+    """Return one row for each pair of user and item: the sum of its weights, and its latest time.
+
+    Pairs whose sum is not positive, as of things that were all sent back, are left out.
+    """
+    n_items = np.int64(len(columns.item_ids) + 1)
+    code = columns.user_code.astype(np.int64) * n_items + columns.item_code
+    pairs, first, position = np.unique(code, return_index=True, return_inverse=True)
+    weight: NDArray[np.float64] = np.bincount(position, columns.rating, len(pairs)).astype(np.float64)
+    latest = np.full(len(pairs), NO_TIME)
+    np.maximum.at(latest, position, columns.rated_at)
+    rows, positive = first[weight > 0], weight > 0
+    return replace(
+        columns,
+        user_code=columns.user_code[rows],
+        item_code=columns.item_code[rows],
+        rating=weight[positive],
+        rated_at=latest[positive],
+    )
+
+
+def as_ratings(columns: RatingColumns, implicit: bool = False) -> Ratings:
+    """Return the ratings of a file without a database: codes stand in for keys.
+
+    Args:
+        implicit: the rows are events, whose weights add up.
+    """
+    if implicit:
+        columns = sum_pairs(columns)
     user_codes = np.arange(len(columns.user_ids), dtype=np.int64)
     item_codes = np.arange(len(columns.item_ids), dtype=np.int64)
     kept = latest_rows(columns, user_codes, item_codes)
-    return ratings_from_keys(
+    found = ratings_from_keys(
         user_codes[columns.user_code[kept]],
         item_codes[columns.item_code[kept]],
         columns.rating[kept],
@@ -182,3 +209,4 @@ def as_ratings(columns: RatingColumns) -> Ratings:
         hash_ids(columns.user_ids),
         hash_ids(columns.item_ids),
     )
+    return replace(found, is_implicit=np.ones(found.n_ratings, bool)) if implicit else found

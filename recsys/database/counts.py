@@ -6,10 +6,23 @@ with the ratings every night all the same.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import BigInteger, Column, ColumnElement, Connection, Double, Engine, MetaData, Table, func, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Double,
+    Engine,
+    MetaData,
+    Table,
+    case,
+    func,
+    select,
+)
 
 from recsys.data.keyed import positions
 from recsys.database import schema
@@ -22,25 +35,47 @@ _staged_counts = Table(
     Column("item_key", schema.Key, primary_key=True, autoincrement=False),
     Column("n_ratings", BigInteger, nullable=False),
     Column("rating_sum", Double, nullable=False),
+    Column("n_explicit", BigInteger, nullable=False),
     prefixes=["TEMPORARY"],
 )
 
 
+class ItemCounts(NamedTuple):
+    """How often items were rated, (n_items,) each.
+
+    Attributes:
+        item_keys: of all items that were ever rated, ascending.
+        n_ratings: of both kinds of feedback.
+        rating_sum: of the explicit ratings.
+        n_explicit: number of these.
+    """
+
+    item_keys: NDArray[np.int64]
+    n_ratings: NDArray[np.int64]
+    rating_sum: NDArray[np.float64]
+    n_explicit: NDArray[np.int64]
+
+
 def add_counts(
-    connection: Connection, item_key: NDArray[np.int64], n: NDArray[np.int64], rating: NDArray[np.float64]
+    connection: Connection,
+    item_key: NDArray[np.int64],
+    n: NDArray[np.int64],
+    rating: NDArray[np.float64],
+    n_explicit: NDArray[np.int64],
 ) -> None:
     """Add to the counts and rating sums of items: (n_changes,) each; an item may occur several times."""
     keys, position = np.unique(item_key, return_inverse=True)
-    counts = np.bincount(position, n, len(keys)).astype(np.int64)
+    counts, explicit = (np.bincount(position, each, len(keys)).astype(np.int64) for each in (n, n_explicit))
     sums = np.bincount(position, rating, len(keys))
-    differs = (counts != 0) | (sums != 0)
-    columns = (keys[differs].tolist(), counts[differs].tolist(), sums[differs].tolist())
+    differs = (counts != 0) | (sums != 0) | (explicit != 0)
+    columns = tuple(each[differs].tolist() for each in (keys, counts, sums, explicit))
     counted = schema.item_counts
 
     def added(new: Excluded) -> dict[str, ColumnElement[object]]:
         return {
             "n_ratings": counted.c.n_ratings + new["n_ratings"],
             "rating_sum": counted.c.rating_sum + new["rating_sum"],
+            "n_explicit": counted.c.n_explicit + new["n_explicit"],
         }
 
     if len(columns[0]) > HANDFUL:
@@ -57,15 +92,12 @@ def add_counts(
         upsert(connection, counted, rows, key=["item_key"], set_=added, returning=[counted.c.item_key])
 
 
-def read_counts(connection: Connection) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Return the keys of all items that were ever rated, their numbers of ratings, and the sums of these."""
+def read_counts(connection: Connection) -> ItemCounts:
+    """Return how often each item was rated."""
     counted = schema.item_counts.c
-    keys, n, total = fetch_columns(
-        connection,
-        select(counted.item_key, counted.n_ratings, counted.rating_sum).order_by(counted.item_key),
-        (np.int64, np.int64, np.float64),
-    )
-    return keys, n, total
+    columns = (counted.item_key, counted.n_ratings, counted.rating_sum, counted.n_explicit)
+    statement = select(*columns).order_by(counted.item_key)
+    return ItemCounts(*fetch_columns(connection, statement, (np.int64, np.int64, np.float64, np.int64)))
 
 
 def recount(engine: Engine, guard: Callable[[Connection], None] | None = None) -> int:
@@ -77,22 +109,23 @@ def recount(engine: Engine, guard: Callable[[Connection], None] | None = None) -
     rated = schema.ratings.c
     with reading(engine) as connection:  # one state of both: what is written meanwhile is in both or in neither
         kept = read_counts(connection)
-        true_counts = fetch_columns(
-            connection,
-            select(rated.item_key, func.count(), func.sum(rated.rating)).group_by(rated.item_key),
-            (np.int64, np.int64, np.float64),
-        )
+        is_explicit = case((rated.kind == schema.EXPLICIT, 1), else_=0)
+        statement = select(
+            rated.item_key, func.count(), func.sum(rated.rating * is_explicit), func.sum(is_explicit)
+        ).group_by(rated.item_key)
+        true_counts = fetch_columns(connection, statement, (np.int64, np.int64, np.float64, np.int64))
     keys = np.union1d(kept[0], true_counts[0])
-    n, total = np.zeros(len(keys), np.int64), np.zeros(len(keys))
-    for sign, (item_key, counts, sums) in ((-1, kept), (1, true_counts)):
+    n, total, explicit = np.zeros(len(keys), np.int64), np.zeros(len(keys)), np.zeros(len(keys), np.int64)
+    for sign, (item_key, counts, sums, n_explicit) in ((-1, kept), (1, true_counts)):
         position = positions(keys, item_key)
         n[position] += sign * counts
         total[position] += sign * sums
-    wrong = (n != 0) | (np.abs(total) > 1e-6)
+        explicit[position] += sign * n_explicit
+    wrong = (n != 0) | (np.abs(total) > 1e-6) | (explicit != 0)
     if wrong.any():
         with writing(engine) as connection:  # not a unit of work, which imports this module; the same order of locks
             if guard is not None:
                 guard(connection)
-            add_counts(connection, keys[wrong], n[wrong], total[wrong])
+            add_counts(connection, keys[wrong], n[wrong], total[wrong], explicit[wrong])
             record_change(connection)
     return int(wrong.sum())

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
-from sqlalchemy import Connection, Engine, Text, bindparam, column, select, update, values
+from sqlalchemy import Connection, Engine, Text, bindparam, case, column, delete, select, update, values
 from sqlalchemy.exc import IntegrityError
 
 from recsys.data.limits import EARLIEST_MS, MAX_RATING, id_problem
@@ -13,22 +14,31 @@ from recsys.database import schema
 from recsys.database.clock import now_ms
 from recsys.database.driver_errors import ConflictError
 from recsys.database.engine import retry_on_conflict, upsert
+from recsys.database.tombstones import SECRET, WHOLE_USER, Hasher
 from recsys.database.users import lock_users
 from recsys.database.work import Work, unit_of_work
 from recsys.results import RateReport, RowError
 
+PAIR = ("user_key", "item_key", "kind")
 CLOCK_SKEW_MS = 300_000
 """How far in the future a rating's time may lie, because the client's clock is fast."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewRating:
-    """One rating as a client sent it; `rated_at` in Unix milliseconds."""
+    """One rating or event as a client sent it.
+
+    Attributes:
+        rating: `None` for an event.
+        rated_at: in Unix milliseconds; `None` for now.
+        weight: how much an event counts; `None` for a rating.
+    """
 
     user_id: str
     item_id: str
-    rating: float
+    rating: float | None
     rated_at: int | None
+    weight: float | None = None
 
     def is_later_than(self, other: "NewRating") -> bool:
         """Return whether this rating replaces an earlier row of the same post. An unknown time is the earliest."""
@@ -44,12 +54,17 @@ class NewRating:
 
 
 class StoredPair(NamedTuple):
-    """What the database has of a user and an item; `None` for what it does not have."""
+    """What the database has of a user and an item; `None` for what it does not have.
+
+    Attributes:
+        secret: of the hashes of what was withdrawn; `None` if nothing ever was.
+    """
 
     user_key: int | None
     item_key: int | None
     rating: float | None
     rated_at: int | None
+    secret: bytes | None
 
 
 class Written(NamedTuple):
@@ -61,29 +76,34 @@ class Written(NamedTuple):
 
 def rate(
     engine: Engine,
-    rows: Sequence[NewRating],
-    scale: tuple[float, float] | None,
+    rows: Sequence[NewRating] | Mapping[int, NewRating],
+    scale: tuple[float | None, float | None] | None,
     on_change: Callable[[Sequence[int], int], None],
+    errors: Sequence[RowError] = (),
 ) -> RateReport:
-    """Store ratings; a bad row is reported, and the others are kept.
+    """Store ratings and events; a bad row is reported, and the others are kept.
 
-    A rating without a time is taken as given now; sending the same one again changes nothing.
+    A rating without a time is taken as given now; sending the same one again changes nothing. An event counts once for
+    each user, item and time. What was taken back, or is of an erased user, stays away unless a row is newer.
 
     Args:
-        scale: lowest and highest rating; `None` if it is not known yet.
+        rows: in their order, or by their position in the post.
+        scale: lowest and highest rating, where they are configured.
+        errors: of rows that are not among `rows`.
         on_change: called after the commit with the keys of the users whose ratings changed, and the seq of the change.
     """
     now = now_ms()
-    errors: list[RowError] = []
+    errors = list(errors)
+    n_rows = len(rows) + len(errors)
     plausible: list[tuple[int, NewRating]] = []
-    for index, row in enumerate(rows):
+    for index, row in rows.items() if isinstance(rows, Mapping) else enumerate(rows):
         problem = row_problem(row, scale, now)
         if problem is None:
             plausible.append((index, row))
         else:
             errors.append(RowError(index=index, message=problem))
     if not plausible:
-        return report(errors, 0, Written(0, 0))
+        return report(sorted(errors, key=lambda error: error.index), 0, Written(0, 0))
 
     def write() -> tuple[list[RowError], Written, Work]:
         with unit_of_work(engine) as work:
@@ -91,17 +111,19 @@ def rate(
             unknown, good = [], []
             for index, row in plausible:
                 if stored[row.user_id, row.item_id].item_key is None:
-                    message = f"there is no item {row.item_id[:80]!r}: search by title with GET /v1/items?title=…"
-                    unknown.append(RowError(index=index, message=message))
+                    unknown.append(RowError(index=index, message=unknown_item(row.item_id)))
                 else:
                     good.append(row)
-            return unknown, write_posted(work, good, stored, now), work
+            good = without_withdrawn(work, good, stored)
+            ratings = write_posted(work, [row for row in good if row.weight is None], stored, now)
+            events = write_events(work, [row for row in good if row.weight is not None], stored, now)
+            return unknown, Written(ratings.inserted + events, ratings.updated), work
 
     unknown, written, work = retry_on_conflict(write)
     if work.seq:
         on_change(work.rated_users, work.seq)
     errors = sorted(errors + unknown, key=lambda error: error.index)
-    return report(errors, len(rows) - len(errors), written)
+    return report(errors, n_rows - len(errors), written)
 
 
 def report(errors: list[RowError], n_good: int, written: Written) -> RateReport:
@@ -115,15 +137,52 @@ def report(errors: list[RowError], n_good: int, written: Written) -> RateReport:
     )
 
 
-def row_problem(row: NewRating, scale: tuple[float, float] | None, now: int) -> str | None:
+def unknown_item(item_id: str) -> str:
+    """Return the error of an item that does not exist."""
+    return (
+        f"there is no item {item_id[:80]!r}: create it with PUT /v1/items/{quote(item_id[:80], safe='')}, or search by "
+        "title with GET /v1/items?title=…"
+    )
+
+
+def without_withdrawn(
+    work: Work, rows: Sequence[NewRating], stored: Mapping[tuple[str, str], StoredPair]
+) -> list[NewRating]:
+    """Return the rows that are newer than what was withdrawn, and forget the withdrawal of their pairs and users."""
+    secret = next((stored[row.user_id, row.item_id].secret for row in rows), None)
+    if secret is None:
+        return list(rows)
+    hasher, buried = Hasher(secret), schema.tombstones.c
+    hashes = {
+        (row.user_id, row.item_id): (hasher.user(row.user_id), hasher.pair(row.user_id, row.item_id)) for row in rows
+    }
+    of_users = buried.user_hash.in_({user_hash for user_hash, _ in hashes.values()})
+    found = work.connection.execute(select(buried.user_hash, buried.pair_hash, buried.at).where(of_users)).all()
+    at = {(row.user_hash, row.pair_hash): row.at for row in found}
+    kept: list[NewRating] = []
+    raised: set[tuple[str, str]] = set()
+    for row in rows:
+        user_hash, pair_hash = hashes[row.user_id, row.item_id]
+        stones = [stone for stone in ((user_hash, pair_hash), (user_hash, WHOLE_USER)) if stone in at]
+        if row.rated_at is None or all(row.rated_at > at[stone] for stone in stones):
+            kept.append(row)
+            raised.update(stones)
+    for user_hash, pair_hash in sorted(raised):
+        is_stone = (buried.user_hash == user_hash) & (buried.pair_hash == pair_hash)
+        work.connection.execute(delete(schema.tombstones).where(is_stone))
+    return kept
+
+
+def row_problem(row: NewRating, scale: tuple[float | None, float | None] | None, now: int) -> str | None:
     """Return why a row cannot be kept, whatever is stored; `None` if it can."""
     problem = id_problem(row.user_id, "user_id", fix="send another id")
     if problem is not None:
         return problem
     if id_problem(row.item_id, "item_id") is not None:
-        return f"there is no item {row.item_id[:80]!r}: search by title with GET /v1/items?title=…"
-    low, high = scale or (-MAX_RATING, MAX_RATING)
-    if not low <= row.rating <= high:
+        return unknown_item(row.item_id)
+    low, high = scale or (None, None)
+    low, high = -MAX_RATING if low is None else low, MAX_RATING if high is None else high
+    if row.rating is not None and not low <= row.rating <= high:
         return f"rating {row.rating:g} is outside the scale: expected {low:g} to {high:g}"
     if row.rated_at is not None and not EARLIEST_MS <= row.rated_at <= now + CLOCK_SKEW_MS:
         return "rated_at lies before 1900 or in the future: leave it out, or send the time of the rating in UTC"
@@ -137,9 +196,13 @@ def read_pairs(connection: Connection, pairs: Iterable[tuple[str, str]]) -> dict
     joined = (
         posted.outerjoin(schema.users, users.user_id == posted.c.user_id)
         .outerjoin(schema.items, items.item_id == posted.c.item_id)
-        .outerjoin(schema.ratings, (rated.user_key == users.user_key) & (rated.item_key == items.item_key))
+        .outerjoin(
+            schema.ratings,
+            (rated.user_key == users.user_key) & (rated.item_key == items.item_key) & (rated.kind == schema.EXPLICIT),
+        )
     )
-    known = (users.user_key, items.item_key, rated.rating, rated.rated_at)
+    secret = select(schema.secrets.c.value).where(schema.secrets.c.name == SECRET).scalar_subquery()
+    known = (users.user_key, items.item_key, rated.rating, rated.rated_at, secret)
     rows = connection.execute(select(posted.c.user_id, posted.c.item_id, *known).select_from(joined))
     return {(user_id, item_id): StoredPair(*rest) for user_id, item_id, *rest in rows}
 
@@ -158,6 +221,8 @@ def write_posted(
     Raises:
         ConflictError: another writer changed one of the pairs or erased one of the users since they were read.
     """
+    if not rows:
+        return Written(0, 0)
     latest: dict[tuple[str, str], NewRating] = {}
     for row in rows:
         pair = (row.user_id, row.item_id)
@@ -172,9 +237,10 @@ def write_posted(
         value = {
             "user_key": new_users[row.user_id] if before.user_key is None else before.user_key,
             "item_key": before.item_key,
+            "kind": schema.EXPLICIT,
             "rating": row.rating,
             "rated_at": received_at if row.rated_at is None else row.rated_at,
-            "gain": row.rating - (before.rating or 0.0),
+            "gain": (row.rating or 0.0) - (before.rating or 0.0),
         }
         if before.rating is None:
             new.append(value)
@@ -191,6 +257,63 @@ def write_posted(
     return Written(len(new), len(changed))
 
 
+def write_events(
+    work: Work, rows: Sequence[NewRating], stored: Mapping[tuple[str, str], StoredPair], received_at: int
+) -> int:
+    """Count events that were not counted yet, and add their weights to those of their pairs.
+
+    Returns:
+        Number of events that were counted.
+
+    Raises:
+        ConflictError: one of the users was erased since they were read.
+    """
+    if not rows:
+        return 0
+    unknown = {row.user_id for row in rows if stored[row.user_id, row.item_id].user_key is None}
+    new_users = lock_users(work.connection, sorted(unknown)) if unknown else {}
+    weights: dict[tuple[int, int, int], float] = {}
+    for row in rows:
+        pair = stored[row.user_id, row.item_id]
+        user_key = new_users[row.user_id] if pair.user_key is None else pair.user_key
+        assert pair.item_key is not None and row.weight is not None  # noqa: PT018
+        weights[user_key, pair.item_key, received_at if row.rated_at is None else row.rated_at] = row.weight
+    logged, rated = schema.events.c, schema.ratings.c
+    names = ("user_key", "item_key", "at")
+    keys = [dict(zip(names, key, strict=True)) for key in sorted(weights)]
+    of_pair = (rated.user_key, rated.item_key)
+    is_new: set[tuple[int, int]] = set()
+    added: dict[tuple[int, int], tuple[float, int]] = {}
+    try:
+        columns = [logged[name] for name in names]
+        counted = upsert(work.connection, schema.events, keys, key=names, returning=columns).all()
+        for event in counted:
+            weight, latest = added.get((event.user_key, event.item_key), (0.0, event.at))
+            weight += weights[event.user_key, event.item_key, event.at]
+            added[event.user_key, event.item_key] = (weight, max(latest, event.at))
+        if added:
+            sums = [
+                {"user_key": user, "item_key": item, "kind": schema.IMPLICIT, "rating": weight, "rated_at": latest}
+                for (user, item), (weight, latest) in sorted(added.items())
+            ]
+            new = upsert(work.connection, schema.ratings, sums, key=PAIR, returning=of_pair)
+            is_new = {(pair.user_key, pair.item_key) for pair in new}
+    except IntegrityError as error:
+        raise ConflictError("a user was erased while an event of theirs was stored: try again") from error
+    for (user_key, item_key), (weight, latest) in sorted(added.items()):
+        if (user_key, item_key) not in is_new:
+            is_pair = (rated.user_key == user_key) & (rated.item_key == item_key) & (rated.kind == schema.IMPLICIT)
+            latest_at = case((rated.rated_at > latest, rated.rated_at), else_=latest)
+            work.connection.execute(
+                update(schema.ratings).where(is_pair).values(rating=rated.rating + weight, rated_at=latest_at)
+            )
+    if added:
+        work.mark_rated([user_key for user_key, _ in added])
+        n_new = [int(pair in is_new) for pair in added]
+        work.count(np.array([item_key for _, item_key in added]), n_new, np.zeros(len(added)), False)
+    return len(counted)
+
+
 def insert_posted(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert ratings that were not there when they were read.
 
@@ -201,7 +324,11 @@ def insert_posted(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> 
     values = [{name: row[name] for name in names} for row in rows]
     try:
         inserted = upsert(
-            connection, schema.ratings, values, key=["user_key", "item_key"], returning=[schema.ratings.c.user_key]
+            connection,
+            schema.ratings,
+            values,
+            key=["user_key", "item_key", "kind"],
+            returning=[schema.ratings.c.user_key],
         )
     except IntegrityError as error:
         raise ConflictError("a user was erased while a rating of theirs was stored: try again") from error
@@ -221,6 +348,7 @@ def update_posted(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> 
         .where(
             rated.user_key == bindparam("of_user"),
             rated.item_key == bindparam("of_item"),
+            rated.kind == schema.EXPLICIT,
             rated.rating == bindparam("old_rating"),
             rated.rated_at.is_not_distinct_from(bindparam("old_rated_at")),
         )

@@ -53,6 +53,7 @@ class Training:
     """Figures of the refit on all ratings; `None`: the version has not seen the held-out ratings."""
     newest_rating_at: int | None = None
     """Unix milliseconds of the newest rating that was there; `None`: the ratings have no times."""
+    weight_top: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +157,7 @@ def _store_rows(
             "global_bias": factors.global_bias,
             "rating_min": training.rating_scale[0],
             "rating_max": training.rating_scale[1],
+            "weight_top": training.weight_top,
             "range_low": factors.rating_range[0] if factors.rating_range else None,
             "range_high": factors.rating_range[1] if factors.rating_range else None,
             "created_at": now_ms(),
@@ -406,6 +408,7 @@ def _as_version(row: Row[Any]) -> ModelVersion:
         gate=row.gate,
         refit=row.refit,
         newest_rating_at=row.newest_rating_at,
+        weight_top=row.weight_top,
     )
     return ModelVersion(
         number=row.number,

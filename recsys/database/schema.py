@@ -18,6 +18,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    SmallInteger,
     String,
     Table,
     Text,
@@ -60,15 +61,45 @@ items = Table(
     sqlite_autoincrement=True,
 )
 
+EXPLICIT, IMPLICIT = 0, 1
+"""Kinds of feedback: a rating that says how much, and the sum of the weights of events."""
+
 ratings = Table(
     "ratings",
     metadata,
     Column("user_key", Key, ForeignKey(users.c.user_key, ondelete="CASCADE"), primary_key=True),
     # No foreign key: items are hidden, never deleted, and PostgreSQL takes 7 µs a row to check one.
     Column("item_key", Key, primary_key=True, autoincrement=False),
+    Column("kind", SmallInteger, primary_key=True, autoincrement=False, server_default="0"),
     Column("rating", Double, nullable=False),
     Column("rated_at", BigInteger),
     sqlite_with_rowid=False,
+)
+
+events = Table(
+    "events",
+    metadata,
+    # Events that came over HTTP: each is counted once, however often and in whatever order it is sent.
+    Column("user_key", Key, ForeignKey(users.c.user_key, ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("item_key", Key, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+
+tombstones = Table(
+    "tombstones",
+    metadata,
+    # Keyed hashes of an erased user (with an empty `pair_hash`), or of a pair whose rating was taken back.
+    Column("user_hash", String(32), primary_key=True),
+    Column("pair_hash", String(32), primary_key=True),
+    Column("at", BigInteger, nullable=False),
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
 )
 
 item_counts = Table(
@@ -77,7 +108,8 @@ item_counts = Table(
     # Kept with the ratings, so that a server does not count them at its start. No foreign key, as for ratings.
     Column("item_key", Key, primary_key=True, autoincrement=False),
     Column("n_ratings", BigInteger, nullable=False),
-    Column("rating_sum", Double, nullable=False),
+    Column("rating_sum", Double, nullable=False),  # of the ratings that say how much
+    Column("n_explicit", BigInteger, nullable=False, server_default="0"),  # of these
 )
 
 user_changes = Table(
@@ -126,6 +158,7 @@ models = Table(
     Column("global_bias", Double, nullable=False),
     Column("rating_min", Double, nullable=False),
     Column("rating_max", Double, nullable=False),
+    Column("weight_top", Double),  # the weight of events that maps to `rating_max`; none: trained without events
     Column("range_low", Double),
     Column("range_high", Double),
     Column("created_at", BigInteger, nullable=False),

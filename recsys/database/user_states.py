@@ -77,9 +77,9 @@ _METADATA = select(schema.users.c.user_key, schema.users.c.categories, schema.us
     schema.users.c.user_key.in_(bindparam("user_keys", expanding=True))
 )
 _RATINGS = (
-    select(schema.ratings.c.user_key, schema.ratings.c.item_key, schema.ratings.c.rating)
+    select(schema.ratings.c.user_key, schema.ratings.c.item_key, schema.ratings.c.rating, schema.ratings.c.kind)
     .where(schema.ratings.c.user_key.in_(bindparam("user_keys", expanding=True)))
-    .order_by(schema.ratings.c.user_key, schema.ratings.c.item_key)
+    .order_by(schema.ratings.c.user_key, schema.ratings.c.item_key, schema.ratings.c.kind)
 )
 
 
@@ -118,11 +118,16 @@ def read_user_metadata(connection: Connection, user_keys: Sequence[int]) -> dict
 
 def read_ratings_of(
     connection: Connection, user_keys: Sequence[int]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Return user_key, item_key and rating of all ratings of some users, (n_ratings,) each, ordered by both keys."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]:
+    """Return user_key, item_key, rating or weight, and whether it is a weight, of all feedback of some users.
+
+    Returns:
+        (n_ratings,) each, ordered by both keys.
+    """
     rows: list[Any] = connection.execute(_RATINGS, {"user_keys": list(user_keys)}).all()  # type: ignore[assignment]
-    table = np.array([tuple(row) for row in rows], np.float64).reshape(len(rows), 3)
-    return table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2].astype(np.float32)
+    table = np.array([tuple(row) for row in rows], np.float64).reshape(len(rows), 4)
+    user_key, item_key = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64)
+    return user_key, item_key, table[:, 2].astype(np.float32), table[:, 3] == schema.IMPLICIT
 
 
 def user_keys_of(connection: Connection, user_ids: Sequence[str]) -> dict[str, int]:
@@ -145,15 +150,16 @@ def read_user_ratings(
         InputError: the cursor is not valid.
     """
     rated, items = schema.ratings.c, schema.items.c
+    place = rated.item_key * 2 + rated.kind
     statement = (
-        select(items.item_id, items.title, rated.rating, rated.rated_at, rated.item_key)
+        select(items.item_id, items.title, rated.rating, rated.rated_at, rated.kind, place.label("place"))
         .select_from(schema.ratings.join(schema.items, items.item_key == rated.item_key))
         .where(rated.user_key == user_key_of(connection, user_id))
-        .order_by(rated.rated_at.desc().nulls_last(), rated.item_key)
+        .order_by(rated.rated_at.desc().nulls_last(), place)
     )
     if cursor is not None:
-        rated_at, item_key = _read_cursor(cursor)
-        later_key = rated.item_key > item_key
+        rated_at, after = _read_cursor(cursor)
+        later_key = place > after
         if rated_at is None:
             statement = statement.where(rated.rated_at.is_(None) & later_key)
         else:
@@ -163,7 +169,7 @@ def read_user_ratings(
     next_cursor = None
     if limit is not None and len(rows) > limit:
         rows = rows[:limit]
-        last = json.dumps([rows[-1].rated_at, rows[-1].item_key])
+        last = json.dumps([rows[-1].rated_at, rows[-1].place])
         next_cursor = base64.urlsafe_b64encode(last.encode()).decode()
     return UserRatings(
         user_id=user_id,
@@ -171,7 +177,8 @@ def read_user_ratings(
             UserRating(
                 item_id=row.item_id,
                 title=row.title,
-                rating=row.rating,
+                rating=row.rating if row.kind == schema.EXPLICIT else None,
+                weight=None if row.kind == schema.EXPLICIT else row.rating,
                 rated_at=None if row.rated_at is None else as_time(row.rated_at),
             )
             for row in rows

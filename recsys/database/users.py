@@ -11,6 +11,7 @@ from recsys.database.audit import record
 from recsys.database.changes import UserChange
 from recsys.database.descriptions import Description, upsert_descriptions
 from recsys.database.engine import retry_on_conflict, upsert
+from recsys.database.tombstones import bury_user
 from recsys.database.work import Guard, unit_of_work
 
 
@@ -71,11 +72,14 @@ def erase_user(engine: Engine, user_id: str, *, actor: str) -> UserChange | None
             if user_key is None:
                 return None
             rows = connection.execute(
-                delete(schema.ratings).where(rated.user_key == user_key).returning(rated.item_key, rated.rating)
+                delete(schema.ratings)
+                .where(rated.user_key == user_key)
+                .returning(rated.item_key, rated.rating, rated.kind)
             ).all()
             if rows:
-                item_key, rating = zip(*rows, strict=True)
-                work.count(np.array(item_key), [-1] * len(rows), -np.array(rating, np.float64))
+                item_key, rating, kind = zip(*rows, strict=True)
+                is_explicit = np.array(kind) == schema.EXPLICIT
+                work.count(np.array(item_key), [-1] * len(rows), -np.array(rating, np.float64), is_explicit)
             stored = schema.user_factors.c
             # Counted out of every version, so that a row that is missing otherwise shows.
             of_user = select(stored.number).where(stored.user_key == user_key)
@@ -86,6 +90,7 @@ def erase_user(engine: Engine, user_id: str, *, actor: str) -> UserChange | None
             )
             # Factors of every version and the mark of the last change go with the row.
             connection.execute(delete(schema.users).where(users.user_key == user_key))
+            bury_user(connection, user_id)
             record(connection, actor, "erase user", {"user_key": user_key, "n_ratings": len(rows)})
             work.change(users=[user_key])
         return UserChange(user_key, work.seq)

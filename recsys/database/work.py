@@ -39,7 +39,7 @@ class Work:
         self._users: set[int] = set()
         self._items: set[int] = set()
         self._rated: list[NDArray[np.int64]] = []
-        self._counts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
+        self._counts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]] = []
 
     def change_everything(self) -> None:
         """Make caches forget everything, as after a bulk load."""
@@ -55,16 +55,27 @@ class Work:
         self._rated.append(np.asarray(user_keys, np.int64))
 
     def count(
-        self, item_key: NDArray[np.int64], n: NDArray[np.int64] | Sequence[int], rating: NDArray[np.float64]
+        self,
+        item_key: NDArray[np.int64],
+        n: NDArray[np.int64] | Sequence[int],
+        rating: NDArray[np.float64],
+        is_explicit: NDArray[np.bool_] | bool = True,
     ) -> None:
-        """Add to the counts and rating sums of items: (n_changes,) each; an item may occur several times."""
-        self._counts.append((item_key, np.asarray(n, np.int64), rating))
+        """Add to the counts and rating sums of items: (n_changes,) each; an item may occur several times.
+
+        Args:
+            rating: what the sum of an item gains; of events it gains nothing.
+            is_explicit: whether they are ratings, and not events.
+        """
+        counts = np.asarray(n, np.int64)
+        explicit = np.broadcast_to(is_explicit, counts.shape)
+        self._counts.append((item_key, counts, np.where(explicit, rating, 0.0), np.where(explicit, counts, 0)))
 
     def close(self) -> None:
         """Record what changed."""
         if self._counts:
-            item_key, n, rating = (np.concatenate(parts) for parts in zip(*self._counts, strict=True))
-            add_counts(self.connection, item_key, n, rating)
+            item_key, n, rating, n_explicit = (np.concatenate(parts) for parts in zip(*self._counts, strict=True))
+            add_counts(self.connection, item_key, n, rating, n_explicit)
         rated = self.rated_users = np.unique(np.concatenate(self._rated)).tolist() if self._rated else []
         if self._everything:
             self.seq = record_change(self.connection)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from recsys.data.dataset import Ratings
 from recsys.data.keyed import positions
+from recsys.data.rating_scale import relevant_from as relevant_rating
 from recsys.evaluation.baselines import bias_only, popular
 from recsys.evaluation.comparison import (
     PATIENCE_NIGHTS,
@@ -150,7 +151,7 @@ class Judge:
         self.objective = objective
         self._training_set, self._test, self._scale, self._k = training_set, test, scale, k
         if relevant_from is None:
-            relevant_from = scale[0] + 0.75 * (scale[1] - scale[0])
+            relevant_from = relevant_rating(scale)
             if not (test.rating >= relevant_from).any():
                 relevant_from = float(test.rating.max())
         self._relevant_from = relevant_from

@@ -108,7 +108,7 @@ def evaluate_ranking(
     if not relevant.any():
         raise InputError(
             f"no test rating is {relevant_from} or more, so there is no ranking to measure; "
-            "lower relevant_from or give more test ratings"
+            "lower --relevant-from (`relevant_from`), or give more test ratings"
         )
     test = test.select(relevant).compact()
     n_relevant = np.bincount(test.user_idx, minlength=test.n_users)

@@ -13,7 +13,9 @@ Split = Literal["last-tenth", "hash", "random", "time-cut", "leave-last-out"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
-def hold_out(ratings: Ratings, split: Split = "last-tenth", *, share: float = 0.1, seed: int = 0) -> NDArray[np.bool_]:
+def hold_out(
+    ratings: Ratings, split: Split = "last-tenth", *, share: float = 0.1, seed: int = 0, turn: int = 0
+) -> NDArray[np.bool_]:
     """Hold out ratings to measure on.
 
     >>> held_out = hold_out(data.ratings)                               # doctest: +SKIP
@@ -28,6 +30,12 @@ def hold_out(ratings: Ratings, split: Split = "last-tenth", *, share: float = 0.
 
     All but `random` and `time-cut` leave every user at least one rating, and take nothing of an only one.
 
+    Args:
+        share: of the ratings to hold out.
+        seed: of `random`.
+        turn: how often ratings were held out of these already. Each turn has a hash of its own: what one hash left, it
+            leaves again.
+
     Returns:
         (n_ratings,) mask.
 
@@ -37,9 +45,9 @@ def hold_out(ratings: Ratings, split: Split = "last-tenth", *, share: float = 0.
     if not 0 < share < 1:
         raise InputError(f"share {share:g}: a share of the ratings between 0 and 1 can be held out")
     if split == "last-tenth":
-        return _last_by_user(ratings, share)
+        return _last_by_user(ratings, share, turn)
     if split == "hash":
-        return _by_hash(ratings, share)
+        return _by_hash(ratings, share, turn)
     if split == "random":
         return _random(ratings, share, seed)
     if split == "time-cut":
@@ -55,18 +63,18 @@ def known_share(train: Ratings, test: Ratings) -> float:
     return float(known[test.user_idx].mean()) if test.n_ratings else 0.0
 
 
-def _last_by_user(ratings: Ratings, share: float) -> NDArray[np.bool_]:
+def _last_by_user(ratings: Ratings, share: float, turn: int) -> NDArray[np.bool_]:
     n_rated = _n_rated(ratings)
     n_held = np.where(n_rated >= 2, np.maximum(1, (n_rated * share).astype(np.int64)), 0)
     timeless = np.zeros(ratings.n_users, bool)
     timeless[ratings.user_idx[ratings.rated_at == NO_TIME]] = True
     by_time = _from_end(ratings) < n_held[ratings.user_idx]
-    held: NDArray[np.bool_] = np.where(timeless[ratings.user_idx], _by_hash(ratings, share), by_time)
+    held: NDArray[np.bool_] = np.where(timeless[ratings.user_idx], _by_hash(ratings, share, turn), by_time)
     return held
 
 
-def _by_hash(ratings: Ratings, share: float) -> NDArray[np.bool_]:
-    picked = _pair_hash(ratings) < np.uint64(int(share * 2.0**64))
+def _by_hash(ratings: Ratings, share: float, turn: int) -> NDArray[np.bool_]:
+    picked = _pair_hash(ratings, turn) < np.uint64(int(share * 2.0**64))
     takes_all = np.bincount(ratings.user_idx[picked], minlength=ratings.n_users) == _n_rated(ratings)
     held: NDArray[np.bool_] = picked & ~takes_all[ratings.user_idx]
     return held
@@ -104,7 +112,7 @@ def _n_rated(ratings: Ratings) -> NDArray[np.int64]:
     return np.bincount(ratings.user_idx, minlength=ratings.n_users)
 
 
-def _pair_hash(ratings: Ratings) -> NDArray[np.uint64]:
+def _pair_hash(ratings: Ratings, turn: int = 0) -> NDArray[np.uint64]:
     """Return a stable 64-bit hash of (user_id, item_id) for each rating."""
     # The 1 makes it another hash than the one that the fingerprint begins with.
-    return mix(mix(ratings.user_hash[ratings.user_idx]) ^ ratings.item_hash[ratings.item_idx] ^ np.uint64(1))
+    return mix(mix(ratings.user_hash[ratings.user_idx]) ^ ratings.item_hash[ratings.item_idx] ^ np.uint64(1 + turn))

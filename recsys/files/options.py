@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from recsys.errors import InputError
-
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
@@ -27,24 +25,3 @@ class ReadOptions:
 
 
 AS_RECOGNISED = ReadOptions()
-
-
-def parse_event_weights(text: str) -> dict[str, float]:
-    """Return `view=1,cart=3` as a mapping.
-
-    Raises:
-        InputError: a part is not NAME=NUMBER, or a number is negative.
-    """
-    weights: dict[str, float] = {}
-    for part in text.split(","):
-        name, equals, number = part.strip().rpartition("=")
-        try:
-            weight = float(number)
-        except ValueError:
-            weight = -1.0
-        if not equals or not name.strip() or not 0 <= weight <= 1e6:
-            raise InputError(
-                f"--event-weights {part}: expected NAME=NUMBER, such as view=1,cart=3,purchase=5; correct it"
-            )
-        weights[name.strip()] = weight
-    return weights

@@ -66,7 +66,7 @@ def lists_for(
             if request.user_id is not None and request.ratings
         ]
         ignored += [UNEXPLAINED] if explain else []
-    rated = [_rated(recommender, request, stored or {}) for request in requests]
+    rated = [_rated(recommender, model, request, stored or {}) for request in requests]
     users = _read_states(engine, cache, recommender, model, requests, rated)
     lists = recommend(recommender, model, users, query)
     number = model.number if model else None
@@ -131,9 +131,11 @@ def _read_stored(
         return None
 
 
-def _rated(recommender: Recommender, request: ListRequest, stored: Mapping[str, RatedItems]) -> RatedItems:
+def _rated(
+    recommender: Recommender, model: LiveModel | None, request: ListRequest, stored: Mapping[str, RatedItems]
+) -> RatedItems:
     """Return the ratings of a request: the stored ones, overridden by those it came with."""
-    mine = stored.get(request.user_id or "", RatedItems.none())
+    mine = stored.get(request.user_id or "", RatedItems.none()).for_model(model)
     ratings = dict(zip(mine.item_idx.tolist(), mine.ratings.tolist(), strict=True))
     for item_id, rating in request.ratings:
         item_idx = recommender.catalogue.idx_of.get(item_id)

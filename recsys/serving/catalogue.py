@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from recsys.data.keyed import positions
-from recsys.database.counts import read_counts
+from recsys.database.counts import ItemCounts, read_counts
 from recsys.database.items import StoredItem, read_items
 from recsys.errors import NotFoundError
 from recsys.results import Categories, Category, Item, ItemPage
@@ -20,8 +21,8 @@ from recsys.serving.filters import NO_FILTERS, AttributeIndex, Filters
 from recsys.serving.growing import GrowingIds
 from recsys.serving.titles import TitleIndex, title_index
 
-Counts = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
-"""What `read_counts` returns."""
+Counts = ItemCounts | tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
+"""What `read_counts` returns, or the same without `n_explicit` if all are ratings."""
 
 _MAX_MASKS = 64
 """Most combinations of filters whose result is kept with a catalogue."""
@@ -40,7 +41,8 @@ class Catalogue:
         idx_by_category: category → positions of its items, ascending.
         hidden: (n_items,) mask of items that no list shows.
         n_ratings: (n_items,) int64.
-        mean_rating: (n_items,) float64, 0 for an item without ratings.
+        n_explicit: (n_items,) int64, ratings that say how much.
+        mean_rating: (n_items,) float64 of these, 0 for an item without any.
         idx_of: external id → position.
         json_prefixes: (n_items,) the beginning of each item in a list as JSON, computed when it is first listed.
         attributes: index of the attributes, for filters.
@@ -51,6 +53,7 @@ class Catalogue:
     idx_by_category: Mapping[str, NDArray[np.int64]]
     hidden: NDArray[np.bool_]
     n_ratings: NDArray[np.int64]
+    n_explicit: NDArray[np.int64]
     mean_rating: NDArray[np.float64]
     idx_of: GrowingIds
     json_prefixes: list[bytes | None] = field(repr=False)
@@ -74,7 +77,6 @@ class Catalogue:
         for found in alike.values():
             for category in categories[found[0]]:
                 by_category[category].append(found)
-        n_ratings, mean_rating = _align_counts(item_keys, counts)
         return cls(
             item_keys=item_keys,
             items=items,
@@ -83,8 +85,7 @@ class Catalogue:
                 for name, parts in by_category.items()
             },
             hidden=np.array(hidden, bool),
-            n_ratings=n_ratings,
-            mean_rating=mean_rating,
+            **_align_counts(item_keys, counts),
             idx_of=GrowingIds(dict(zip(ids, range(len(ids)), strict=True))),
             json_prefixes=[None] * len(items),
             attributes=AttributeIndex(items),
@@ -183,7 +184,7 @@ class Catalogue:
             attributes={name: value for name, value in stored.attributes.items() if name != "year"},
             hidden=stored.hidden,
             n_ratings=count,
-            mean_rating=float(self.mean_rating[item_idx]) if count else None,
+            mean_rating=float(self.mean_rating[item_idx]) if self.n_explicit[item_idx] else None,
         )
 
     def json_prefix(self, item_idx: int) -> bytes:
@@ -225,8 +226,7 @@ class Catalogue:
 
     def with_counts(self, counts: Counts) -> "Catalogue":
         """Return the same items with new numbers of ratings."""
-        n_ratings, mean_rating = _align_counts(self.item_keys, counts)
-        return replace(self, n_ratings=n_ratings, mean_rating=mean_rating, _left_out={})
+        return replace(self, **_align_counts(self.item_keys, counts), _left_out={})
 
     def with_items(self, changed: Iterable[StoredItem]) -> "Catalogue":
         """Return the same catalogue with some items changed or added."""
@@ -260,6 +260,7 @@ class Catalogue:
             idx_by_category=by_category,
             hidden=mask,
             n_ratings=np.append(self.n_ratings, np.zeros(n_new, np.int64)),
+            n_explicit=np.append(self.n_explicit, np.zeros(n_new, np.int64)),
             mean_rating=np.append(self.mean_rating, np.zeros(n_new)),
             idx_of=self.idx_of.with_more(new_idx),
             json_prefixes=prefixes,
@@ -278,10 +279,10 @@ def read_catalogue(connection: Connection) -> Catalogue:
     return Catalogue.from_items(read_items(connection), read_counts(connection))
 
 
-def _align_counts(item_keys: NDArray[np.int64], counts: Counts) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the numbers of ratings and the mean ratings of items, (n_items,) each; 0 for items without counts."""
-    keys, n, total = counts
+def _align_counts(item_keys: NDArray[np.int64], counts: Counts) -> dict[str, Any]:
+    """Return the fields `n_ratings`, `n_explicit` and `mean_rating` of items, (n_items,) each; 0 without any."""
+    keys, n, total, n_rated = (*counts[:3], counts[3] if len(counts) == 4 else counts[1])
     found = positions(keys, item_keys)
-    n_ratings = np.where(found >= 0, np.append(n, 0)[found], 0)
+    n_ratings, n_explicit = (np.where(found >= 0, np.append(each, 0)[found], 0) for each in (n, n_rated))
     sums = np.where(found >= 0, np.append(total, 0.0)[found], 0.0)
-    return n_ratings, sums / np.maximum(n_ratings, 1)
+    return {"n_ratings": n_ratings, "n_explicit": n_explicit, "mean_rating": sums / np.maximum(n_explicit, 1)}

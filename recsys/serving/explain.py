@@ -44,6 +44,7 @@ class _Explainer:
         assert user.embedding is not None
         self._catalogue, self._model = recommender.catalogue, model
         self._user = user.embedding
+        rated = rated.for_model(model)
         folded = fold_in_user(model, rated, explain=True)
         known = model.trained[rated.item_idx]
         self._rated = RatedItems(rated.item_idx[known], rated.ratings[known])

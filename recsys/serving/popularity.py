@@ -73,7 +73,7 @@ class Popularity:
             shown = ~catalogue.hidden
             values = catalogue.n_ratings.astype(np.float64)
             if by == "mean":
-                values, shown = catalogue.mean_rating, shown & (catalogue.n_ratings > 0)
+                values, shown = catalogue.mean_rating, shown & (catalogue.n_explicit > 0)
             elif by == "bias":
                 model = self._rating_model
                 assert model is not None, "Recommender.popular goes by count then"

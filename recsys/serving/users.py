@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
+from recsys.data.feedback import as_preferences
 from recsys.database.user_states import (
     StoredUser,
     read_ratings_of,
@@ -62,15 +63,33 @@ class RatedItems:
 
     Attributes:
         item_idx: (n,) int64 positions in the catalogue.
-        ratings: (n,) float32.
+        ratings: (n,) float32, ratings and weights of events.
+        is_implicit: (n,) mask of the weights; `None` if there are none.
     """
 
     item_idx: NDArray[np.int64]
     ratings: NDArray[np.float32]
+    is_implicit: NDArray[np.bool_] | None = None
 
     @classmethod
     def none(cls) -> "RatedItems":
         return cls(np.empty(0, np.int64), np.empty(0, np.float32))
+
+    def for_model(self, model: LiveModel | None) -> "RatedItems":
+        """Return one rating for each item, as the version was trained: events as relevant ratings, or left out.
+
+        Where an item has a rating and events, the rating counts.
+        """
+        if self.is_implicit is None:
+            return self
+        training = None if model is None else model.version.training
+        if model is not None and model.version.objective == "rating":
+            return RatedItems(self.item_idx[~self.is_implicit], self.ratings[~self.is_implicit])
+        ratings = self.ratings.copy()
+        scale, top = ((0.0, 1.0), None) if training is None else (training.rating_scale, training.weight_top)
+        ratings[self.is_implicit] = as_preferences(self.ratings[self.is_implicit], scale, top)
+        kept = ~self.is_implicit | ~np.isin(self.item_idx, self.item_idx[~self.is_implicit])
+        return RatedItems(self.item_idx[kept], ratings[kept])
 
 
 def read_states(
@@ -133,6 +152,7 @@ def fold_in_user(
     model: LiveModel, rated: RatedItems, prior: Embedding | None = None, *, explain: bool = False
 ) -> FoldedUser | None:
     """Solve a user's vector from their ratings of items that the version was trained with; `None` if there are none."""
+    rated = rated.for_model(model)
     known = model.trained[rated.item_idx]
     if not known.any():
         return None
@@ -144,13 +164,14 @@ def fold_in_user(
 
 def read_rated_items(connection: Connection, user_keys: Sequence[int], catalogue: Catalogue) -> dict[int, RatedItems]:
     """Return the ratings of users by key, of the items in the catalogue."""
-    user_key, item_key, rating = read_ratings_of(connection, user_keys)
+    user_key, item_key, rating, is_implicit = read_ratings_of(connection, user_keys)
     item_idx = catalogue.positions(item_key)
     result = {}
     for key in user_keys:
         rows = slice(*np.searchsorted(user_key, [key, key + 1]))
         present = item_idx[rows] >= 0
-        result[key] = RatedItems(item_idx[rows][present], rating[rows][present])
+        mask = is_implicit[rows][present]
+        result[key] = RatedItems(item_idx[rows][present], rating[rows][present], mask if mask.any() else None)
     return result
 
 

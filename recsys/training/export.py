@@ -1,5 +1,6 @@
 """From a trained model to `Factors`: plain arrays, which everything outside this package uses."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -68,8 +69,10 @@ def with_ranking_constants(factors: Factors, run: Run, train: Ratings, config: C
     The ridge is measured on up to 128 users, spread evenly over the training set.
     """
     mean, span = float(train.rating.mean(dtype=np.float64)), float(np.ptp(train.rating)) or 1.0
+    dislike_below = -math.inf if train.scale is None else (train.scale[0] + train.scale[1]) / 2
+    n_items = train.n_ratings / train.n_users
     constants = RankingConstants(
-        mean, span, train.n_ratings / train.n_users, DEFAULT_RIDGE, config.rating_weight, config.user_power
+        mean, span, n_items, DEFAULT_RIDGE, config.rating_weight, config.user_power, dislike_below
     )
     fold_in = FoldIn(replace(factors, constants=constants))
     starts, order = train.by_user()
@@ -80,7 +83,16 @@ def with_ranking_constants(factors: Factors, run: Run, train: Ratings, config: C
     vectors = factors.user_factors[positions(factors.user_keys, train.user_keys[users])]
     own = run.model.users.own_factors.detach()
     own_vectors = as_array(own[torch.from_numpy(users).to(own.device)])
-    return replace(factors, constants=replace(constants, ridge=fold_in.measure_ridge(rated, vectors, own_vectors)))
+    constants = replace(constants, ridge=fold_in.measure_ridge(rated, vectors, own_vectors))
+    highest = np.full(train.n_users, -math.inf)
+    np.maximum.at(highest, train.user_idx, train.rating)
+    user_factors = factors.user_factors.copy()
+    for user in np.flatnonzero(highest < dislike_below).tolist():
+        # The loss has only positive weights: it pulls towards what these users dislike.
+        of_user = order[starts[user] : starts[user + 1]]
+        folded = fold_in.solve(item_idx[train.item_idx[of_user]], train.rating[of_user])
+        user_factors[positions(factors.user_keys, train.user_keys[user : user + 1])] = folded.vector
+    return replace(factors, users=replace(factors.users, factors=user_factors), constants=constants)
 
 
 def with_feature_rows(

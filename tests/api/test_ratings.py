@@ -55,7 +55,7 @@ class TestPost:
         rows = [
             {"user_id": "u9", "item_id": "zzz", "rating": 3},
             {"user_id": "u9", "item_id": "a", "rating": 3},
-            {"user_id": "u9", "item_id": "b", "rating": 5.5},
+            {"user_id": "u9", "item_id": "b", "rating": 1e7},
             {"user_id": " ", "item_id": "b", "rating": 3},
             {"user_id": "u9", "item_id": "c", "rating": 3, "rated_at": "2999-01-01T00:00:00Z"},
             {"user_id": "u9", "item_id": "a\0", "rating": 3},
@@ -63,13 +63,18 @@ class TestPost:
             {"user_id": "u9", "item_id": "b", "rating": 3, "rated_at": "0001-01-01T00:00:00+14:00"},
             {"user_id": "x" * 10_000, "item_id": "b", "rating": 3},
             {"user_id": "u9", "item_id": "x" * 10_000, "rating": 3},
-            {"user_id": "u9", "item_id": "b", "rating": 0.999},
+            {"user_id": "u9", "item_id": "b", "rating": None},
+            "no row",
+            {"user_id": 7, "item_id": "b", "rating": 3},
+            {"user_id": "u9", "item_id": "b", "rating": 3, "event": "view"},
+            {"user_id": "u9", "item_id": "b", "weight": 0},
             {"user_id": "u9", "item_id": "b", "rating": 1e300},
         ]
         report = client.post("/v1/ratings", **as_json(json.dumps({"ratings": rows}))).json()
-        assert (report["inserted"], report["rejected"]) == (1, 11), report
-        assert [error["index"] for error in report["errors"]] == [0, *range(2, 12)]
-        assert report["errors"][1]["message"] == "rating 5.5 is outside the scale: expected 1 to 5"
+        assert (report["inserted"], report["rejected"]) == (1, 15), report
+        assert [error["index"] for error in report["errors"]] == [0, *range(2, 16)]
+        assert "create it with PUT /v1/items/zzz" in report["errors"][0]["message"]
+        assert report["errors"][1]["message"] == "rating 1e+07 is outside the scale: expected -1e+06 to 1e+06"
         assert [row["item_id"] for row in client.get("/v1/users/u9/ratings").json()["ratings"]] == ["a"]
 
     def test_two_of_the_same_pair(self, client: httpx.Client) -> None:
@@ -85,7 +90,7 @@ class TestPost:
         assert client.post("/v1/ratings", json={"ratings": rows}).json()["unchanged"] == 1000
 
     def test_all_bad_is_refused(self, reader: httpx.Client) -> None:
-        rows = posted("u1", "zzz")["ratings"] + posted("u1", "a", 6)["ratings"]
+        rows = posted("u1", "zzz")["ratings"] + posted("u1", "a", "six")["ratings"]
         body = check_problem(reader.post("/v1/ratings", json={"ratings": rows}), 422, "there is no item 'zzz'")
         assert [error["where"] for error in body["errors"]] == ["body.ratings.0", "body.ratings.1"]
 
@@ -109,7 +114,8 @@ class TestPost:
         ],
     )
     def test_wrong_bodies(self, reader: httpx.Client, body: object) -> None:
-        check_problem(reader.post("/v1/ratings", json=body), 422, "body")
+        problem = check_problem(reader.post("/v1/ratings", json=body), 422, "")
+        assert problem["errors"][0]["where"].startswith("body")
 
     @pytest.mark.parametrize(
         "content",
@@ -124,7 +130,33 @@ class TestPost:
         ],
     )
     def test_wrong_json(self, reader: httpx.Client, content: bytes) -> None:
-        check_problem(reader.post("/v1/ratings", **as_json(content)), 422, "body")
+        problem = check_problem(reader.post("/v1/ratings", **as_json(content)), 422, "")
+        assert problem["errors"][0]["where"].startswith("body")
+
+    @pytest.mark.parametrize(
+        "at", [1_600_000_000, 1_600_000_000_000, "2020-09-13T12:26:40Z", "2020-09-13T14:26:40+02:00"]
+    )
+    def test_times_are_iso_8601_or_unix_seconds_or_milliseconds(self, client: httpx.Client, at: object) -> None:
+        assert client.post("/v1/ratings", json=posted("u9", "a", 3, rated_at=at)).json()["inserted"] == 1
+        [row] = client.get("/v1/users/u9/ratings").json()["ratings"]
+        assert row["rated_at"] == "2020-09-13T12:26:40Z"
+
+    def test_the_first_rating_beyond_what_was_seen_is_kept(self, client: httpx.Client) -> None:
+        """Only a configured scale refuses; what was rated so far is no scale."""
+        assert client.post("/v1/ratings", json=posted("u9", "a", 0.5)).json()["inserted"] == 1
+
+    def test_an_event_counts_once_and_the_next_list_respects_it(self, client: httpx.Client) -> None:
+        rows = [
+            {"user_id": "u9", "item_id": "a", "event": "view", "rated_at": 1_600_000_000},
+            {"user_id": "u9", "item_id": "a", "weight": 2.5, "rated_at": 1_600_000_001},
+        ]
+        assert client.post("/v1/ratings", json={"ratings": rows}).json()["inserted"] == 2
+        assert client.post("/v1/ratings", json={"ratings": rows}).json()["unchanged"] == 2
+        [row] = client.get("/v1/users/u9/ratings").json()["ratings"]
+        assert (row["rating"], row["weight"]) == (None, 3.5)
+        answer = client.get("/v1/users/u9/recommendations")
+        assert answer.json()["source"] == "fold_in"
+        assert "a" not in ids(answer)
 
 
 class TestUserRatings:

@@ -68,7 +68,7 @@ def test_promise_3_loading_twice_changes_nothing(engine: Engine) -> None:
         pytest.param((3.0, 1000), (4.0, 2000), (4.0, 2000), "updated", id="newer wins"),
         pytest.param((3.0, 2000), (4.0, 1000), (3.0, 2000), "unchanged", id="older never overwrites"),
         pytest.param((3.0, 1000), (4.0, 1000), (4.0, 1000), "updated", id="equal times: the last load wins"),
-        pytest.param((3.0, 1000), (4.0, None), (4.0, 1000), "updated", id="no new time: the last load wins"),
+        pytest.param((3.0, 1000), (4.0, None), (3.0, 1000), "unchanged", id="no time never beats a known one"),
         pytest.param((3.0, None), (4.0, 1000), (4.0, 1000), "updated", id="no old time: the last load wins"),
         pytest.param((3.0, None), (4.0, None), (4.0, None), "updated", id="no times: the last load wins"),
         pytest.param((3.0, 1000), (3.0, None), (3.0, 1000), "unchanged", id="same value without a time"),

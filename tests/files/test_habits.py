@@ -16,8 +16,9 @@ from recsys.data.dataset import NO_TIME
 from recsys.data.rows import Rejected
 from recsys.errors import InputError
 from recsys.files import packed
-from recsys.files.options import ReadOptions, parse_event_weights
+from recsys.files.options import ReadOptions
 from recsys.files.source import Source, open_source
+from recsys.settings import parse_event_weights
 
 Write = Callable[[str, str | bytes], Path]
 Row = tuple[str, str, float, int | None]

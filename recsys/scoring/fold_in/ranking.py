@@ -101,6 +101,10 @@ class RankingFoldIn:
         pull = self._map.to_own(weight[:, None] * (there.rated_slopes - there.mean) / ridge)
         return Solution(own, 0.0, pull)
 
+    def are_dislikes(self, rating: F32) -> bool:
+        """Return whether all of a user's ratings (n,) are dislikes."""
+        return self._constants is not None and bool((rating < self._constants.dislike_below).all())
+
     def measure_ridge(self, rated: Sequence[tuple[NDArray[np.int64], F32]], user_vectors: F32, own: F32) -> float:
         """Return how strongly a training held back the own embeddings of some users: the λ that fits
 

@@ -19,6 +19,9 @@ from recsys.scoring.fold_in.items import F32, UserMap
 from recsys.scoring.fold_in.ranking import RankingFoldIn
 from recsys.scoring.fold_in.rating import RatingFoldIn
 
+DISLIKE_STRENGTH = np.float32(1.0)
+"""How far the vector of a user with dislikes only points away, as a share of how far likes would pull it."""
+
 
 @dataclass(frozen=True, slots=True)
 class FoldedUser:
@@ -89,6 +92,8 @@ class FoldIn:
                 start, prior_bias, np.zeros((len(item_idx), self._width), np.float32) if explain else None
             )
         implicit = self._implicit_vectors(idx)
+        if self._ranking is not None and self._ranking.are_dislikes(r):
+            return self._from_dislikes(item_idx, idx, known, start, prior_bias, implicit, explain)
         begin = start if implicit is None else start + implicit.sum(0)
         if self._rating is not None:
             solution = self._rating.solve(idx, r, begin, prior_bias)
@@ -107,6 +112,28 @@ class FoldIn:
         parts = np.zeros((len(item_idx), self._width), np.float32)
         parts[known] = added
         return FoldedUser(vector, prior_bias + solution.bias, parts)
+
+    def _from_dislikes(
+        self,
+        item_idx: NDArray[np.int64],
+        idx: NDArray[np.int64],
+        known: NDArray[np.bool_],
+        start: F32,
+        prior_bias: float,
+        implicit: F32 | None,
+        explain: bool,
+    ) -> FoldedUser:
+        """Return the vector of a user who liked nothing they rated: it points away from what such ratings point to.
+
+        The loss has only positive weights, so its minimum would lie towards what the user dislikes.
+        """
+        pulls = self._items.factors[idx] / np.float32(len(idx)) if implicit is None else implicit
+        away = -DISLIKE_STRENGTH * pulls
+        parts = None
+        if explain:
+            parts = np.zeros((len(item_idx), self._width), np.float32)
+            parts[known] = away
+        return FoldedUser((start + away.sum(0)).astype(np.float32), prior_bias, parts)
 
     def measure_ridge(self, rated: Sequence[tuple[NDArray[np.int64], F32]], user_vectors: F32, own: F32) -> float:
         """Return how strongly a `ranking` training held back the users' own embeddings; see `RankingFoldIn`.
