@@ -213,7 +213,7 @@ def train_if_new(
                 ObjectiveReport(objective=objective, status="nothing_new", model_version=latest.number, reason=reason)
             )
             return
-        pipeline = Pipeline(engine, settings, held, run, read_once().for_objective(objective), job)
+        pipeline = Pipeline(engine, settings, held, run, read_once(), job)
         training = pipeline.train() if latest is None else pipeline.resume(latest.number)
     except LockedError:
         raise

@@ -153,9 +153,11 @@ class Pipeline:
         Raises:
             Interrupted: the training was stopped; the message says what was kept.
             LockedError: another process took the lease meanwhile.
+            NothingToTrainError: there is nothing that the objective could learn from.
             TrainingError: there are too few ratings, or training diverged.
         """
         started = time.perf_counter()
+        self._source = self._source.for_objective(self.job.objective)
         job, source, settings, run = self.job, self._source, self._settings, self._run
         with explain_interrupt(self._kept):
             with run.step("split", job.objective, source.fingerprint) as step:

@@ -46,7 +46,7 @@ def train(
     """
     job = TrainingJob(objective, architecture, overrides or {}, device, seed, accumulate, publish_it, force_reason)
     with recorded(engine, "train") as run:
-        source = TrainingInput.read(engine, settings).for_objective(objective)
+        source = TrainingInput.read(engine, settings)
         report = Pipeline(engine, settings, held, run, source, job).train()
         run.reason, run.detail = report.reason, report.model_dump(mode="json")
     return report
