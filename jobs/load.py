@@ -73,7 +73,8 @@ def load(
         rating_range=(settings.rating_min, settings.rating_max),
         options=options,
     )
-    with rejects_to(rejects_file, source) as rejects:
+    # A dry run leaves the file of an earlier load alone, unless a file is named.
+    with rejects_to(rejects_file, source, keep=not dry_run or rejects_file is not None) as rejects:
         ratings = read_ratings_file(source, rejects)
         n_rejected = rejects.count
         item_rows = read_items_file(source, rejects)
@@ -111,7 +112,7 @@ def load(
         items_rejected=n_items_rejected,
         users_rejected=rejects.count - n_rejected - n_items_rejected,
         seconds=round(time.perf_counter() - started, 3),
-        rejects_file=str(rejects.path) if rejects.count else None,
+        rejects_file=str(rejects.path) if rejects.count and rejects.keep else None,
         kind="implicit" if implicit else "explicit",
         unrated=source.n_unrated,
         withdrawn=done.withdrawn,
@@ -214,7 +215,7 @@ def read_ratings_file(
     def give_up() -> MostlyBadError:
         return MostlyBadError(
             f"{source.name}: {rejects.count:,} of {kept + rejects.count:,} rows were rejected, so nothing was loaded; "
-            f"the first: {rejects.first}. See {rejects.path}; the columns can be named with --map, "
+            f"the first: {rejects.first}. See {rejects.where}; the columns can be named with --map, "
             "the kind of file with --format"
         )
 
@@ -266,4 +267,4 @@ def naming_rejects(rejects: Rejects) -> Iterator[None]:
     try:
         yield
     except MostlyBadError as error:
-        raise MostlyBadError(f"{error}. All of them: {rejects.path}") from error
+        raise MostlyBadError(f"{error}. All of them: {rejects.where}") from error

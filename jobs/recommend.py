@@ -1,27 +1,36 @@
-"""Lists from the shell: for one user, or for all of them into a file."""
+"""Lists from the shell: for one user, for items, or for all users into a file."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pyarrow.csv import CSVWriter
+from pyarrow.parquet import ParquetWriter
 from sqlalchemy import Connection, Engine
 
 from jobs.progress import progress
 from recsys.database.engine import reading
 from recsys.database.user_chunks import UserChunk, count_users, read_chunks, read_rated_pairs, read_trained_rows
 from recsys.errors import InputError
-from recsys.results import AllListsReport, ItemList
-from recsys.serving.encode import to_item_list
-from recsys.serving.explain import explain_list
+from recsys.results import AllListsReport, Ignored, ItemList, Order, PopularBy
+from recsys.serving.catalogue import Catalogue
+from recsys.serving.checks import ignored_parts
+from recsys.serving.encode import ItemDetails, metadata_fields, to_item_list
+from recsys.serving.explain import explain_items
+from recsys.serving.filters import NO_FILTERS, Filters
 from recsys.serving.lists import ListQuery
 from recsys.serving.lists import recommend as rank_items
 from recsys.serving.live_model import Embedding, LiveModel
-from recsys.serving.searches import RankedItems
+from recsys.serving.pages import as_page, start_page
+from recsys.serving.predictions import predicted_ratings
+from recsys.serving.searches import RankedItems, run_searches
 from recsys.serving.snapshot import Recommender, load_recommender
-from recsys.serving.users import UserState, read_rated_items_by_id, read_states
+from recsys.serving.trending import HALF_LIFE_DAYS, read_trending
+from recsys.serving.users import UNKNOWN_USER, UserState, read_rated_items_by_id, read_states
 
 CHUNK_USERS = 4096
 """Users in one row group of the file, and in memory at once."""
@@ -35,26 +44,147 @@ SCHEMA = pa.schema(
         ("source", pa.dictionary(pa.int8(), pa.string())),
     ]
 )
+CSV_SCHEMA = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("rank", pa.int32()),
+        ("item_id", pa.string()),
+        ("score", pa.float64()),
+        ("source", pa.string()),
+    ]
+)
 SOURCES = ["model", "fold_in", "popularity"]
 
 
-def recommend(engine: Engine, user_id: str, query: ListQuery, *, explain: bool = False) -> ItemList:
+@dataclass(frozen=True, slots=True)
+class UserQuery:
+    """What a list from the shell should contain: `ListQuery` with ids in place of positions.
+
+    Attributes:
+        model: `ranking`, `rating` or the number of a live version; `None`: the live ranking version.
+        fields: what the items have beside their title.
+        cursor: of the page before; `None`: the first page.
+    """
+
+    n: int = 10
+    exclude_seen: bool = True
+    filters: Filters = NO_FILTERS
+    exclude: Sequence[str] = ()
+    candidates: Sequence[str] | None = None
+    model: str | None = None
+    fields: Sequence[str] = ()
+    cursor: str | None = None
+    explain: bool = False
+
+    def list_query(self, catalogue: Catalogue) -> ListQuery:
+        """Return the query with the positions of items."""
+        return ListQuery(
+            n=self.n,
+            exclude_seen=self.exclude_seen,
+            filters=self.filters,
+            exclude=catalogue.find(self.exclude),
+            candidates=None if self.candidates is None else catalogue.find(self.candidates),
+        )
+
+    def ignored(self, catalogue: Catalogue) -> tuple[Ignored, ...]:
+        """Return the parts of the query that have no effect."""
+        ids = [("exclude", self.exclude), ("candidate", self.candidates or ())]
+        return ignored_parts(catalogue, self.filters, ids)
+
+
+def recommend(engine: Engine, user_id: str, query: UserQuery) -> ItemList:
     """Return the list of one user, as the API returns it."""
     with reading(engine) as connection:
         recommender = load_recommender(connection)
-        model = recommender.list_model()
-        user = read_states(connection, [user_id], recommender.catalogue, model)[user_id]
-        (ranked,) = rank_items(recommender, model, [user], query)
-        if not explain:
-            return to_item_list(recommender.catalogue, ranked)
-        rated = read_rated_items_by_id(connection, [user_id], recommender.catalogue)[user_id]
-        return explain_list(recommender, model, user, rated, ranked)
+        catalogue, model = recommender.catalogue, recommender.list_model(query.model)
+        user = read_states(connection, [user_id], catalogue, model)[user_id]
+        start = start_page(catalogue, "recommendations", query.cursor)
+        plain = query.list_query(catalogue)
+        exclude = np.concatenate([plain.exclude, start.shown])
+        asked = replace(plain, n=query.n + 1, exclude=exclude, after=start.last)
+        (ranked,) = rank_items(recommender, model, [user], asked)
+        ranked = as_page(catalogue, ranked, query.n, start)._replace(ignored=query.ignored(catalogue))
+        explanations, predictions = None, None
+        if query.explain:
+            rated = read_rated_items_by_id(connection, [user_id], catalogue)[user_id]
+            explanations = explain_items(recommender, model, user, rated, ranked)
+        rating_model = recommender.models.get("rating")
+        if "prediction" in query.fields and rating_model is not None:
+            rater = read_states(connection, [user_id], catalogue, rating_model)[user_id]
+            predictions = predicted_ratings(rating_model, rater, ranked.best.item_idx)
+    return to_item_list(catalogue, ranked, ItemDetails(metadata_fields(query.fields), predictions, explanations))
 
 
-def recommend_all(engine: Engine, out: Path, query: ListQuery) -> AllListsReport:
-    """Write the lists of all users to a Parquet file: user_id, rank from 1, item_id, score, source.
+def similar(
+    engine: Engine,
+    item_ids: Sequence[str],
+    n: int,
+    filters: Filters = NO_FILTERS,
+    exclude: Sequence[str] = (),
+    exclude_seen_by: str | None = None,
+    fields: Sequence[str] = (),
+    cursor: str | None = None,
+) -> ItemList:
+    """Return the items that are similar to one item or to several, as the API returns them.
 
-    The file is written under another name and renamed at the end, so that a reader never sees half of it.
+    Raises:
+        NotFoundError: the version knows none of the items.
+    """
+    with reading(engine) as connection:
+        recommender = load_recommender(connection)
+        catalogue = recommender.catalogue
+        seen, ignored = np.empty(0, np.int64), ignored_parts(catalogue, filters, [("exclude", exclude)])
+        if exclude_seen_by is not None:
+            model = recommender.models.get("ranking")
+            user = read_states(connection, [exclude_seen_by], catalogue, model)[exclude_seen_by]
+            seen = user.seen.astype(np.int64)
+            if user is UNKNOWN_USER:
+                reason = "there is no such user, so nothing is excluded"
+                ignored += (Ignored(where="exclude_seen_by", value=exclude_seen_by, reason=reason),)
+    start = start_page(catalogue, "similar", cursor)
+    left_out = np.concatenate([start.shown, seen, catalogue.find(exclude)])
+    if len(item_ids) == 1:
+        search = recommender.similar.search(item_ids[0], n + 1, filters, left_out, start.last)
+    else:
+        search, unknown = recommender.similar.search_many(item_ids, n + 1, filters, left_out, start.last)
+        ignored += unknown
+    ranked = recommender.similar.finish(search, run_searches([search])[0])
+    ranked = as_page(catalogue, ranked, n, start)._replace(ignored=ignored)
+    return to_item_list(catalogue, ranked, ItemDetails(metadata_fields(fields)))
+
+
+def popular(
+    engine: Engine,
+    by: PopularBy,
+    n: int,
+    order: Order,
+    min_ratings: int | None = None,
+    filters: Filters = NO_FILTERS,
+    half_life_days: float = HALF_LIFE_DAYS,
+    fields: Sequence[str] = (),
+    cursor: str | None = None,
+) -> ItemList:
+    """Return popular items, as the API returns them."""
+    trending, fallback = None, None
+    with reading(engine) as connection:
+        recommender = load_recommender(connection)
+        if by == "trending":
+            trending, fallback = read_trending(connection, recommender, half_life_days, order)
+    catalogue = recommender.catalogue
+    start = start_page(catalogue, "popular", cursor)
+    ranked = recommender.popular(
+        by, n + 1, order, min_ratings, filters, exclude=start.shown, after=start.last, trending=trending
+    )
+    ranked = as_page(catalogue, ranked, n, start)
+    ranked = ranked._replace(ignored=ignored_parts(catalogue, filters), fallback=fallback or ranked.fallback)
+    return to_item_list(catalogue, ranked, ItemDetails(metadata_fields(fields)))
+
+
+def recommend_all(engine: Engine, out: Path, query: UserQuery) -> AllListsReport:
+    """Write the lists of all users to a file: user_id, rank from 1, item_id, score, source.
+
+    The file is Parquet, or CSV if its name ends with .csv. It is written under another name and renamed at the end, so
+    that a reader never sees half of it.
 
     Raises:
         InputError: the file cannot be written.
@@ -62,19 +192,21 @@ def recommend_all(engine: Engine, out: Path, query: ListQuery) -> AllListsReport
     started = perf_counter()
     with reading(engine) as connection:
         recommender = load_recommender(connection)
-        model = recommender.list_model()
+        model = recommender.list_model(query.model)
+        list_query = query.list_query(recommender.catalogue)
         n_users = count_users(connection)
         partial = out.with_name(f".{out.name}.part")
         n_rows = 0
         metadata = {"recsys.model_version": str(model.number) if model else "none"}
+        is_csv = out.suffix == ".csv"
         try:
-            with (
-                pq.ParquetWriter(partial, SCHEMA.with_metadata(metadata)) as file,
-                progress("recommending", n_users) as advance,
-            ):
+            writer = (
+                CSVWriter(partial, CSV_SCHEMA) if is_csv else ParquetWriter(partial, SCHEMA.with_metadata(metadata))
+            )
+            with writer as file, progress("recommending", n_users) as advance:
                 for chunk in read_chunks(connection, CHUNK_USERS):
-                    table = chunk_lists(connection, recommender, model, chunk, query)
-                    file.write_table(table)
+                    table = chunk_lists(connection, recommender, model, chunk, list_query)
+                    file.write_table(table.cast(CSV_SCHEMA) if is_csv else table)
                     n_rows += len(table)
                     advance(len(chunk.user_ids))
             partial.replace(out)
@@ -82,13 +214,13 @@ def recommend_all(engine: Engine, out: Path, query: ListQuery) -> AllListsReport
             raise InputError(f"cannot write {out} ({error.strerror}): choose another path with --out") from error
         finally:
             partial.unlink(missing_ok=True)
-    seconds = perf_counter() - started
     return AllListsReport(
         model_version=model.number if model else None,
         users=n_users,
         rows=n_rows,
         file=str(out),
-        seconds=round(seconds, 3),
+        seconds=round(perf_counter() - started, 3),
+        ignored=list(query.ignored(recommender.catalogue)) or None,
     )
 
 

@@ -26,10 +26,12 @@ class Rejects:
         path: of the file.
         count: number of rows so far.
         first: the first rejected row.
+        keep: whether rows are written; if not, they are only counted.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, keep: bool = True) -> None:
         self.path = path
+        self.keep = keep
         self.count = 0
         self.first: Rejected | None = None
         self._file: TextIO | None = None
@@ -40,11 +42,17 @@ class Rejects:
         Raises:
             InputError: the file cannot be created, or exists and is not a file of rejected rows.
         """
-        if self._file is None:
-            self._file = self._create()
-        self._file.write(f"{rejected}\n")
+        if self.keep:
+            if self._file is None:
+                self._file = self._create()
+            self._file.write(f"{rejected}\n")
         self.first = self.first or rejected
         self.count += 1
+
+    @property
+    def where(self) -> str:
+        """Where the rejected rows are, for a message."""
+        return str(self.path) if self.keep else "--rejects FILE, which writes them"
 
     def close(self) -> None:
         """Close the file."""
@@ -80,13 +88,14 @@ class Rejects:
 
 
 @contextmanager
-def rejects_to(path: Path | None, source: Source) -> Iterator[Rejects]:
+def rejects_to(path: Path | None, source: Source, *, keep: bool = True) -> Iterator[Rejects]:
     """Collect the rejected rows of a source in a file.
 
     Args:
         path: of the file; `None`: NAME.rejects.txt in the working directory.
+        keep: whether to write the file.
     """
-    rejects = Rejects(path or Path(f"{Path(source.name).name}.rejects.txt"))
+    rejects = Rejects(path or Path(f"{Path(source.name).name}.rejects.txt"), keep=keep)
     try:
         yield rejects
     finally:

@@ -3,6 +3,7 @@
     RecsysError                 something to tell the caller; never a bug of ours
     ├── MissingExtraError       a package of an optional extra is not installed
     ├── InputError              a file, a row, an argument or a setting is wrong
+    │   ├── UsageError          the options of a command do not fit
     │   └── MostlyBadError      more rows of a file were rejected than kept: refused whole
     ├── NotFoundError           an item, user or model version that does not exist
     ├── NoModelError            nothing is live yet
@@ -60,6 +61,12 @@ class InputError(RecsysError):
 
     status = 422
     title = "The request is not valid"
+
+
+class UsageError(InputError):
+    """Options of a command do not fit; the message names them and what was expected."""
+
+    exit_code = 2
 
 
 class MostlyBadError(InputError):

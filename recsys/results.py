@@ -397,6 +397,9 @@ class AllListsReport(Result):
     rows: int
     file: str
     seconds: float
+    ignored: list[Ignored] | None = Field(
+        default=None, exclude_if=_not_asked_for, description="Parts of the request without effect, if there are any."
+    )
 
 
 class PruneReport(Result):

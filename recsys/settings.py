@@ -1,9 +1,13 @@
 """One frozen, typed object for everything that is configured from outside."""
 
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
 
+from dotenv import dotenv_values
 from pydantic import Field, FiniteFloat, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -151,6 +155,25 @@ class Settings(BaseSettings):
         return self
 
 
+def check_names(environment: Mapping[str, str], env_file: Path) -> None:
+    """Check that no setting is misspelt.
+
+    A name in the file that begins with RECSYS_ must be a setting. In the environment, where others add variables too,
+    only a name that is nearly a setting is refused.
+
+    Raises:
+        InputError: names the setting, and the one that was probably meant.
+    """
+    known = [f"RECSYS_{name.upper()}" for name in Settings.model_fields]
+    in_file = [name.upper() for name in dotenv_values(env_file) if name.upper().startswith("RECSYS_")]
+    for where, names, cutoff in ((str(env_file), in_file, 0.6), ("the environment", list(environment), 0.9)):
+        for name in names:
+            near = get_close_matches(name, known, n=1, cutoff=cutoff)
+            if name not in known and name.startswith("RECSYS_") and (near or where == str(env_file)):
+                meant = f": did you mean {near[0]}?" if near else ": see the table of settings in docs/operations.md"
+                raise InputError(f"{where} sets {name}, which is no setting{meant}")
+
+
 def load_settings() -> Settings:
     """Return the settings of this process.
 
@@ -159,6 +182,7 @@ def load_settings() -> Settings:
     Raises:
         InputError: a variable has a value that cannot be used; the message names it.
     """
+    check_names(os.environ, Path(".env"))
     try:
         return Settings()
     except ValidationError as error:

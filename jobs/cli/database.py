@@ -19,6 +19,7 @@ from jobs.cli.options import (
     database_to_preview,
     open_database,
     read_options,
+    used_databases,
 )
 from jobs.cli.stopping import stoppable
 
@@ -38,6 +39,7 @@ def init_command(json: JsonOption = False) -> None:
     from recsys.settings import load_settings
 
     engine = connect(load_settings().database_url)
+    used_databases.append(engine.url.render_as_string(hide_password=True))
     migration.upgrade(engine)
     report = InitReport(
         database=engine.url.render_as_string(hide_password=True),

@@ -1,10 +1,23 @@
-"""`recsys recommend`, `recsys similar` and `recsys popular`: the lists that the service answers with."""
+"""`recsys recommend`, `similar`, `popular` and `items`: the lists that the service answers with."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from jobs.cli.filter_options import (
+    AttributeOption,
+    CategoryOption,
+    CursorOption,
+    ExcludeOption,
+    FieldsOption,
+    MinRatingsOption,
+    NotCategoryOption,
+    YearFromOption,
+    YearToOption,
+    check_fields,
+    filters_of,
+)
 from jobs.cli.options import CountOption, JsonOption, OrderName, PopularByName, open_database
 from jobs.cli.stopping import stoppable
 
@@ -16,60 +29,103 @@ def recommend_command(
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="List items that the user has rated, too.")
     ] = False,
+    category: CategoryOption = None,
+    not_category: NotCategoryOption = None,
+    year_from: YearFromOption = None,
+    year_to: YearToOption = None,
+    attribute: AttributeOption = None,
+    min_ratings: MinRatingsOption = 0,
+    exclude: ExcludeOption = None,
+    candidate: Annotated[
+        list[str] | None,
+        typer.Option("--candidate", metavar="ITEM_ID", help="Choose from these items alone; repeated for several."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="`ranking`, `rating`, or the number of a live version. Default: the live ranking version."),
+    ] = None,
+    field: FieldsOption = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the parts of each score, and the ratings that raised it.")
     ] = False,
-    all: Annotated[bool, typer.Option("--all", help="Write the lists of all users to a Parquet file.")] = False,
-    out: Annotated[Path, typer.Option(help="The file that --all writes.")] = Path("lists.parquet"),
+    cursor: CursorOption = None,
+    all: Annotated[bool, typer.Option("--all", help="Write the lists of all users to a file.")] = False,
+    out: Annotated[
+        Path, typer.Option(help="The file that --all writes: Parquet, or CSV if its name ends with .csv.")
+    ] = Path("lists.parquet"),
     json: JsonOption = False,
 ) -> None:
     """Print the best items for a user, or write the lists of all users to a file.
 
     An unknown user gets the items with the most ratings. The file of --all has the columns user_id, rank, item_id,
-    score and source.
+    score and source. An id that begins with a dash goes after two dashes.
 
         recsys recommend 196
+        recsys recommend 196 --category Comedy --not-category Horror
+        recsys recommend 196 --year-from 1990 --attribute 'price<=20'
         recsys recommend 196 --explain
-        recsys recommend --all --out lists.parquet
+        recsys recommend -- -7
+        recsys recommend --all --out lists.csv
     """
     from jobs.cli.show import show
-    from jobs.recommend import recommend, recommend_all
-    from recsys.serving.lists import ListQuery
+    from jobs.recommend import UserQuery, recommend, recommend_all
 
     if all == (user_id is not None):
         raise typer.BadParameter("give the id of one user, or --all for the lists of all users")
+    if all and (explain or field or cursor):
+        raise typer.BadParameter("--explain, --field and --cursor are for the list of one user, not for --all")
+    if all and out.suffix not in (".parquet", ".csv"):
+        raise typer.BadParameter(f"--out {out}: expected a name that ends with .parquet or .csv")
+    query = UserQuery(
+        n=n,
+        exclude_seen=not include_seen,
+        filters=filters_of(category, not_category, year_from, year_to, attribute, min_ratings),
+        exclude=exclude or [],
+        candidates=candidate,
+        model=model,
+        fields=check_fields(field, ("year", "categories", "attributes", "prediction")),
+        cursor=cursor,
+        explain=explain,
+    )
     engine, _ = open_database()
-    query = ListQuery(n=n, exclude_seen=not include_seen)
-    if user_id is None:
-        show(recommend_all(engine, out, query), json)
-    else:
-        show(recommend(engine, user_id, query, explain=explain), json)
+    show(recommend_all(engine, out, query) if user_id is None else recommend(engine, user_id, query), json)
 
 
 def similar_command(
-    item_id: Annotated[str, typer.Argument(metavar="ITEM_ID", help="Id of an item, as in your files.")],
+    item_ids: Annotated[
+        list[str], typer.Argument(metavar="ITEM_ID...", help="Id of an item, as in your files, or ids of several.")
+    ],
     n: CountOption = 10,
+    category: CategoryOption = None,
+    not_category: NotCategoryOption = None,
+    year_from: YearFromOption = None,
+    year_to: YearToOption = None,
+    attribute: AttributeOption = None,
+    min_ratings: MinRatingsOption = 0,
+    exclude: ExcludeOption = None,
+    exclude_seen_by: Annotated[
+        str | None, typer.Option("--exclude-seen-by", metavar="USER_ID", help="Exclude what this user has rated.")
+    ] = None,
+    field: FieldsOption = None,
+    cursor: CursorOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Print the items that the same people like.
+    """Print the items that the same people like; for several items, those with the highest mean similarity.
 
-    Items with few ratings come last: their place is mostly chance.
+    Items with few ratings come last: their place is mostly chance. An id that begins with a dash goes after two dashes.
 
         recsys similar 50
+        recsys similar 50 181 --exclude-seen-by 196
         recsys similar 50 --n 20 --json
+        recsys similar -- -7
     """
     from jobs.cli.show import show
-    from recsys.database.engine import reading
-    from recsys.serving.encode import to_item_list
-    from recsys.serving.searches import run_searches
-    from recsys.serving.snapshot import load_recommender
+    from jobs.recommend import similar
 
+    filters = filters_of(category, not_category, year_from, year_to, attribute, min_ratings)
+    fields = check_fields(field)
     engine, _ = open_database()
-    with reading(engine) as connection:
-        recommender = load_recommender(connection)
-    search = recommender.similar.search(item_id, n)
-    ranked = recommender.similar.finish(search, run_searches([search])[0])
-    show(to_item_list(recommender.catalogue, ranked), json)
+    show(similar(engine, item_ids, n, filters, exclude or (), exclude_seen_by, fields, cursor), json)
 
 
 def popular_command(
@@ -83,12 +139,19 @@ def popular_command(
     order: Annotated[OrderName, typer.Option(help="`desc`: highest first; `asc`: lowest first.")] = "desc",
     min_ratings: Annotated[
         int | None,
-        typer.Option(min=0, help="Fewest ratings of a listed item. Default: 10; 0 with --by count."),
+        typer.Option(min=0, help="Fewest ratings of a listed item. Default: 10 by bias and mean, and else 0."),
     ] = None,
     half_life_days: Annotated[
         float, typer.Option(min=0.01, max=3650, help="Age in days at which a rating counts half in a trend.")
     ] = 7.0,
     n: CountOption = 10,
+    category: CategoryOption = None,
+    not_category: NotCategoryOption = None,
+    year_from: YearFromOption = None,
+    year_to: YearToOption = None,
+    attribute: AttributeOption = None,
+    field: FieldsOption = None,
+    cursor: CursorOption = None,
     json: JsonOption = False,
 ) -> None:
     """Print items by popularity: by bias, number of ratings, mean rating or trend.
@@ -102,16 +165,35 @@ def popular_command(
         recsys popular --by mean --order asc --min-ratings 50
     """
     from jobs.cli.show import show
+    from jobs.recommend import popular
+
+    filters = filters_of(category, not_category, year_from, year_to, attribute)
+    fields = check_fields(field)
+    engine, _ = open_database()
+    show(popular(engine, by, n, order, min_ratings, filters, half_life_days, fields, cursor), json)
+
+
+def items_command(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[WORD...]", help="Words of the title, in any order; case and accents are ignored."),
+    ] = None,
+    n: CountOption = 10,
+    cursor: CursorOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Find items by the words of their titles, and print their ids.
+
+    Hidden items are left out.
+
+    recsys items star wars
+    recsys items --n 100 --json
+    """
+    from jobs.cli.show import show
     from recsys.database.engine import reading
-    from recsys.serving.encode import to_item_list
-    from recsys.serving.snapshot import load_recommender
-    from recsys.serving.trending import read_trending
+    from recsys.serving.catalogue import read_catalogue
 
     engine, _ = open_database()
-    trending, fallback = None, None
     with reading(engine) as connection:
-        recommender = load_recommender(connection)
-        if by == "trending":
-            trending, fallback = read_trending(connection, recommender, half_life_days, order)
-    ranked = recommender.popular(by, n, order, min_ratings, trending=trending)
-    show(to_item_list(recommender.catalogue, ranked._replace(fallback=fallback or ranked.fallback)), json)
+        catalogue = read_catalogue(connection)
+    show(catalogue.search(" ".join(words or ()), n, cursor), json)

@@ -1,6 +1,8 @@
 """The `recsys` command: all groups of subcommands put together."""
 
+import os
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -8,8 +10,9 @@ import typer
 from jobs.cli.database import init_command, load_command
 from jobs.cli.doctor import doctor_command
 from jobs.cli.keys import keys_app
-from jobs.cli.lists import popular_command, recommend_command, similar_command
+from jobs.cli.lists import items_command, popular_command, recommend_command, similar_command
 from jobs.cli.models import models_app
+from jobs.cli.options import used_databases
 from jobs.cli.runs import runs_app
 from jobs.cli.serving import demo_command, export_command, map_command, report_command, serve_command
 from jobs.cli.teaching import add_command, as_markdown
@@ -51,6 +54,7 @@ add_command(app, "tune", tune_command)
 add_command(app, "recommend", recommend_command)
 add_command(app, "similar", similar_command)
 add_command(app, "popular", popular_command)
+add_command(app, "items", items_command)
 app.add_typer(models_app, name="models")
 app.add_typer(runs_app, name="runs")
 app.add_typer(keys_app, name="keys")
@@ -78,19 +82,61 @@ def common_options(
 
 
 def main() -> None:
-    """Run the command; an error is one line on stderr and an exit code."""
+    """Run the command, and exit with its code. An error is one line on standard error.
+
+    Every command names its database on standard error, so that standard output is the result alone.
+    """
     limit_spinning()
+    code = run()
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        code = code or report_failure(f"standard output cannot be written ({error.strerror})")
+        # Python would try again at its end, and print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if used_databases and code in (0, 10, 11, 12):
+        typer.echo(f"database: {used_databases[-1]}", err=True)
+    sys.exit(code)
+
+
+def run() -> int:
+    """Run the command, and return its exit code."""
     try:
         app(prog_name="recsys")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except RecsysError as error:
-        typer.echo(f"recsys: {error}", err=True)
-        sys.exit(error.exit_code)
+        database = used_databases[-1] if used_databases else ""
+        where = f" (database {database})" if database and database not in str(error) else ""
+        return report_failure(f"{error}{where}", error.exit_code)
     except ModuleNotFoundError as error:
         missing = missing_extra(error)
         if missing is None:
-            raise
-        typer.echo(f"recsys: {missing}", err=True)
-        sys.exit(missing.exit_code)
+            return report_bug(error)
+        return report_failure(str(missing), missing.exit_code)
+    except KeyboardInterrupt:
+        return report_failure("interrupted", 130)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        named = f"{error.filename}: {reason}" if error.filename else f"standard output cannot be written ({reason})"
+        return report_failure(named)
+    except Exception as error:
+        return report_bug(error)
+    return 0
+
+
+def report_failure(message: str, code: int = 1) -> int:
+    """Print one line on standard error, and return the exit code."""
+    typer.echo(f"recsys: {message}", err=True)
+    return code
+
+
+def report_bug(error: Exception) -> int:
+    """Print an error that nobody expected: in one line, or with its traceback where RECSYS_LOG_LEVEL is DEBUG."""
+    if os.environ.get("RECSYS_LOG_LEVEL") == "DEBUG":
+        traceback.print_exception(error)
+    text = " ".join(str(error).split())
+    return report_failure(f"unexpected {type(error).__name__}: {text[:500]}; RECSYS_LOG_LEVEL=DEBUG prints where")
 
 
 if __name__ == "__main__":

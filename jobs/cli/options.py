@@ -160,6 +160,10 @@ def read_options(
     )
 
 
+used_databases: list[str] = []
+"""The databases that this process has opened, without passwords; `main` names the last one."""
+
+
 def open_database(*, create: bool = False) -> tuple[Engine, Settings]:
     """Return the database that the settings name, with the tables of this version, and the settings.
 
@@ -177,6 +181,7 @@ def open_database(*, create: bool = False) -> tuple[Engine, Settings]:
 
     settings = load_settings()
     engine = connect(settings.database_url)
+    used_databases.append(engine.url.render_as_string(hide_password=True))
     if not create and is_new_file(engine):
         raise DatabaseError(
             f"{engine.url.render_as_string(hide_password=True)} holds no ratings yet: run `recsys load PATH` first, or "
@@ -223,14 +228,14 @@ def reason_to_force(force: bool, reason: str | None) -> str | None:
     """Return the reason of a forced publication; `None` if it is not forced.
 
     Raises:
-        InputError: `--force` without `--reason`.
+        UsageError: `--force` without `--reason`.
     """
-    from recsys.errors import InputError
+    from recsys.errors import UsageError
 
     if not force:
         return None
     if reason is None or not reason.strip():
-        raise InputError('--force needs a reason, which is recorded: add --reason "…"')
+        raise UsageError('--force needs a reason, which is recorded: add --reason "…"')
     return reason
 
 
@@ -238,7 +243,7 @@ def columns_of(pairs: list[str] | None) -> dict[str, str] | None:
     """Return `user_id=customer,item_id=sku` as a mapping of field to column; `None` if nothing is given.
 
     Raises:
-        InputError: a pair is not FIELD=COLUMN, or the field does not exist.
+        UsageError: a pair is not FIELD=COLUMN, or the field does not exist.
     """
     return pairs_of(pairs, "--map", ("user_id", "item_id", "rating", "rated_at", "weight", "event")) or None
 
@@ -247,16 +252,16 @@ def pairs_of(pairs: list[str] | None, option: str, fields: Sequence[str]) -> dic
     """Return `user_id=customer,item_id=sku` as a mapping of field to column.
 
     Raises:
-        InputError: a pair is not FIELD=COLUMN, or the field does not exist.
+        UsageError: a pair is not FIELD=COLUMN, or the field does not exist.
     """
-    from recsys.errors import InputError
+    from recsys.errors import UsageError
 
     columns: dict[str, str] = {}
     for pair in ",".join(pairs).split(",") if pairs else ():
         name, equals, column = pair.partition("=")
         if not equals or not column or name not in fields:
             expected = " or ".join(f"{field}=COLUMN" for field in fields)
-            raise InputError(f"{option} {pair}: expected {expected}")
+            raise UsageError(f"{option} {pair}: expected {expected}")
         columns[name] = column
     return columns
 

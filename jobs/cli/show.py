@@ -11,11 +11,14 @@ from recsys.database.keys import ApiKey
 from recsys.results import (
     Diagnosis,
     Explanation,
+    Ignored,
     InitReport,
     ItemList,
+    ItemPage,
     KeySummaries,
     KeySummary,
     LoadReport,
+    ModelDetail,
     ModelSummaries,
     NightlyReport,
     NightPlan,
@@ -27,6 +30,8 @@ from recsys.results import (
     TrainReport,
     as_time,
 )
+
+LIST_FIELDS = ("year", "categories", "attributes", "prediction")
 
 NIGHT_STATUS = {
     "published": "published",
@@ -46,6 +51,10 @@ def show(result: Result, as_json: bool) -> None:
     match result:
         case ItemList():
             show_list(console, result)
+        case ItemPage():
+            console.print(items_table(result))
+        case ModelDetail():
+            show_model(console, result)
         case LoadReport():
             show_load(console, result)
         case TrainReport():
@@ -181,19 +190,83 @@ def metrics_table(metrics: Mapping[str, float], baselines: Mapping[str, Mapping[
     return table
 
 
+def items_table(page: ItemPage) -> Table:
+    """Return items as a table."""
+    table = Table("item_id", "title", "year", "categories", "ratings", "mean")
+    for name in (2, 4, 5):
+        table.columns[name].justify = "right"
+    for item in page.items:
+        table.add_row(
+            Text(item.item_id),
+            Text(item.title or ""),
+            str(item.year or ""),
+            Text(", ".join(item.categories)),
+            f"{item.n_ratings:,}",
+            "" if item.mean_rating is None else f"{item.mean_rating:.2f}",
+        )
+    return table
+
+
+def show_model(console: Console, model: ModelDetail) -> None:
+    """Print a model version: what it is, its metrics beside the baselines, its settings and its training curve."""
+    state = "live" if model.live else "not live"
+    show_line(console, f"version {model.number}: {model.objective}, {model.architecture}, {state}")
+    show_line(
+        console,
+        f"trained {model.created_at:%Y-%m-%d %H:%M} UTC in {model.training_seconds:.1f} s on {model.n_ratings:,} "
+        f"ratings ({model.rating_min:g} to {model.rating_max:g}) of {model.n_users:,} users and "
+        f"{model.n_items:,} items, {model.n_factors} factors",
+    )
+    console.print(metrics_table(model.metrics, model.baselines))
+    settings = Table("setting", "value")
+    for name, value in model.configuration.items():
+        settings.add_row(Text(name), Text(f"{value:g}" if isinstance(value, float) else str(value)))
+    console.print(settings)
+    if model.history:
+        names = list(model.history[0])
+        curve = Table(*names, title="training curve", title_justify="left")
+        for epoch in model.history:
+            cells = (epoch.get(name) for name in names)
+            curve.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells))
+        console.print(curve)
+
+
 def show_list(console: Console, result: ItemList) -> None:
-    """Print a list of items, with the explanations if there are any."""
+    """Print a list of items, with the explanations and fields if there are any."""
     explained = any(item.explanation for item in result.items)
-    table = Table("", "item_id", "title", "score", *(["parts of the score", "because of"] if explained else []))
+    fields = [name for name in LIST_FIELDS if any(getattr(item, name) is not None for item in result.items)]
+    table = Table(
+        "", "item_id", "title", "score", *fields, *(["parts of the score", "because of"] if explained else [])
+    )
     table.columns[0].justify = table.columns[3].justify = "right"
     for rank, item in enumerate(result.items, start=1):
         cells: Sequence[Text] = explanation_cells(item.explanation) if item.explanation else []
-        table.add_row(str(rank), Text(item.item_id), Text(item.title or ""), f"{item.score:.4g}", *cells)
+        values = (field_text(getattr(item, name)) for name in fields)
+        table.add_row(str(rank), Text(item.item_id), Text(item.title or ""), f"{item.score:.4g}", *values, *cells)
     console.print(table)
     version = "no model" if result.model_version is None else f"model version {result.model_version}"
-    show_line(console, f"{version}, source: {result.source}")
-    if result.fallback:
-        show_line(console, result.fallback)
+    show_line(console, f"{version}, source: {result.source}, score: {result.score_kind}")
+    for line in (result.fallback, result.notice):
+        if line:
+            show_line(console, line)
+    show_ignored(console, result.ignored)
+
+
+def show_ignored(console: Console, ignored: Sequence[Ignored] | None) -> None:
+    """Print the parts of a request that had no effect."""
+    for each in ignored or ():
+        show_line(console, f"ignored: {each.where} {each.value}: {each.reason}")
+
+
+def field_text(value: object) -> Text:
+    """Return a field of a listed item as text."""
+    if value is None:
+        return Text("")
+    if isinstance(value, list):
+        return Text(", ".join(map(str, value)))
+    if isinstance(value, dict):
+        return Text(", ".join(f"{name}={each}" for name, each in value.items()))
+    return Text(f"{value:.2f}" if isinstance(value, float) else str(value))
 
 
 def explanation_cells(explanation: Explanation) -> list[Text]:

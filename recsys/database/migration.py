@@ -14,10 +14,22 @@ from recsys.errors import DatabaseError
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Run the migrations up to a revision; nothing happens when the database is there already."""
+    """Run the migrations up to a revision; nothing happens when the database is there already.
+
+    Raises:
+        DatabaseError: a newer version of the package made the database.
+    """
     with writing(engine) as connection:
         lock_schema(connection)
         config = _config()
+        current = MigrationContext.configure(connection).get_current_revision()
+        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        if current is not None and current not in known:
+            where = engine.url.render_as_string(hide_password=True)
+            raise DatabaseError(
+                f"{where} has schema {current}, which this version does not know: a newer version of recsys made it; "
+                "install that version, or restore an earlier copy of the database"
+            )
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
 
@@ -53,7 +65,10 @@ def ready(engine: Engine) -> None:
     current, head = current_revision(engine), head_revision()
     if current != head:
         where = engine.url.render_as_string(hide_password=True)
-        raise DatabaseError(f"{where} has schema {current or 'none'}, this version needs {head}: run `recsys init`")
+        fix = "run `recsys init`"
+        if current is not None and current > head:
+            fix = "a newer version of recsys made it; install that version"
+        raise DatabaseError(f"{where} has schema {current or 'none'}, this version needs {head}: {fix}")
 
 
 def _config() -> Config:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,14 @@ class Many:
 @pytest.fixture(scope="session", params=BOTH)
 def many(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Many]:
     """Scores are multiples of a quarter, so that ties are everywhere."""
+    with migrated(request, tmp_path_factory) as engine:
+        made = add_many(engine)
+        with serving(url_of(engine)) as client:
+            yield replace(made, client=client)
+
+
+def add_many(engine: Engine) -> Many:
+    """Add some hundred items and a live version of each objective; the result has no client yet."""
     random = np.random.default_rng(0)
     n_users, n_items = 50, 400
     names = np.array(["Action", "Comedy", "Drama", "Film noir", "Sci-Fi/Fantasy"])
@@ -138,54 +146,52 @@ def many(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         for i in range(n_items)
     ]
     user_idx, item_idx = np.nonzero(random.random((n_users, n_items)) < np.linspace(0.3, 0.0, n_items))
-    with migrated(request, tmp_path_factory) as engine:
-        upsert_items(engine, described)
-        n = len(user_idx)
-        batch = RatingBatch(
-            user_ids=pa.array([f"user {u}" for u in user_idx], pa.string()),
-            item_ids=pa.array([described[i].item_id for i in item_idx], pa.string()),
-            rating=random.integers(1, 6, n).astype(float),
-            rated_at=np.arange(n) + 1,
-            line=np.arange(n) + 1,
+    upsert_items(engine, described)
+    n = len(user_idx)
+    batch = RatingBatch(
+        user_ids=pa.array([f"user {u}" for u in user_idx], pa.string()),
+        item_ids=pa.array([described[i].item_id for i in item_idx], pa.string()),
+        rating=random.integers(1, 6, n).astype(float),
+        rated_at=np.arange(n) + 1,
+        line=np.arange(n) + 1,
+    )
+    upsert_ratings(engine, collect([batch]))
+    with writing(engine) as connection:
+        some = [described[i].item_id for i in range(0, n_items, 9)]
+        connection.execute(update(schema.items).where(schema.items.c.item_id.in_(some)).values(hidden=True))
+    with reading(engine) as connection:
+        items = connection.execute(select(schema.items).order_by(schema.items.c.item_key)).all()
+        users = connection.execute(select(schema.users).order_by(schema.users.c.user_key)).all()
+        rated = connection.execute(select(schema.ratings.c.user_key, schema.ratings.c.item_key)).all()
+        seq = current_seq(connection)
+    place = {row.item_key: at for at, row in enumerate(items)}
+    rows = {}
+    for objective in ("ranking", "rating"):
+        p = random.integers(-2, 3, (len(users), 4)).astype(np.float32) / 2
+        q = random.integers(-2, 3, (n_items, 4)).astype(np.float32) / 2
+        bias = random.integers(-1, 2, n_items).astype(np.float32) / 4
+        factors = Factors(
+            objective=objective,  # type: ignore[arg-type]
+            users=Side(np.array([row.user_key for row in users]), p, np.zeros(len(users), np.float32)),
+            items=Side(np.array([row.item_key for row in items]), q, bias),
+            rating_range=(0.5, 5.5) if objective == "rating" else None,
         )
-        upsert_ratings(engine, collect([batch]))
-        with writing(engine) as connection:
-            some = [described[i].item_id for i in range(0, n_items, 9)]
-            connection.execute(update(schema.items).where(schema.items.c.item_id.in_(some)).values(hidden=True))
-        with reading(engine) as connection:
-            items = connection.execute(select(schema.items).order_by(schema.items.c.item_key)).all()
-            users = connection.execute(select(schema.users).order_by(schema.users.c.user_key)).all()
-            rated = connection.execute(select(schema.ratings.c.user_key, schema.ratings.c.item_key)).all()
-            seq = current_seq(connection)
-        place = {row.item_key: at for at, row in enumerate(items)}
-        rows = {}
-        for objective in ("ranking", "rating"):
-            p = random.integers(-2, 3, (len(users), 4)).astype(np.float32) / 2
-            q = random.integers(-2, 3, (n_items, 4)).astype(np.float32) / 2
-            bias = random.integers(-1, 2, n_items).astype(np.float32) / 4
-            factors = Factors(
-                objective=objective,  # type: ignore[arg-type]
-                users=Side(np.array([row.user_key for row in users]), p, np.zeros(len(users), np.float32)),
-                items=Side(np.array([row.item_key for row in items]), q, bias),
-                rating_range=(0.5, 5.5) if objective == "rating" else None,
-            )
-            training = Training(
-                "dot", {"n_factors": 4}, {}, {}, [], "many", seq, n, (1.0, 5.0), 0.1, gate_passed=True, gate_reason="-"
-            )
-            publish(engine, store(engine, factors, training), "many")
-            rows[objective] = (p, q, bias)
-        of_user = {row.user_key: {place[key] for user, key in rated if user == row.user_key} for row in users}
-        with serving(url_of(engine)) as client:
-            yield Many(
-                client=client,
-                item_ids=[row.item_id for row in items],
-                categories=[set(row.categories) for row in items],
-                hidden=np.array([row.hidden for row in items]),
-                counts=np.bincount([place[key] for _, key in rated], minlength=n_items),
-                user_ids=[row.user_id for row in users],
-                rated=[of_user[row.user_key] for row in users],
-                rows=rows,  # type: ignore[arg-type]
-            )
+        training = Training(
+            "dot", {"n_factors": 4}, {}, {}, [], "many", seq, n, (1.0, 5.0), 0.1, gate_passed=True, gate_reason="-"
+        )
+        publish(engine, store(engine, factors, training), "many")
+        rows[objective] = (p, q, bias)
+    of_user = {row.user_key: {place[key] for user, key in rated if user == row.user_key} for row in users}
+    return Many(
+        client=None,  # type: ignore[arg-type]
+        item_ids=[row.item_id for row in items],
+        categories=[set(row.categories) for row in items],
+        hidden=np.array([row.hidden for row in items]),
+        counts=np.bincount([place[key] for _, key in rated], minlength=n_items),
+        user_ids=[row.user_id for row in users],
+        rated=[of_user[row.user_key] for row in users],
+        rows=rows,  # type: ignore[arg-type]
+    )
 
 
 class Switch:

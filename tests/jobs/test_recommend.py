@@ -14,7 +14,6 @@ from recsys.database.ratings import delete_rating
 from recsys.errors import InputError, NoModelError
 from recsys.serving import lists
 from recsys.serving.encode import to_item_list
-from recsys.serving.lists import ListQuery
 from recsys.serving.snapshot import load_recommender
 from recsys.serving.users import read_states
 from tests.conftest import add_known_model, add_known_rows
@@ -29,7 +28,7 @@ def by_user(path: Path) -> dict[str, list[tuple[int, str, float, str]]]:
     return lists
 
 
-def one_by_one(engine: Engine, query: ListQuery) -> dict[str, list[tuple[int, str, float, str]]]:
+def one_by_one(engine: Engine, query: job.UserQuery) -> dict[str, list[tuple[int, str, float, str]]]:
     """The lists of all users, each asked for by itself."""
     with reading(engine) as connection:
         user_ids = connection.scalars(select(schema.users.c.user_id)).all()
@@ -38,15 +37,18 @@ def one_by_one(engine: Engine, query: ListQuery) -> dict[str, list[tuple[int, st
         by_user_id = {}
         for user_id in user_ids:
             state = read_states(connection, [user_id], recommender.catalogue, model)[user_id]
-            listed = to_item_list(recommender.catalogue, lists.recommend(recommender, model, [state], query)[0])
+            listed = to_item_list(
+                recommender.catalogue,
+                lists.recommend(recommender, model, [state], query.list_query(recommender.catalogue))[0],
+            )
             by_user_id[user_id] = [
                 (rank, item.item_id, item.score, listed.source) for rank, item in enumerate(listed.items, start=1)
             ]
         return by_user_id
 
 
-@pytest.mark.parametrize("query", [ListQuery(n=3), ListQuery(n=10), ListQuery(n=2, exclude_seen=False)])
-def test_all_lists_are_those_that_each_user_gets(known_engine: Engine, tmp_path: Path, query: ListQuery) -> None:
+@pytest.mark.parametrize("query", [job.UserQuery(n=3), job.UserQuery(n=10), job.UserQuery(n=2, exclude_seen=False)])
+def test_all_lists_are_those_that_each_user_gets(known_engine: Engine, tmp_path: Path, query: job.UserQuery) -> None:
     assert delete_rating(known_engine, "u1", "a") is not None  # nothing is left that u1 rated
     report = job.recommend_all(known_engine, tmp_path / "lists.parquet", query)
     lists = by_user(tmp_path / "lists.parquet")
@@ -57,23 +59,23 @@ def test_all_lists_are_those_that_each_user_gets(known_engine: Engine, tmp_path:
 
 
 def test_chunks_end_anywhere(known_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = one_by_one(known_engine, ListQuery())
+    whole = one_by_one(known_engine, job.UserQuery())
     for size in (1, 3, 4):
         monkeypatch.setattr(job, "CHUNK_USERS", size)
-        job.recommend_all(known_engine, tmp_path / "lists.parquet", ListQuery())
+        job.recommend_all(known_engine, tmp_path / "lists.parquet", job.UserQuery())
         assert by_user(tmp_path / "lists.parquet") == whole
 
 
 def test_a_neural_version(engine: Engine, tmp_path: Path) -> None:
     add_known_rows(engine)
     publish(engine, add_known_model(engine, "ranking", head=HEAD), "known")
-    job.recommend_all(engine, tmp_path / "lists.parquet", ListQuery())
-    assert by_user(tmp_path / "lists.parquet") == one_by_one(engine, ListQuery())
+    job.recommend_all(engine, tmp_path / "lists.parquet", job.UserQuery())
+    assert by_user(tmp_path / "lists.parquet") == one_by_one(engine, job.UserQuery())
 
 
 def test_the_file_appears_whole_or_not_at_all(known_engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="choose another path with --out"):
-        job.recommend_all(known_engine, tmp_path / "missing" / "lists.parquet", ListQuery())
+        job.recommend_all(known_engine, tmp_path / "missing" / "lists.parquet", job.UserQuery())
     out = tmp_path / "lists.parquet"
     out.write_text("the last one")
 
@@ -82,14 +84,14 @@ def test_the_file_appears_whole_or_not_at_all(known_engine: Engine, tmp_path: Pa
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError):
         patch.setattr(job, "as_table", fail)
-        job.recommend_all(known_engine, out, ListQuery())
+        job.recommend_all(known_engine, out, job.UserQuery())
     assert out.read_text() == "the last one"
     assert list(tmp_path.glob(".*part")) == []
 
 
 def test_no_model_yet(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(NoModelError, match="recsys train"):
-        job.recommend_all(engine, tmp_path / "lists.parquet", ListQuery())
+        job.recommend_all(engine, tmp_path / "lists.parquet", job.UserQuery())
 
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)

@@ -81,7 +81,9 @@ def test_create_prints_the_key_once_and_says_so_beside_it(on_sqlite: Recsys) -> 
     done = subprocess.run(command, cwd=on_sqlite.folder, env=on_sqlite.environment, capture_output=True, text=True)
     assert done.returncode == 0
     assert len(done.stdout.split()) == 1
-    assert done.stderr == "This is key 1 (admin). Keep it: it is not shown again.\n"
+    kept, database = done.stderr.splitlines()
+    assert kept == "This is key 1 (admin). Keep it: it is not shown again."
+    assert database == f"database: {on_sqlite.environment['RECSYS_DATABASE_URL']}"
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_a_dry_run_changes_nothing(on_sqlite: Recsys, ratings: Path) -> None:
     ("arguments", "code", "said"),
     [
         (("load", "nope.csv"), 1, "recsys: nope.csv does not exist"),
-        (("load", "nope.csv", "--map", "user=u"), 1, "--map user=u: expected user_id=COLUMN"),
+        (("load", "nope.csv", "--map", "user=u"), 2, "--map user=u: expected user_id=COLUMN"),
         (("train",), 1, "run `recsys load PATH` first"),
         (("recommend", "u1"), 1, "recsys train --objective ranking"),
         (("report",), 1, "recsys nightly"),
