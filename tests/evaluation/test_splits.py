@@ -88,3 +88,17 @@ def test_a_cut_by_time_takes_the_end_of_everything_and_says_how_many_users_are_k
 def test_shares_out_of_range_are_refused(split: str, share: float) -> None:
     with pytest.raises(InputError, match="between 0 and 1"):
         hold_out(ratings([0, 0], [0, 1], [1, 2]), split, share=share)
+
+
+def test_a_second_hold_out_without_times_picks_others() -> None:
+    """What one hash left, it leaves again: each turn has a hash of its own."""
+    rng = np.random.default_rng(0)
+    pairs = np.unique(rng.integers(0, 4000, 2000))
+    hashes = rng.integers(1, 2**63, 200).astype(np.uint64)
+    times = np.full(len(pairs), NO_TIME)
+    ratings = ratings_from_keys(pairs // 40, pairs % 40, np.ones(len(pairs)), times, hashes, hashes)
+    rest = ratings.select(~hold_out(ratings))
+    assert not hold_out(rest).any()
+    second = hold_out(rest, turn=1)
+    assert 0.05 < second.mean() < 0.2
+    assert 0.05 < hold_out(rest.select(~second), turn=2).mean() < 0.2
