@@ -91,16 +91,20 @@ def graph(figure: go.Figure, label: str, **more: Any) -> html.Div:
     return html.Div(drawn, role="figure", **{"aria-label": label}, className="figure")
 
 
-def select(name: str, label: str, options: Sequence[tuple[str, str]], value: str) -> html.Label:
+def select(
+    name: str, label: str, options: Sequence[tuple[str, str]], value: str, default: str | None = None
+) -> html.Label:
     """Return a choice that changes one parameter of the address.
 
     Args:
-        options: (value, text) each; the first is the default, which the address leaves out.
+        options: (value, text) each.
+        default: the value that the address leaves out; by default the first.
     """
     entries = [
         html.Option(text, value=option, selected="selected" if option == value else None) for option, text in options
     ]
-    marks = {"data-param": name, "data-default": options[0][0] if options else ""}
+    default = (options[0][0] if options else "") if default is None else default
+    marks = {"data-param": name, "data-default": default}
     # A key: another choice by the address makes a new element, since a browser keeps what a person chose.
     return html.Label([html.Span(label), html.Select(entries, key=f"{name}={value}", **marks)], className="control")
 
@@ -113,7 +117,7 @@ def version_select(asked: Asked, name: str = "version", label: str = "Version", 
     for version in asked.known:
         live = ", live" if version.live else ""
         options.append((str(version.number), f"{version.number} · {version.objective}{live}"))
-    return select(name, label, options, current)
+    return select(name, label, options, current, default="")
 
 
 def controls(*children: Component) -> html.Div:
