@@ -159,7 +159,7 @@ class Pipeline:
         started = time.perf_counter()
         self._source = self._source.for_objective(self.job.objective)
         job, source, settings, run = self.job, self._source, self._settings, self._run
-        with explain_interrupt(self._kept):
+        with explain_interrupt(lambda: kept_of(job.objective, self._number, settings.checkpoints)):
             with run.step("split", job.objective, source.fingerprint) as step:
                 training_set, test = source.parts
                 step.figures = {
@@ -357,16 +357,18 @@ class Pipeline:
         identity = [ratings.fingerprint(), config.as_record(), job.seed, self._source.scale, job.accumulate, device]
         return blake2b(json.dumps(identity).encode(), digest_size=8).hexdigest()
 
-    def _kept(self) -> str:
-        """Return what an interrupted training leaves behind, and what to do next."""
-        objective = self.job.objective
-        if self._number is not None:
-            return (
-                f"{objective} version {self._number} is stored. To publish it: `recsys models publish {self._number}`"
-            )
-        if any(self._settings.checkpoints.glob(f"{objective}-*.safetensors")):
-            return f"no {objective} version was stored. Run the same command again to continue from the last checkpoint"
-        return f"no {objective} version was stored, and there is no checkpoint yet. Run the same command again"
+
+def kept_of(objective: Objective, number: int | None, checkpoints: Path) -> str:
+    """Return what an interrupted training leaves behind, and what to do next.
+
+    Args:
+        number: of the stored version; `None` if none is stored yet.
+    """
+    if number is not None:
+        return f"{objective} version {number} is stored. To publish it: `recsys models publish {number}`"
+    if any(checkpoints.glob(f"{objective}-*.safetensors")):
+        return f"no {objective} version was stored. Run the same command again to continue from the last checkpoint"
+    return f"no {objective} version was stored, and there is no checkpoint yet. Run the same command again"
 
 
 def newest_time(ratings: Ratings) -> int | None:

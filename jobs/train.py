@@ -5,7 +5,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from jobs.pipeline import Pipeline, TrainingInput, TrainingJob
+from jobs.interrupt import explain_interrupt
+from jobs.pipeline import Pipeline, TrainingInput, TrainingJob, kept_of
 from jobs.training_data import ratings_to_train_on
 from recsys.database.changes import current_seq
 from recsys.database.leases import Lease
@@ -45,7 +46,10 @@ def train(
         TrainingError: there are too few ratings, or training diverged.
     """
     job = TrainingJob(objective, architecture, overrides or {}, device, seed, accumulate, publish_it, force_reason)
-    with recorded(engine, "train") as run:
+    with (
+        recorded(engine, "train") as run,
+        explain_interrupt(lambda: kept_of(objective, None, settings.checkpoints)),
+    ):
         source = TrainingInput.read(engine, settings)
         report = Pipeline(engine, settings, held, run, source, job).train()
         run.reason, run.detail = report.reason, report.model_dump(mode="json")
