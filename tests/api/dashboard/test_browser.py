@@ -1,23 +1,19 @@
 """The dashboard in a real browser: every page, and what an analyst does on it."""
 
-import pytest
+from typing import Any
 
-from tests.api.dashboard.conftest import HOSTILE, Opened
+import pytest
+from sqlalchemy import Engine
+
+from recsys.database.engine import reading
+from recsys.database.models import live_numbers
+from tests.analysis.planted import vectors
+from tests.api.conftest import serving, url_of
+from tests.api.dashboard.conftest import HOSTILE, Opened, add_planted, add_version, open_page
 
 pytestmark = pytest.mark.browser
 
 DRAWN = "#map .gl-canvas"
-SHOWN = {
-    "": "Ranking: version 2 is live",
-    "map": "Map, coloured by cluster",
-    "factors": "Categories as directions",
-    "popularity": "Loved beyond their kind",
-    "item?item=i7": HOSTILE,
-    "user?user=user%203": "Why ",
-    "compare": "Version 2 beside version 1",
-    "health": "Clusters",
-    "training": "Settings",
-}
 
 
 def test_search_click_and_address(opened: Opened) -> None:
@@ -64,6 +60,24 @@ def test_colour_version_and_projection_are_in_the_address(opened: Opened) -> Non
     page.wait_for_function("!location.search.includes('colour')")
 
 
+def test_a_lasso_becomes_a_table_and_a_file(opened: Opened, tmp_path: Any) -> None:
+    page = opened.goto("map", DRAWN)
+    page.evaluate("Plotly.relayout(document.querySelector('#map .js-plotly-plot'), {dragmode: 'select'})")
+    box = page.locator("#map .nsewdrag").bounding_box()
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=5)
+    page.mouse.move(box["x"] + box["width"] - 5, box["y"] + box["height"] - 5, steps=5)
+    page.mouse.up()
+    page.get_by_role("heading", name="240 selected items, the first 100").wait_for()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download CSV").click()
+    download.value.save_as(tmp_path / "items.csv")
+    lines = (tmp_path / "items.csv").read_text().splitlines()
+    assert lines[0].startswith("item_id,title,categories,n_ratings")
+    assert len(lines) == 241
+
+
 def test_hostile_titles_are_text(opened: Opened) -> None:
     page = opened.goto("item?item=i7")
     assert page.locator("h2", has_text="onerror").first.inner_text() == HOSTILE
@@ -86,3 +100,22 @@ def test_hostile_titles_are_text(opened: Opened) -> None:
 def test_what_does_not_exist_is_explained(opened: Opened, path: str, text: str) -> None:
     page = opened.goto(path)
     page.get_by_text(text).first.wait_for()
+
+
+def test_empty_then_published_with_a_reason(browser: Any, sqlite_engine: Engine) -> None:
+    with serving(url_of(sqlite_engine)) as client:
+        opened = open_page(browser, str(client.base_url))
+        opened.goto("").get_by_text("recsys nightly").first.wait_for()
+        opened.goto("map").get_by_text("no model is stored yet").wait_for()
+        add_planted(sqlite_engine)
+        number = add_version(sqlite_engine, "ranking", vectors(seed=1))
+        page = opened.goto("")
+        form = page.locator("form.change", has=page.get_by_role("heading", name="Publish"))
+        form.get_by_label("Version").select_option(str(number))
+        form.get_by_label("Reason").fill("planted by hand")
+        form.get_by_role("button", name="Publish").click()
+        page.get_by_text(f"Version {number} is live.").wait_for()
+        page.get_by_text("planted by hand").first.wait_for()
+        with reading(sqlite_engine) as connection:
+            assert live_numbers(connection)["ranking"] == number
+        page.context.close()
