@@ -186,8 +186,8 @@ def items_command(
 
     Hidden items are left out.
 
-    recsys items star wars
-    recsys items --n 100 --json
+        recsys items star wars
+        recsys items --n 100 --json
     """
     from jobs.cli.show import show
     from recsys.database.engine import reading

@@ -31,8 +31,8 @@ def list_command(
 
     A run that is still running has no seconds and no exit code.
 
-    recsys runs list
-    recsys runs list --job nightly --n 7 --json
+        recsys runs list
+        recsys runs list --job nightly --n 7 --json
     """
     from jobs.cli.show import show
     from recsys.database.engine import reading
@@ -54,8 +54,8 @@ def show_command(
 
     With --json the slices that the gate compared are there too.
 
-    recsys runs show 12
-    recsys runs show 12 --json
+        recsys runs show 12
+        recsys runs show 12 --json
     """
     from jobs.cli.show import show
     from recsys.database.engine import reading
