@@ -7,7 +7,7 @@ from recsys.errors import MissingExtraError
 EXTRAS = {
     "dashboard": ("dash", "janus"),
     "report": ("jinja2", "kaleido", "openTSNE", "pandas", "plotly"),
-    "serve": ("fastapi", "httptools", "prometheus_client", "threadpoolctl", "uvicorn", "uvloop"),
+    "serve": ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "threadpoolctl", "uvicorn", "uvloop"),
     "train": ("optuna", "pandas", "torch"),
 }
 """Extra → modules that it installs, as in pyproject.toml."""

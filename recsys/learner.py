@@ -13,7 +13,7 @@ from recsys.data.feedback import prepare
 from recsys.database.clock import now_ms
 from recsys.database.models import ModelVersion, Training
 from recsys.errors import InputError, NotFoundError
-from recsys.evaluation.gate import Judge
+from recsys.evaluation.gate import Judge, usable_scale
 from recsys.evaluation.splits import known_share
 from recsys.extras import require_extra
 from recsys.factors import Factors
@@ -132,7 +132,8 @@ class Learner:
             low, high = rating_scale or (None, None)
             train, _ = prepare(train, objective if config is None else config.objective, (low, high))
             data = replace(data, ratings=train)
-        rating_scale = rating_scale or train.scale
+        if rating_scale is None and train.scale is not None:
+            rating_scale = usable_scale(train.scale)
         if config is None:
             config = default_config(
                 objective,

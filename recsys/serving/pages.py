@@ -22,6 +22,10 @@ ListKind = Literal["recommendations", "similar", "popular"]
 MAX_SHOWN = 2000
 """Most items that a cursor carries: about 3,000 characters."""
 
+_MAX_PLAIN = 25
+"""Most items that a cursor carries uncompressed: compression takes longer than all the rest. An upper-case letter of
+the kind of list says that the items are compressed."""
+
 NEW_VERSION = "another model version went live since the last page: the items are in its order, none is repeated"
 AFTER_LAST = (
     f"more than {MAX_SHOWN:,} items were listed: the list continues after the last one, and an item whose score "
@@ -68,14 +72,23 @@ def start_page(catalogue: Catalogue, kind: ListKind, cursor: str | None) -> Star
     try:
         content = base64.b64decode(cursor.encode() + b"=" * (-len(cursor) % 4), b"-_", validate=True)
         letter, version, n_listed, last_key = _HEADER.unpack_from(content)
-        unpack = zlib.decompressobj()
-        packed = unpack.decompress(content[_HEADER.size :], 8 * MAX_SHOWN)
+        packed = content[_HEADER.size :]
+        is_whole = True
+        if letter.isupper():
+            unpack = zlib.decompressobj()
+            packed = unpack.decompress(packed, 8 * MAX_SHOWN)
+            is_whole = unpack.eof and not unpack.unconsumed_tail and not unpack.unused_data
         steps = np.frombuffer(packed, "<i8")
     except (ValueError, struct.error, zlib.error) as error:
         raise wrong from error
     keys = np.cumsum(steps)
-    is_whole = unpack.eof and not unpack.unconsumed_tail and not unpack.unused_data
-    if letter != _KINDS[kind] or not is_whole or (steps <= 0).any() or (keys <= 0).any() or n_listed < len(keys):
+    if (
+        letter.lower() != _KINDS[kind]
+        or not is_whole
+        or (steps <= 0).any()
+        or (keys <= 0).any()
+        or n_listed < len(keys)
+    ):
         raise wrong
     last = None
     if n_listed > len(keys):
@@ -101,9 +114,13 @@ def as_page(catalogue: Catalogue, ranked: RankedItems, n: int, start: Start) -> 
     n_listed = start.n_listed + n
     keys = _NO_ITEMS
     if n_listed <= MAX_SHOWN:
-        keys = np.sort(np.concatenate([start.keys, listed]))
+        keys = np.concatenate([start.keys, listed]) if len(start.keys) else listed.copy()
+        keys.sort()
         keys[1:] -= keys[:-1].copy()
     version = -1 if ranked.model_version is None else ranked.model_version
-    header = _HEADER.pack(_KINDS[start.kind], version, n_listed, int(listed[-1]))
-    cursor = base64.urlsafe_b64encode(header + zlib.compress(keys.astype("<i8").tobytes(), 1)).rstrip(b"=").decode()
+    letter, packed = _KINDS[start.kind], keys.astype("<i8", copy=False).tobytes()
+    if len(keys) > _MAX_PLAIN:
+        letter, packed = letter.upper(), zlib.compress(packed, 1)
+    header = _HEADER.pack(letter, version, n_listed, int(listed[-1]))
+    cursor = base64.urlsafe_b64encode(header + packed).rstrip(b"=").decode()
     return ranked._replace(best=best, next_cursor=cursor, notice=notice)

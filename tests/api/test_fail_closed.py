@@ -252,7 +252,7 @@ class TestWatch:
                 connection.execute(text("UPDATE api_keys SET scopes = 'null'"))
             eventually(lambda: client.get("/health/ready").json()["status"] == "degraded")
             for method, path in ADMIN:
-                if method != "GET":
+                if method != "GET" and path != "/v1/recommendations":  # which reads
                     answer = client.request(method, path, json=BODIES[method], headers=bearer(key))
                     assert answer.status_code in (401, 403, 503)
                 check_problem(client.request(method, path, json=BODIES[method]), 401, "key")

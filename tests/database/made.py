@@ -56,7 +56,7 @@ def write(engine: Engine, *rows: Row) -> Upserted:
 def kept_counts(engine: Engine) -> dict[int, tuple[int, float]]:
     """Item → number and sum as they are kept, without items that have none."""
     with reading(engine) as connection:
-        keys, n, total = read_counts(connection)
+        keys, n, total, _ = read_counts(connection)
     found = {key: (count, round(value, 6)) for key, count, value in zip(*map(list, (keys, n, total)), strict=True)}
     return {int(key): (int(count), float(value)) for key, (count, value) in found.items() if (count, value) != (0, 0)}
 

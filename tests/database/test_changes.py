@@ -213,7 +213,7 @@ class TestErase:
         write(engine, (self.ID, "a", 5.0))
         key = key_of(engine, self.ID)
         erase_user(engine, self.ID, actor="me")
-        write(engine, (self.ID, "a", 5.0))
+        post(engine, (self.ID, "a", 5.0))
         assert key_of(engine, self.ID) > key
 
     @pytest.mark.parametrize("user_id", ["nobody", "", "u\0", "U"])

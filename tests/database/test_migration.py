@@ -103,7 +103,7 @@ def test_a_database_of_the_first_schema_keeps_its_rows(empty_engine: Engine) -> 
 def test_another_schema_is_refused(engine: Engine) -> None:
     with writing(engine) as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(DatabaseError, match=r"schema 9999, this version needs .*: run `recsys init`"):
+    with pytest.raises(DatabaseError, match=r"schema 9999, .*: a newer version of recsys made it; install"):
         migration.ready(engine)
 
 

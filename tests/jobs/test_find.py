@@ -64,7 +64,7 @@ def test_a_learning_rate_is_found_and_drawn(loaded: Engine, tmp_path: Path) -> N
     report = find_learning_rate(loaded, Settings(), "ranking", out, overrides=SMALL, device="cpu")
     assert 1e-4 < report.valley < 1
     assert 1e-4 < report.slide < 1
-    assert report.default == 0.03
+    assert report.default == 0.01
     assert report.fall > 0.01
     assert report.notice is None
     assert len(report.learning_rates) == len(report.smoothed) <= 200
@@ -115,7 +115,7 @@ def test_a_sweep_trains_each_value_and_the_default(loaded: Engine, tmp_path: Pat
 
 
 def test_the_default_among_the_values_is_trained_once(loaded: Engine) -> None:
-    report = sweep(loaded, Settings(), "ranking", "learning_rate", [0.03, 0.3], overrides=SMALL, device="cpu")
+    report = sweep(loaded, Settings(), "ranking", "learning_rate", [0.01, 0.3], overrides=SMALL, device="cpu")
     assert report.rows[0] == report.default
     assert report.plot is None
 

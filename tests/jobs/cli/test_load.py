@@ -257,7 +257,7 @@ def test_a_file_of_users_that_is_mostly_bad_refuses_the_load(recsys: Recsys) -> 
     before = all_rows(recsys)
     line = recsys("load", "ratings.csv", "--users", "people.csv", code=1)
     assert line.startswith("recsys: people.csv: 2 of 3 rows of users were rejected, so nothing was loaded")
-    assert line.endswith("All of them: ratings.csv.rejects.txt\n")
+    assert "All of them: ratings.csv.rejects.txt" in line
     assert all_rows(recsys) == before
 
 
