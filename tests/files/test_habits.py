@@ -58,15 +58,15 @@ ZSTD = pa.compress(b"user,item,rating\nann,10,4\nbob,10,3\n", codec="zstd", asby
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("r.csv.gz", gzip.compress(b"user,item,rating\nann,10,4\n") + gzip.compress(b"bob,10,3\n")),
+        ("r.csv.gz", gzip.compress(b"user,item,rating\nann,10,4\n", mtime=0) + gzip.compress(b"bob,10,3\n", mtime=0)),
         ("r.csv.bz2", bz2.compress(b"user,item,rating\nann,10,4\nbob,10,3\n")),
         ("r.csv.xz", lzma.compress(b"user,item,rating\nann,10,4\n") + lzma.compress(b"bob,10,3\n")),
         ("r.csv.zst", ZSTD),
-        ("named otherwise", gzip.compress(b"user,item,rating\nann,10,4\nbob,10,3\n")),
+        ("named otherwise", gzip.compress(b"user,item,rating\nann,10,4\nbob,10,3\n", mtime=0)),
         ("r.jsonl", '{"user":"ann","item":10,"rating":4.0}\n\n{"rating":3,"item":10,"user":"bob","x":[1]}\n'),
         ("r.json", '{"user_id":{"$oid":"ann"},"item_id":"10","rating":{"$numberInt":"4"}}\n'
                    '{"user_id":"bob","item_id":"10","rating":3}\n'),
-        ("r.ndjson.gz", gzip.compress(b'{"user":"ann","item":10,"rating":4}\n{"user":"bob","item":10,"rating":3}')),
+        ("r.ndjson.gz", gzip.compress(b'{"user":"ann","item":10,"rating":4}\n{"user":"bob","item":10,"rating":3}', mtime=0)),
         ("r.csv", "sep=;\nuser;item;rating\nann;10;4\nbob;10;3\n"),
         ("r.csv", '\ufeff"sep=,"\r\nuser,item,rating\r\nann,10,4\r\nbob,10,3\r\n'),
         ("r.csv", "user, item, rating\nann, 10, 4\nbob, 10, 3\n"),
@@ -91,7 +91,7 @@ def test_ways_in(file: Write, name: str, content: str | bytes) -> None:
 
 
 def test_a_packed_file_in_a_folder_and_in_a_zip(tmp_path: Path) -> None:
-    content = gzip.compress(b"user,item,rating\nann,10,4\nbob,10,3\n")
+    content = gzip.compress(b"user,item,rating\nann,10,4\nbob,10,3\n", mtime=0)
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / "ratings.csv.gz").write_bytes(content)
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
@@ -105,13 +105,15 @@ def test_a_packed_file_in_a_folder_and_in_a_zip(tmp_path: Path) -> None:
 
 def test_a_bomb_is_refused(file: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "FREE_EXPANSION_BYTES", 1000)
-    bomb = gzip.compress(b"user,item,rating\n" + b"ann,10,4\n" * 500_000)
+    bomb = gzip.compress(b"user,item,rating\n" + b"ann,10,4\n" * 500_000, mtime=0)
     with pytest.raises(InputError, match="expected at most 250 times the packed size"):
         read(open_source(file("r.csv.gz", bomb)))
 
 
 @pytest.mark.parametrize(
-    "given", [b"user,item,rating\nann,10,4\nbob,10,3\n", gzip.compress(b"ann,10,4\nbob,10,3\n")], ids=["text", "gzip"]
+    "given",
+    [b"user,item,rating\nann,10,4\nbob,10,3\n", gzip.compress(b"ann,10,4\nbob,10,3\n", mtime=0)],
+    ids=["text", "gzip"],
 )
 def test_standard_input(given: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
