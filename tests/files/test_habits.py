@@ -66,7 +66,8 @@ ZSTD = pa.compress(b"user,item,rating\nann,10,4\nbob,10,3\n", codec="zstd", asby
         ("r.jsonl", '{"user":"ann","item":10,"rating":4.0}\n\n{"rating":3,"item":10,"user":"bob","x":[1]}\n'),
         ("r.json", '{"user_id":{"$oid":"ann"},"item_id":"10","rating":{"$numberInt":"4"}}\n'
                    '{"user_id":"bob","item_id":"10","rating":3}\n'),
-        ("r.ndjson.gz", gzip.compress(b'{"user":"ann","item":10,"rating":4}\n{"user":"bob","item":10,"rating":3}', mtime=0)),
+        ("r.ndjson.gz",
+            gzip.compress(b'{"user":"ann","item":10,"rating":4}\n{"user":"bob","item":10,"rating":3}', mtime=0)),
         ("r.csv", "sep=;\nuser;item;rating\nann;10;4\nbob;10;3\n"),
         ("r.csv", '\ufeff"sep=,"\r\nuser,item,rating\r\nann,10,4\r\nbob,10,3\r\n'),
         ("r.csv", "user, item, rating\nann, 10, 4\nbob, 10, 3\n"),
