@@ -1,5 +1,6 @@
 """What a job says when a person or a service manager stops it."""
 
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,8 +45,12 @@ def sigterm_interrupts() -> Iterator[None]:
     def stop(_signal: int, _frame: FrameType | None) -> NoReturn:
         raise Terminated
 
-    before = signal.signal(signal.SIGTERM, stop)
+    # A connection that is interrupted while the pool takes it back is closed, and the pool logs a traceback of that.
+    pool = logging.getLogger("sqlalchemy.pool")
+    level, before = pool.level, signal.signal(signal.SIGTERM, stop)
+    pool.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
+        pool.setLevel(level)
         signal.signal(signal.SIGTERM, before)

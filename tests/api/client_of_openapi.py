@@ -8,7 +8,8 @@ from recsys_client import Client
 from recsys_client.api.items import item_v1_items_item_id_get as get_item
 from recsys_client.api.lists import recommend_v1_users_user_id_recommendations_get as recommend
 from recsys_client.api.ratings import post_ratings_v1_ratings_post as post_ratings
-from recsys_client.models import ItemList, NotFoundProblem, PostedRating, PostedRatings, RateReport
+from recsys_client.models import ItemList, NotFoundProblem, PostedRatings, RateReport
+from recsys_client.models import PostedRatingsPostedRating as PostedRating
 
 with Client(base_url=sys.argv[2]) as client:
     answer = recommend.sync(client=client, user_id="u1", n=2)
