@@ -213,12 +213,10 @@ class Pipeline:
                 refitted = self._fit(source.ratings, config, refit_file, label="refitting")
                 check = check_refit(refitted.factors, twin.factors, source.ratings, source.parts[0])
                 step.figures = {"seconds": round(refitted.seconds, 3), **check.as_record()}
-                refit = step.figures
             if check.problem is None:
-                served = refitted
+                served, refit = refitted, step.figures
             else:  # the twin was judged, so it may be served; the next night refits again
                 verdict = replace(verdict, reason=f"{verdict.reason}; without the held-out ratings: {check.problem}")
-                refit = None
         with run.step("store", job.objective, f"{refit_file.path.stem} {judgement.compared_with}") as step:
             training = Training(
                 architecture=config.architecture,

@@ -8,18 +8,18 @@ import pandas as pd
 from dash import dcc, html
 from dash.development.base_component import Component
 
+from api.dashboard.forms import MAX_REASON
 from api.dashboard.parts import Asked, card, controls, graph, notice, select, table, version_select
 from recsys.analysis import charts
 from recsys.analysis.measures import format_value, measure_of
 from recsys.database.engine import reading
-from recsys.database.history import read_publications, read_runs
 from recsys.database.models import ModelVersion
+from recsys.database.publications import read_publications
+from recsys.database.runs import read_runs
 from recsys.serving.explain import explain_list
 from recsys.serving.lists import ListQuery, recommend
 from recsys.serving.parts import parts_of
 from recsys.serving.users import read_rated_items_by_id, read_states
-
-MAX_REASON = 500
 
 
 def when(milliseconds: int | None) -> str:
@@ -59,33 +59,32 @@ def overview_page(asked: Asked) -> list[Component]:
     parts += quality_charts(asked.known)
     if asked.known:
         parts.append(versions_card(asked))
-    frame = pd.DataFrame(
-        [(when(p.published_at), p.action, p.objective, p.number, p.reason) for p in publications],
-        columns=["when", "action", "objective", "number", "reason"],
-    )
-    headers = {
-        "when": "When (UTC)",
-        "action": "Action",
-        "objective": "Objective",
-        "number": "Version",
-        "reason": "Reason",
-    }
     if publications:
-        parts.append(card("Published and rolled back", table(frame, headers, caption="Publications")))
-    frame = pd.DataFrame(
-        [(when(r.started_at), when(r.finished_at), r.job, r.status, r.reason[:300]) for r in runs],
-        columns=["started", "finished", "job", "status", "reason"],
-    )
-    headers = {
-        "started": "Started (UTC)",
-        "finished": "Finished",
-        "job": "Job",
-        "status": "Status",
-        "reason": "Outcome",
-    }
+        headers = {
+            "when": "When (UTC)",
+            "action": "Action",
+            "objective": "Objective",
+            "number": "Version",
+            "reason": "Reason",
+        }
+        published = [(when(p.published_at), p.action, p.objective, p.number, p.reason) for p in publications]
+        parts.append(log_card("Published and rolled back", "Publications", headers, published))
     if runs:
-        parts.append(card("Runs", table(frame, headers, caption="Runs of jobs")))
+        headers = {
+            "started": "Started (UTC)",
+            "finished": "Finished",
+            "job": "Job",
+            "status": "Status",
+            "reason": "Outcome",
+        }
+        ran = [(when(r.started_at), when(r.finished_at), r.job, r.status, r.reason[:300]) for r in runs]
+        parts.append(log_card("Runs", "Runs of jobs", headers, ran))
     return parts
+
+
+def log_card(title: str, caption: str, headers: dict[str, str], rows: Sequence[tuple[Any, ...]]) -> html.Section:
+    """Return a card with a table of what happened: columns and their headers, and rows of their values."""
+    return card(title, table(pd.DataFrame(rows, columns=list(headers)), headers, caption=caption))
 
 
 def live_card(asked: Asked, version: ModelVersion) -> html.Section:

@@ -1,4 +1,4 @@
-"""The pages of the dashboard about one version or two. Each takes what was asked for and returns the page's content."""
+"""The pages of the dashboard about one version or two. Each takes a request and returns the page's content."""
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,6 @@ from recsys.analysis.neighbours import nearest_neighbours
 from recsys.analysis.view import MOST_JUDGED, ModelView
 
 MINIMA = [("10", "10 ratings"), ("0", "any number"), ("1", "1 rating"), ("25", "25"), ("50", "50"), ("100", "100")]
-NUMBERS = {"n_ratings": "Ratings"}
 
 
 def map_page(asked: Asked) -> list[Component]:
@@ -202,7 +201,7 @@ def popularity_page(asked: Asked) -> list[Component]:
 
 
 def item_page(asked: Asked) -> list[Component]:
-    """Return one item: what is known of it, its neighbours, and its places on the components."""
+    """Return the page of one item: its metadata, its neighbours, and its places on the components."""
     view, item_id = asked.view, asked.params.get("item", "")
     search = controls(
         version_select(asked),

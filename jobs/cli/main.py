@@ -132,7 +132,7 @@ def report_failure(message: str, code: int = 1) -> int:
 
 
 def report_bug(error: Exception) -> int:
-    """Print an error that nobody expected: in one line, or with its traceback where RECSYS_LOG_LEVEL is DEBUG."""
+    """Print an unexpected error: in one line, or with its traceback where RECSYS_LOG_LEVEL is DEBUG."""
     if os.environ.get("RECSYS_LOG_LEVEL") == "DEBUG":
         traceback.print_exception(error)
     text = " ".join(str(error).split())

@@ -75,22 +75,6 @@ def bury(connection: Connection, user_hash: str, pair_hash: str) -> None:
     upsert(connection, schema.tombstones, [row], key=["user_hash", "pair_hash"], set_=["at"])
 
 
-def raise_pairs(connection: Connection, pairs: Iterable[tuple[str, str]]) -> None:
-    """Forget the tombstones of users and pairs that were rated again."""
-    hasher = hasher_of(connection)
-    if hasher is None:
-        return
-    buried = schema.tombstones.c
-    hashes = {(hasher.user(user_id), hasher.pair(user_id, item_id)) for user_id, item_id in pairs}
-    users = {user_hash for user_hash, _ in hashes}
-    found = connection.execute(select(buried.user_hash, buried.pair_hash).where(buried.user_hash.in_(users))).all()
-    for user_hash, pair_hash in found:
-        if pair_hash == WHOLE_USER or (user_hash, pair_hash) in hashes:
-            connection.execute(
-                delete(schema.tombstones).where(buried.user_hash == user_hash, buried.pair_hash == pair_hash)
-            )
-
-
 @dataclass(frozen=True, slots=True)
 class Buried:
     """All tombstones: hash of the user → hash of the pair → when."""
@@ -130,18 +114,20 @@ def without_buried(
     """
     if buried is None:
         return columns, 0
-    dropped = np.zeros(len(columns), bool)
+    is_erased, has_withdrawn = (np.zeros(len(columns.user_ids), bool) for _ in range(2))
+    stones_of: dict[int, dict[str, int]] = {}
     for code, user_id in enumerate(columns.user_ids):
         stones = buried.of(user_id)
-        if not stones:
-            continue
-        rows = np.flatnonzero(columns.user_code == code)
         if WHOLE_USER in stones and not allow_erased:
-            dropped[rows] = True
-            continue
-        for row in rows.tolist():
-            at = stones.get(buried.hasher.pair(user_id, columns.item_ids[columns.item_code[row]]))
-            dropped[row] = at is not None and columns.rated_at[row] <= at  # no time is the smallest number
+            is_erased[code] = True
+        elif stones:
+            has_withdrawn[code], stones_of[code] = True, stones
+    dropped = is_erased[columns.user_code]
+    for row in np.flatnonzero(has_withdrawn[columns.user_code]).tolist():
+        code = int(columns.user_code[row])
+        pair = buried.hasher.pair(columns.user_ids[code], columns.item_ids[columns.item_code[row]])
+        at = stones_of[code].get(pair)
+        dropped[row] = at is not None and columns.rated_at[row] <= at  # no time is the smallest number
     if not dropped.any():
         return columns, 0
     kept = ~dropped

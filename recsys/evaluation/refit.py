@@ -56,7 +56,7 @@ def check_refit(refit: Factors, twin: Factors, ratings: Ratings, training_set: R
     if not all(np.isfinite(array).all() for side in sides for array in (side.factors, side.bias)):
         return RefitCheck(0.0, 0.0, 0.0, "the refit has numbers that are not finite")
     loss, twin_loss = losses_on_seen(refit, twin, training_set)
-    overlap = list_overlap(refit, twin, ratings)
+    overlap = mean_list_overlap(refit, twin, ratings)
     problem = None
     if not loss <= MAX_LOSS * twin_loss:
         problem = f"the loss of the refit is {loss:.4f}, and that of its twin {twin_loss:.4f}"
@@ -100,7 +100,9 @@ def losses_on_seen(refit: Factors, twin: Factors, training_set: Ratings) -> tupl
     return losses[0], losses[1]
 
 
-def list_overlap(first: Factors, second: Factors, ratings: Ratings, *, k: int = K, n_users: int = N_USERS) -> float:
+def mean_list_overlap(
+    first: Factors, second: Factors, ratings: Ratings, *, k: int = K, n_users: int = N_USERS
+) -> float:
     """Return the mean share of their first k items that two models list for the same users, without rated items.
 
     Items and users that one of the models does not know are left out; a user's list is as long as both models' are.

@@ -94,8 +94,7 @@ class AdamW(Optimizer):
 
     def load_schedule(self) -> None:
         """Write the scalars of the coming step to the device, where `kernels.adamw` reads them."""
-        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        device = parameters[0].device
+        device = self.param_groups[0]["params"][0].device
         if not uses_kernels(device):
             return
         rows = []

@@ -163,7 +163,7 @@ class FixedMatrix(NamedTuple):
         return FixedMatrix(
             Pattern.from_counts(n_of_row, column, n_columns),
             value,
-            Pattern.from_counts(torch.bincount(column, minlength=n_columns), row.index_select(0, order), len(idx)),
+            Pattern.from_counts(count(column, n_columns), row.index_select(0, order), len(idx)),
             value.index_select(0, order),
         )
 

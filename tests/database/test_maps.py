@@ -5,11 +5,11 @@ from sqlalchemy import Engine
 
 from jobs.maps import map_live
 from recsys.database.engine import reading
-from recsys.database.history import read_publications, read_runs
 from recsys.database.maps import StoredMap, has_map, read_map, store_map
 from recsys.database.models import publish
+from recsys.database.publications import read_publications
 from recsys.database.retention import prune
-from recsys.database.runs import recorded
+from recsys.database.runs import read_runs, recorded
 from tests.conftest import add_known_model
 
 
@@ -40,7 +40,7 @@ def test_publications_and_runs_the_newest_first(known_engine: Engine) -> None:
         with recorded(known_engine, job) as run:
             run.reason = f"{job} done"
     with reading(known_engine) as connection:
-        assert [(run.job, run.status, run.reason) for run in read_runs(connection)] == [
+        assert [(run.job, run.status, run.reason) for run in read_runs(connection, 50)] == [
             ("nightly", "done", "nightly done"),
             ("load", "done", "load done"),
         ]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from recsys.data.dataset import Ratings
-from recsys.evaluation.refit import check_refit, list_overlap, losses_on_seen
+from recsys.evaluation.refit import check_refit, losses_on_seen, mean_list_overlap
 from recsys.factors import Factors, Side
 
 RATINGS = Ratings(
@@ -35,11 +35,11 @@ UP, DOWN = factors([1, 2, 3, 4, 5]), factors([5, 4, 3, 2, 1])
 
 def test_the_overlap_of_known_lists() -> None:
     # Lists of two without the rated item: user 0 (rated item 0) gets 4, 3 and 1, 2; user 1 (rated 4) 3, 2 and 0, 1.
-    assert list_overlap(UP, DOWN, RATINGS, k=2) == 0
+    assert mean_list_overlap(UP, DOWN, RATINGS, k=2) == 0
     # Of three: 4, 3, 2 and 1, 2, 3 have two in common; so have 3, 2, 1 and 0, 1, 2.
-    assert list_overlap(UP, DOWN, RATINGS, k=3) == pytest.approx(2 / 3)
-    assert list_overlap(UP, UP, RATINGS, k=3) == 1
-    assert list_overlap(UP, DOWN, RATINGS, k=10) == 1  # all four that are left
+    assert mean_list_overlap(UP, DOWN, RATINGS, k=3) == pytest.approx(2 / 3)
+    assert mean_list_overlap(UP, UP, RATINGS, k=3) == 1
+    assert mean_list_overlap(UP, DOWN, RATINGS, k=10) == 1  # all four that are left
 
 
 def test_the_losses_are_of_the_same_ratings_among_the_same_items(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,6 +64,6 @@ def test_a_refit_must_be_finite_and_its_loss_near_its_twins(monkeypatch: pytest.
 
 def test_a_refit_must_list_what_its_twin_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recsys.evaluation.refit.losses_on_seen", lambda *_: (1.0, 1.0))
-    monkeypatch.setattr(list_overlap, "__kwdefaults__", {"k": 3, "n_users": 1000})
+    monkeypatch.setattr(mean_list_overlap, "__kwdefaults__", {"k": 3, "n_users": 1000})
     found = check_refit(DOWN, UP, RATINGS, RATINGS)
     assert found.problem == "the lists of the refit have 67% in common with its twin's, less than 70%"

@@ -1,4 +1,4 @@
-"""Who sees the dashboard, who changes something from it, and what it costs a server that nobody opens it on."""
+"""Access to the dashboard and its forms by scope, and the cost to a server whose dashboard is not opened."""
 
 import re
 import subprocess
@@ -11,9 +11,9 @@ from sqlalchemy import Engine
 
 from api.dashboard.app import PAGES
 from recsys.database.engine import reading
-from recsys.database.history import read_publications
 from recsys.database.keys import create_key, revoke_key
 from recsys.database.models import live_numbers
+from recsys.database.publications import read_publications
 from tests.api.conftest import serving, url_of
 from tests.conftest import add_known_model, add_known_rows, publish
 
