@@ -22,7 +22,7 @@ from api.process import keep_loaded_objects, note_termination, paused_collection
 from api.routes import docs, health, items, models, ratings, recommendations, runs
 from api.state import AppState, WriteLimiter
 from recsys.database.engine import connect
-from recsys.serving.batching import Searcher, StateReader
+from recsys.serving.batching import PostWriter, Searcher, StateReader
 from recsys.serving.refresh import LiveRecommender
 from recsys.serving.trending import TrendReader
 from recsys.settings import Settings, load_settings
@@ -70,8 +70,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             engine, settings.refresh_seconds, settings.user_cache_mib << 20, on_load=keep_loaded_objects
         )
         database = DatabaseWatch(engine, settings.refresh_seconds)
-        readers, searchers = ThreadPoolExecutor(1, "users"), ThreadPoolExecutor(1, "lists")
+        readers, searchers, posters = (ThreadPoolExecutor(1, name) for name in ("users", "lists", "posts"))
         threads = ThreadPoolExecutor(16, "work")
+        writers = WriteLimiter()
         app.state.recsys = AppState(
             engine=engine,
             settings=settings,
@@ -79,9 +80,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             database=database,
             reader=StateReader(engine, live.users, readers),
             searcher=Searcher(searchers),
+            posts=PostWriter(engine, posters, threads, writers, live.users.forget),
             trends=TrendReader(engine),
             threads=threads,
-            writers=WriteLimiter(),
+            writers=writers,
             metrics=metrics,
             in_flight=in_flight,
             draining=draining,
@@ -97,7 +99,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             finally:
                 live.stop()
                 database.stop()
-                for pool in (readers, searchers, threads):
+                for pool in (readers, searchers, posters, threads):
                     pool.shutdown()
                 engine.dispose()
                 metrics.close()

@@ -15,7 +15,7 @@ from api.access import DatabaseWatch
 from api.metrics import Metrics
 from api.middleware import InFlight
 from recsys.errors import DatabaseError, OverloadedError
-from recsys.serving.batching import Searcher, StateReader
+from recsys.serving.batching import PostWriter, Searcher, StateReader
 from recsys.serving.refresh import LiveRecommender
 from recsys.serving.trending import TrendReader
 from recsys.settings import Settings
@@ -69,6 +69,7 @@ class AppState:
         database: the API keys, and whether the database answers.
         reader: reads users, those of concurrent requests in one query.
         searcher: finds lists, those of concurrent requests in one matrix product.
+        posts: writes posted ratings, those of concurrent requests in one transaction.
         trends: reads trending items, and keeps them for a minute.
         threads: run work that would keep the event loop busy for too long.
         writers: limits concurrent writes.
@@ -81,6 +82,7 @@ class AppState:
     database: DatabaseWatch
     reader: StateReader
     searcher: Searcher
+    posts: PostWriter
     trends: TrendReader
     threads: ThreadPoolExecutor
     writers: WriteLimiter

@@ -1,6 +1,6 @@
 """A client that sends the next request as soon as it has an answer: raw sockets, keep-alive, one process.
 
-It takes about 15 µs per request. It checks the status of every answer; any status but 200 is an error.
+It takes about 15 µs per request. It checks the status of every answer; any status but 200 and 201 is an error.
 """
 
 import asyncio
@@ -18,6 +18,8 @@ import uvloop
 ANSWER_TIMEOUT_SECONDS = 60.0
 """Time after which the connection of a request without an answer is closed."""
 
+SUCCESSES = (200, 201)
+
 NO_ANSWER = 0
 """Status of a request whose connection was refused or lost."""
 
@@ -32,7 +34,7 @@ class Load:
     Attributes:
         seconds: from the first request to the last answer.
         statuses: number of answers of each status, `NO_ANSWER` included.
-        latencies_ms: latencies of the answers with 200, in the order of arrival.
+        latencies_ms: latencies of the successful answers, in the order of arrival.
         first_error: status and body of the first answer that was an error; empty without errors.
     """
 
@@ -43,8 +45,8 @@ class Load:
 
     @property
     def answered(self) -> int:
-        """Number of answers with 200."""
-        return self.statuses[200]
+        """Number of successful answers."""
+        return sum(self.statuses[status] for status in SUCCESSES)
 
     @property
     def errors(self) -> int:
@@ -53,7 +55,7 @@ class Load:
 
     @property
     def per_second(self) -> float:
-        """Answers with 200 per second."""
+        """Successful answers per second."""
         return self.answered / self.seconds if self.seconds else 0.0
 
     def percentile(self, percent: float) -> float:
@@ -84,8 +86,20 @@ def get(path: str) -> bytes:
 
 def post(path: str, content: object) -> bytes:
     """Return a POST request with a JSON body."""
+    return with_body("POST", path, content)
+
+
+def put(path: str, content: object) -> bytes:
+    """Return a PUT request with a JSON body."""
+    return with_body("PUT", path, content)
+
+
+def with_body(method: str, path: str, content: object) -> bytes:
+    """Return a request with a JSON body."""
     body = json.dumps(content).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    head = (
+        f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    )
     return head.encode() + b"\r\n\r\n" + body
 
 
@@ -136,7 +150,7 @@ class LoadRun:
         load = self.load
         load.seconds = now - self._started
         load.statuses[status] += 1
-        if status == 200:
+        if status in SUCCESSES:
             load.latencies_ms.append((now - sent_at) * 1000)
         elif not load.first_error:
             load.first_error = f"{status or 'no answer'}: {body[:300].decode(errors='replace')}".rstrip(": ")

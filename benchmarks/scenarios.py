@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from benchmarks.load import Load, drive, get, post
+from benchmarks.load import Load, drive, get, post, put
 from benchmarks.served import Memory, Server
 from benchmarks.serving_data import RequestPool
 
@@ -176,6 +176,18 @@ def rate(session: Session) -> ScenarioResult:
             yield post("/v1/ratings", {"ratings": [{**row, "rating": int(stars.integers(1, 6))}]})
 
     return ScenarioResult(session.drive(rows()))
+
+
+def put_items(session: Session) -> ScenarioResult:
+    """New items with a title and a category of others, one request after the other."""
+
+    def rows() -> Iterator[bytes]:
+        categories = session.pool.categories
+        for at, category in enumerate(random_indices(session, len(categories))):
+            item = {"title": f"New item {at}", "categories": [categories[category]]}
+            yield put(f"/v1/items/new-{at}", item)
+
+    return ScenarioResult(session.drive(rows(), n_connections=1))
 
 
 def fold_in(session: Session) -> ScenarioResult:

@@ -21,9 +21,9 @@ from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from benchmarks import swaps
-from benchmarks.load import Load, drive, get
+from benchmarks.load import SUCCESSES, Load, drive, get
 from benchmarks.report import describe_machine
-from benchmarks.scenarios import READING, ScenarioResult, Session, rate
+from benchmarks.scenarios import READING, ScenarioResult, Session, put_items, rate
 from benchmarks.served import ROOT, ServerFailedError, serve_bare, serve_recsys
 from benchmarks.serving_data import (
     HUGE,
@@ -40,13 +40,13 @@ from benchmarks.serving_data import (
 from recsys.errors import RecsysError
 
 SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"
-ON_POSTGRESQL = ("first", "top10")
-"""Scenarios that also run on PostgreSQL: those that read the database."""
+ON_POSTGRESQL = ("first", "top10", "rate", "put")
+"""Scenarios that also run on PostgreSQL: those that use the database."""
 ON_HUGE = ("start", "first", "memory")
 LARGE_ONLY = ("start", "batch", "fold-in", "memory")
 """Scenarios that run on the small database only when named: there they show little."""
-ONE_CONNECTION = ("batch", "fold-in")
-WRITING = ("rate", "swap")
+ONE_CONNECTION = ("batch", "fold-in", "put")
+WRITING = ("rate", "put", "swap")
 BUSY = 0.15
 """Relative difference of the two measurements of the bare endpoint above which the result has a warning."""
 
@@ -84,7 +84,7 @@ def default_tasks(*, huge: bool) -> list[Task]:
     """Return the tasks of a run without names."""
     tasks = [Task(name, SMALL) for name in READING if name not in LARGE_ONLY]
     tasks += [Task("rate", SMALL), Task("swap", SMALL)]
-    tasks += [Task(name, LARGE) for name in (*READING, "rate")]
+    tasks += [Task(name, LARGE) for name in (*READING, "rate", "put")]
     return tasks + [Task(name, HUGE) for name in ON_HUGE if huge]
 
 
@@ -143,11 +143,11 @@ class Benchmark:
                     self._log_progress(f"{task.name} on {database}")
                     self._add_result(task, database, session, scenario(session))
 
-    def run_writing(self, url: str, tasks: Sequence[Task]) -> None:
+    def run_writing(self, url: str, database: str, tasks: Sequence[Task]) -> None:
         """Run tasks that write, each on its own copy of the database."""
         for task in tasks:
-            self._log_progress(f"{task.name} on {SQLITE}")
-            log, pool = self._log_file(task, SQLITE), read_request_pool(url)
+            self._log_progress(f"{task.name} on {database}")
+            log, pool = self._log_file(task, database), read_request_pool(url)
             with copied(url, self._folder) as copy:
                 versions = swaps.second_version(copy) if task.scenario == "swap" else (0, 0)
                 settings = {"RECSYS_REFRESH_SECONDS": str(swaps.REFRESH_SECONDS)} if task.scenario == "swap" else {}
@@ -156,8 +156,8 @@ class Benchmark:
                     if task.scenario == "swap":
                         result = swaps.swap(server, copy, pool, versions, self._options.swaps)
                     else:
-                        result = rate(session)
-                    self._add_result(task, SQLITE, session, result)
+                        result = put_items(session) if task.scenario == "put" else rate(session)
+                    self._add_result(task, database, session, result)
 
     def run(self, tasks: Sequence[Task]) -> None:
         """Run tasks, the smallest database first; a failure of one size is recorded and the next size runs."""
@@ -166,15 +166,21 @@ class Benchmark:
             for size in SIZES.values():
                 of_size = [task for task in tasks if task.size == size]
                 reading = [task for task in of_size if task.scenario in READING]
+                writing = [task for task in of_size if task.scenario in WRITING]
                 if not of_size:
                     continue
                 try:
                     url = sqlite_database(size, self._folder)
                     self.run_reading(url, SQLITE, reading)
-                    self.run_writing(url, [task for task in of_size if task.scenario in WRITING])
-                    on_both = [task for task in reading if task.scenario in ON_POSTGRESQL and size != HUGE]
-                    if postgres is not None and on_both:
-                        self.run_reading(postgres_database(size, self._folder, postgres), POSTGRESQL, on_both)
+                    self.run_writing(url, SQLITE, writing)
+                    read_on_both, written_on_both = (
+                        [task for task in group if task.scenario in ON_POSTGRESQL and size != HUGE]
+                        for group in (reading, writing)
+                    )
+                    if postgres is not None and (read_on_both or written_on_both):
+                        url = postgres_database(size, self._folder, postgres)
+                        self.run_reading(url, POSTGRESQL, read_on_both)
+                        self.run_writing(url, POSTGRESQL, written_on_both)
                 except (ServerFailedError, swaps.SwapFailedError, RecsysError, SQLAlchemyError, OSError) as error:
                     self.failures.append(f"{size.name}: {error}")
 
@@ -256,7 +262,7 @@ def as_record(results: Sequence[TaskResult], bare: Sequence[Load], options: argp
 
 def table_cells(load: Load) -> list[str]:
     """Return the cells of a run: rate, three percentiles, their ratio and the errors."""
-    statuses = "/".join(str(status or "none") for status in sorted(load.statuses) if status != 200)
+    statuses = "/".join(str(status or "none") for status in sorted(load.statuses) if status not in SUCCESSES)
     errors = f"{load.errors:,} ({statuses})" if load.errors else "0"
     if not load.answered:
         return ["–"] * 5 + [errors]

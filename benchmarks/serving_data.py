@@ -144,7 +144,11 @@ def postgres_server(folder: Path) -> Iterator[Any]:
 
 @contextmanager
 def copied(url: str, folder: Path) -> Iterator[str]:
-    """Copy an SQLite file for a task that writes; return the URL of the copy, which is removed at the end."""
+    """Copy a database for a task that writes; return the URL of the copy, which is removed at the end."""
+    if not url.startswith("sqlite"):
+        with copied_on_server(url) as copy:
+            yield copy
+        return
     original = Path(make_url(url).database or "")
     path = folder / f"{original.stem}-copy-{os.getpid()}.db"
     shutil.copyfile(original, path)
@@ -152,6 +156,25 @@ def copied(url: str, folder: Path) -> Iterator[str]:
         yield f"sqlite:///{path.resolve()}"
     finally:
         remove_database(path)
+
+
+@contextmanager
+def copied_on_server(url: str) -> Iterator[str]:
+    """Copy a PostgreSQL database, which no one may use meanwhile; the copy is removed at the end."""
+    original = make_url(url)
+    name = f"{original.database}_copy"
+    admin = connect(original.set(database="postgres").render_as_string(hide_password=False))
+    admin = admin.execution_options(isolation_level="AUTOCOMMIT")
+    drop = text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    with admin.connect() as connection:
+        connection.execute(drop)
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {original.database}"))
+    try:
+        yield original.set(database=name).render_as_string(hide_password=False)
+    finally:
+        with admin.connect() as connection:
+            connection.execute(drop)
+        admin.dispose()
 
 
 def build(url: str, size: Size, seed: int = 0) -> None:

@@ -11,19 +11,22 @@ from api.schemas import PostedRating, PostedRatings, UserRatingsParams
 from api.security import Admin, Writer
 from api.state import AppState, CurrentState, in_thread, state_of
 from recsys.database.engine import reading
-from recsys.database.feedback import NewRating, rate
+from recsys.database.feedback import NewRating, Post, check_post
 from recsys.database.ratings import delete_rating
 from recsys.database.user_states import read_user_ratings
 from recsys.database.users import erase_user
 from recsys.errors import NotFoundError
 from recsys.results import RateReport, UserRatings
 
+THREAD_ROWS = 100
+"""Posts of more rows are checked in a thread: it takes milliseconds."""
+
 routes = router("ratings")
 reading_routes = router("ratings", FastRoute)
 
 
 @routes.post("/ratings", response_model=RateReport, responses=BODY_RESPONSES)
-def post_ratings(
+async def post_ratings(
     _: Writer, body: Annotated[PostedRatings, Depends(JsonBody(PostedRatings))], state: CurrentState
 ) -> RateReport | Response:
     """Store up to 1,000 ratings or events. Rows that cannot be stored (of a wrong type, an unknown item, a rating
@@ -32,18 +35,22 @@ def post_ratings(
     Posting the same ratings again changes nothing, and an event counts once for each user, item and time. Acknowledged
     rows are in the database, and the user's next list respects them.
     """
+    is_long = len(body.ratings) > THREAD_ROWS
+    post = await in_thread(state, _checked, state, body) if is_long else _checked(state, body)
+    report = await state.posts.write(post)
+    if report.rejected == len(body.ratings):
+        return none_stored("rating", "ratings", report.errors)
+    return report
+
+
+def _checked(state: AppState, body: PostedRatings) -> Post:
     posted, errors = validated_rows(PostedRating, body.ratings)
     weights = state.settings.weights_of_events
     rows = {
         index: NewRating(row.user_id, row.item_id, row.rating, row.rated_at_ms, row.weight_of(weights))
         for index, row in posted
     }
-    scale = (state.settings.rating_min, state.settings.rating_max)
-    with state.writers:
-        report = rate(state.engine, rows, scale, on_change=state.live.users.forget, errors=errors)
-    if report.rejected == len(body.ratings):
-        return none_stored("rating", "ratings", report.errors)
-    return report
+    return check_post(rows, (state.settings.rating_min, state.settings.rating_max), errors)
 
 
 @reading_routes.get("/users/{user_id}/ratings", response_model=UserRatings)

@@ -172,6 +172,15 @@ def lock_schema(connection: Connection) -> None:
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7263779)")
 
 
+def limit_lock_wait(connection: Connection, seconds: float) -> None:
+    """Let this transaction fail with `LockUnavailableError` where it would wait longer for a lock of another one.
+
+    On SQLite, where a transaction that writes has its only lock from its beginning, nothing is to do.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {max(1, round(seconds * 1000))}")
+
+
 def database_now_ms(connection: Connection) -> int:
     """Return the database's time in Unix milliseconds. SQLite has no clock of its own: there it is the machine's."""
     if connection.dialect.name == "sqlite":

@@ -1,5 +1,6 @@
-"""Ratings that are posted: checked row by row, the good ones written in one transaction."""
+"""Ratings that are posted: checked row by row, the good ones written in one transaction, as those of other posts."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,11 +14,17 @@ from recsys.data.limits import EARLIEST_MS, MAX_RATING, id_problem
 from recsys.database import schema
 from recsys.database.clock import now_ms
 from recsys.database.driver_errors import ConflictError
-from recsys.database.engine import retry_on_conflict, upsert
+from recsys.database.engine import limit_lock_wait, retry_on_conflict, upsert
 from recsys.database.tombstones import SECRET, WHOLE_USER, Hasher
 from recsys.database.users import lock_users
 from recsys.database.work import Work, unit_of_work
 from recsys.results import RateReport, RowError
+
+Pair = tuple[str, str]
+"""A user_id and an item_id."""
+
+OnChange = Callable[[Sequence[int], int], None]
+"""Called after a commit with the keys of the users whose ratings changed, and the seq of the change."""
 
 PAIR = ("user_key", "item_key", "kind")
 CLOCK_SKEW_MS = 300_000
@@ -67,34 +74,57 @@ class StoredPair(NamedTuple):
     secret: bytes | None
 
 
-class Written(NamedTuple):
-    """Numbers of ratings inserted and updated."""
+@dataclass(frozen=True, slots=True)
+class Post:
+    """The rows of one post, after those that cannot be kept, whatever is stored, were set aside.
 
-    inserted: int
-    updated: int
+    Attributes:
+        rows: (position in the post, row).
+        errors: of the rows that were set aside.
+    """
+
+    rows: tuple[tuple[int, NewRating], ...]
+    errors: tuple[RowError, ...]
+
+    @property
+    def pairs(self) -> frozenset[Pair]:
+        """The user_id and item_id of each row."""
+        return frozenset((row.user_id, row.item_id) for _, row in self.rows)
+
+
+class Written(NamedTuple):
+    """The pairs of ratings that were inserted and updated; a pair counts as often as it occurs."""
+
+    inserted: list[Pair]
+    updated: list[Pair]
 
 
 def rate(
     engine: Engine,
     rows: Sequence[NewRating] | Mapping[int, NewRating],
     scale: tuple[float | None, float | None] | None,
-    on_change: Callable[[Sequence[int], int], None],
+    on_change: OnChange,
     errors: Sequence[RowError] = (),
 ) -> RateReport:
-    """Store ratings and events; a bad row is reported, and the others are kept.
+    """Store ratings and events; a bad row is reported, and the others are kept. See `check_post` and `write_posts`."""
+    [report] = write_posts(engine, [check_post(rows, scale, errors)], on_change)
+    return report
 
-    A rating without a time is taken as given now; sending the same one again changes nothing. An event counts once for
-    each user, item and time. What was taken back, or is of an erased user, stays away unless a row is newer.
+
+def check_post(
+    rows: Sequence[NewRating] | Mapping[int, NewRating],
+    scale: tuple[float | None, float | None] | None,
+    errors: Sequence[RowError] = (),
+) -> Post:
+    """Set aside the rows that cannot be kept, whatever is stored.
 
     Args:
         rows: in their order, or by their position in the post.
         scale: lowest and highest rating, where they are configured.
         errors: of rows that are not among `rows`.
-        on_change: called after the commit with the keys of the users whose ratings changed, and the seq of the change.
     """
     now = now_ms()
     errors = list(errors)
-    n_rows = len(rows) + len(errors)
     plausible: list[tuple[int, NewRating]] = []
     for index, row in rows.items() if isinstance(rows, Mapping) else enumerate(rows):
         problem = row_problem(row, scale, now)
@@ -102,38 +132,74 @@ def rate(
             plausible.append((index, row))
         else:
             errors.append(RowError(index=index, message=problem))
-    if not plausible:
-        return report(sorted(errors, key=lambda error: error.index), 0, Written(0, 0))
+    return Post(tuple(plausible), tuple(errors))
 
-    def write() -> tuple[list[RowError], Written, Work]:
+
+def write_posts(
+    engine: Engine, posts: Sequence[Post], on_change: OnChange, lock_seconds: float | None = None
+) -> list[RateReport]:
+    """Store the rows of posts in one transaction.
+
+    A rating without a time is taken as given now; sending the same one again changes nothing. An event counts once for
+    each user, item and time. What was taken back, or is of an erased user, stays away unless a row is newer.
+
+    Args:
+        posts: no pair of user and item may occur in two of them.
+        on_change: called after the commit with the keys of the users whose ratings changed, and the seq of the change.
+        lock_seconds: longest time to wait for a row that another transaction holds; by default as long as it takes.
+            On SQLite writers wait for the whole database, as long as `busy_seconds` of the engine.
+
+    Returns:
+        The report of each post.
+
+    Raises:
+        LockUnavailableError: `lock_seconds` passed; nothing is stored.
+        DatabaseError: as `unit_of_work`; nothing is stored.
+    """
+    rows = [row for post in posts for _, row in post.rows]
+    if not rows:
+        return [report(post, (), Counter(), Counter()) for post in posts]
+
+    def write() -> tuple[dict[Pair, StoredPair], Written, Work]:
         with unit_of_work(engine) as work:
-            stored = read_pairs(work.connection, {(row.user_id, row.item_id) for _, row in plausible})
-            unknown, good = [], []
-            for index, row in plausible:
-                if stored[row.user_id, row.item_id].item_key is None:
-                    unknown.append(RowError(index=index, message=unknown_item(row.item_id)))
-                else:
-                    good.append(row)
-            good = without_withdrawn(work, good, stored)
+            if lock_seconds is not None:
+                limit_lock_wait(work.connection, lock_seconds)
+            stored = read_pairs(work.connection, {(row.user_id, row.item_id) for row in rows})
+            known = [row for row in rows if stored[row.user_id, row.item_id].item_key is not None]
+            good = without_withdrawn(work, known, stored)
+            now = now_ms()
             ratings = write_posted(work, [row for row in good if row.weight is None], stored, now)
             events = write_events(work, [row for row in good if row.weight is not None], stored, now)
-            return unknown, Written(ratings.inserted + events, ratings.updated), work
+            return stored, Written(ratings.inserted + events, ratings.updated), work
 
-    unknown, written, work = retry_on_conflict(write)
+    stored, written, work = retry_on_conflict(write)
     if work.seq:
         on_change(work.rated_users, work.seq)
-    errors = sorted(errors + unknown, key=lambda error: error.index)
-    return report(errors, n_rows - len(errors), written)
+    inserted, updated = Counter(written.inserted), Counter(written.updated)
+    unknown = [
+        [(index, row.item_id) for index, row in post.rows if stored[row.user_id, row.item_id].item_key is None]
+        for post in posts
+    ]
+    return [report(post, items, inserted, updated) for post, items in zip(posts, unknown, strict=True)]
 
 
-def report(errors: list[RowError], n_good: int, written: Written) -> RateReport:
-    """Return the report of a post."""
+def report(
+    post: Post, unknown: Sequence[tuple[int, str]], inserted: Mapping[Pair, int], updated: Mapping[Pair, int]
+) -> RateReport:
+    """Return the report of a post.
+
+    Args:
+        unknown: position and item_id of the rows whose items do not exist.
+        inserted, updated: how often each pair was.
+    """
+    errors = [*post.errors, *(RowError(index=index, message=unknown_item(item_id)) for index, item_id in unknown)]
+    n_inserted, n_updated = (sum(counts.get(pair, 0) for pair in post.pairs) for counts in (inserted, updated))
     return RateReport(
-        inserted=written.inserted,
-        updated=written.updated,
-        unchanged=n_good - written.inserted - written.updated,
+        inserted=n_inserted,
+        updated=n_updated,
+        unchanged=len(post.rows) - len(unknown) - n_inserted - n_updated,
         rejected=len(errors),
-        errors=errors,
+        errors=sorted(errors, key=lambda error: error.index),
     )
 
 
@@ -145,9 +211,7 @@ def unknown_item(item_id: str) -> str:
     )
 
 
-def without_withdrawn(
-    work: Work, rows: Sequence[NewRating], stored: Mapping[tuple[str, str], StoredPair]
-) -> list[NewRating]:
+def without_withdrawn(work: Work, rows: Sequence[NewRating], stored: Mapping[Pair, StoredPair]) -> list[NewRating]:
     """Return the rows that are newer than what was withdrawn, and forget the withdrawal of their pairs and users."""
     secret = next((stored[row.user_id, row.item_id].secret for row in rows), None)
     if secret is None:
@@ -189,7 +253,7 @@ def row_problem(row: NewRating, scale: tuple[float | None, float | None] | None,
     return None
 
 
-def read_pairs(connection: Connection, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], StoredPair]:
+def read_pairs(connection: Connection, pairs: Iterable[Pair]) -> dict[Pair, StoredPair]:
     """Return what is stored of pairs of user_id and item_id, in one statement."""
     posted = values(column("user_id", Text), column("item_id", Text), name="posted").data(sorted(pairs)).cte()
     users, items, rated = schema.users.c, schema.items.c, schema.ratings.c
@@ -207,9 +271,7 @@ def read_pairs(connection: Connection, pairs: Iterable[tuple[str, str]]) -> dict
     return {(user_id, item_id): StoredPair(*rest) for user_id, item_id, *rest in rows}
 
 
-def write_posted(
-    work: Work, rows: Sequence[NewRating], stored: Mapping[tuple[str, str], StoredPair], received_at: int
-) -> Written:
+def write_posted(work: Work, rows: Sequence[NewRating], stored: Mapping[Pair, StoredPair], received_at: int) -> Written:
     """Insert and update posted ratings; new users are inserted, all items are known.
 
     What was read of the pairs is not locked. So each write says what it expects to find, and the transaction is run
@@ -222,8 +284,8 @@ def write_posted(
         ConflictError: another writer changed one of the pairs or erased one of the users since they were read.
     """
     if not rows:
-        return Written(0, 0)
-    latest: dict[tuple[str, str], NewRating] = {}
+        return Written([], [])
+    latest: dict[Pair, NewRating] = {}
     for row in rows:
         pair = (row.user_id, row.item_id)
         if pair not in latest or row.is_later_than(latest[pair]):
@@ -232,6 +294,7 @@ def write_posted(
     new_users = lock_users(work.connection, sorted(unknown)) if unknown else {}
     new: list[dict[str, Any]] = []
     changed: list[dict[str, Any]] = []
+    done = Written([], [])
     for pair, row in latest.items():
         before = stored[pair]
         value = {
@@ -244,7 +307,9 @@ def write_posted(
         }
         if before.rating is None:
             new.append(value)
+            done.inserted.append(pair)
         elif row.changes(before):
+            done.updated.append(pair)
             changed.append({**value, "old_rating": before.rating, "old_rated_at": before.rated_at})
     for group, write in ((new, insert_posted), (changed, update_posted)):
         if group:
@@ -254,30 +319,32 @@ def write_posted(
         work.mark_rated([row["user_key"] for row in written])
         gains = np.array([row["gain"] for row in written])
         work.count(np.array([row["item_key"] for row in written]), [1] * len(new) + [0] * len(changed), gains)
-    return Written(len(new), len(changed))
+    return done
 
 
 def write_events(
-    work: Work, rows: Sequence[NewRating], stored: Mapping[tuple[str, str], StoredPair], received_at: int
-) -> int:
+    work: Work, rows: Sequence[NewRating], stored: Mapping[Pair, StoredPair], received_at: int
+) -> list[Pair]:
     """Count events that were not counted yet, and add their weights to those of their pairs.
 
     Returns:
-        Number of events that were counted.
+        The pair of each event that was counted.
 
     Raises:
         ConflictError: one of the users was erased since they were read.
     """
     if not rows:
-        return 0
+        return []
     unknown = {row.user_id for row in rows if stored[row.user_id, row.item_id].user_key is None}
     new_users = lock_users(work.connection, sorted(unknown)) if unknown else {}
     weights: dict[tuple[int, int, int], float] = {}
+    ids: dict[tuple[int, int], Pair] = {}
     for row in rows:
         pair = stored[row.user_id, row.item_id]
         user_key = new_users[row.user_id] if pair.user_key is None else pair.user_key
         assert pair.item_key is not None and row.weight is not None  # noqa: PT018
         weights[user_key, pair.item_key, received_at if row.rated_at is None else row.rated_at] = row.weight
+        ids[user_key, pair.item_key] = row.user_id, row.item_id
     logged, rated = schema.events.c, schema.ratings.c
     names = ("user_key", "item_key", "at")
     keys = [dict(zip(names, key, strict=True)) for key in sorted(weights)]
@@ -311,7 +378,7 @@ def write_events(
         work.mark_rated([user_key for user_key, _ in added])
         n_new = [int(pair in is_new) for pair in added]
         work.count(np.array([item_key for _, item_key in added]), n_new, np.zeros(len(added)), False)
-    return len(counted)
+    return [ids[event.user_key, event.item_key] for event in counted]
 
 
 def insert_posted(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,16 +1,21 @@
-"""Requests that wait at the same time share one query for their users, and one matrix product for their lists."""
+"""Requests that wait at the same time share one query for their users, one matrix product for their lists, and one
+transaction for their ratings."""
 
 import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from itertools import groupby
 from typing import NamedTuple, TypeVar
 
 from sqlalchemy import Engine
 
+from recsys.database.driver_errors import ConflictError, LockUnavailableError
 from recsys.database.engine import read_latest
-from recsys.errors import DatabaseError
+from recsys.database.feedback import OnChange, Pair, Post, write_posts
+from recsys.errors import DatabaseError, RecsysError
+from recsys.results import RateReport
 from recsys.scoring.search import TopN
 from recsys.serving.catalogue import Catalogue
 from recsys.serving.live_model import LiveModel
@@ -27,6 +32,15 @@ MAX_INLINE_WORK = 70_000_000
 
 MAX_WAITING = 32
 """Number of searches that start at once, without waiting for more to join."""
+
+MAX_ROWS = 1000
+"""Most rows of posts that are written in one transaction, unless one post alone has more."""
+
+LOCK_SECONDS = 0.25
+"""Longest time that posts which are written together wait for a row that another transaction holds."""
+
+OF_A_ROW = (LockUnavailableError, ConflictError)
+"""Errors of a transaction that may be about the rows of one post, and not about the database."""
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -158,6 +172,95 @@ class Searcher:
             loop.call_soon(self._run_waiting)
         else:
             self._busy = False
+
+
+class PostWriter:
+    """Writes posted ratings; those that wait at the same time are written in one transaction, in order.
+
+    A transaction on PostgreSQL may have to wait for a bulk load that holds one of its rows. The other posts do not wait
+    with it: after `LOCK_SECONDS`, or if their transaction fails, each post is written by itself.
+
+    Args:
+        executor: of one thread, that writes posts together.
+        single: threads that write posts by themselves.
+        slots: entered by each transaction; limits how many there are at once.
+        on_change: called after each commit; see `write_posts`.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        executor: Executor,
+        single: Executor,
+        slots: AbstractContextManager[None],
+        on_change: OnChange,
+    ) -> None:
+        self._engine, self._executor, self._single = engine, executor, single
+        self._slots, self._on_change = slots, on_change
+        self._waiting: list[tuple[Post, asyncio.Future[RateReport]]] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._alone: set[asyncio.Task[None]] = set()
+
+    async def write(self, post: Post) -> RateReport:
+        """Return the report of a post once its rows are committed.
+
+        Raises:
+            RecsysError: as `slots` and `write_posts`; nothing of the post is stored.
+        """
+        answer: asyncio.Future[RateReport] = asyncio.get_running_loop().create_future()
+        self._waiting.append((post, answer))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write_waiting())
+        return await answer
+
+    def _take(self) -> list[tuple[Post, "asyncio.Future[RateReport]"]]:
+        """Take the posts that can be written together: a later post of a pair waits for the earlier one."""
+        taken, left = [], []
+        pairs: set[Pair] = set()
+        n_rows = 0
+        for post, answer in self._waiting:
+            fits = not taken or n_rows + len(post.rows) <= MAX_ROWS
+            (taken if fits and pairs.isdisjoint(post.pairs) else left).append((post, answer))
+            pairs |= post.pairs
+            n_rows += len(post.rows)
+        self._waiting = left
+        return taken
+
+    async def _write_waiting(self) -> None:
+        try:
+            while self._waiting:
+                group = self._take()
+                posts, answers = [post for post, _ in group], [answer for _, answer in group]
+                try:
+                    reports = await self._run(self._executor, posts, LOCK_SECONDS)
+                except Exception as error:
+                    is_of_all = isinstance(error, RecsysError) and not isinstance(error, OF_A_ROW)
+                    if is_of_all:
+                        _fail(answers, error)
+                        continue
+                    for post, answer in group:
+                        task = asyncio.create_task(self._write_alone(post, answer))
+                        self._alone.add(task)
+                        task.add_done_callback(self._alone.discard)
+                else:
+                    _settle(answers, reports)
+        finally:
+            self._writing = None
+
+    async def _write_alone(self, post: Post, answer: "asyncio.Future[RateReport]") -> None:
+        try:
+            reports = await self._run(self._single, [post], None)
+        except Exception as error:
+            _fail([answer], error)
+        else:
+            _settle([answer], reports)
+
+    async def _run(self, executor: Executor, posts: list[Post], lock_seconds: float | None) -> list[RateReport]:
+        def write() -> list[RateReport]:
+            with self._slots:
+                return write_posts(self._engine, posts, self._on_change, lock_seconds)
+
+        return await asyncio.get_running_loop().run_in_executor(executor, write)
 
 
 def _settle(answers: "Sequence[asyncio.Future[_T]]", results: Sequence[_T]) -> None:
