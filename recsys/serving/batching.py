@@ -174,6 +174,9 @@ class Searcher:
             self._busy = False
 
 
+_WaitingPost = tuple[Post, "asyncio.Future[RateReport]"]
+
+
 class PostWriter:
     """Writes posted ratings; those that wait at the same time are written in one transaction, in order.
 
@@ -197,7 +200,7 @@ class PostWriter:
     ) -> None:
         self._engine, self._executor, self._single = engine, executor, single
         self._slots, self._on_change = slots, on_change
-        self._waiting: list[tuple[Post, asyncio.Future[RateReport]]] = []
+        self._waiting: list[_WaitingPost] = []
         self._writing: asyncio.Task[None] | None = None
         self._alone: set[asyncio.Task[None]] = set()
 
@@ -213,9 +216,10 @@ class PostWriter:
             self._writing = asyncio.create_task(self._write_waiting())
         return await answer
 
-    def _take(self) -> list[tuple[Post, "asyncio.Future[RateReport]"]]:
+    def _take(self) -> list["_WaitingPost"]:
         """Take the posts that can be written together: a later post of a pair waits for the earlier one."""
-        taken, left = [], []
+        taken: list[_WaitingPost] = []
+        left: list[_WaitingPost] = []
         pairs: set[Pair] = set()
         n_rows = 0
         for post, answer in self._waiting:
@@ -236,7 +240,9 @@ class PostWriter:
                 except Exception as error:
                     is_of_all = isinstance(error, RecsysError) and not isinstance(error, OF_A_ROW)
                     if is_of_all:
-                        _fail(answers, error)
+                        # Those that wait would fail too, each group of them after as long a wait.
+                        group, self._waiting = group + self._waiting, []
+                        _fail([answer for _, answer in group], error)
                         continue
                     for post, answer in group:
                         task = asyncio.create_task(self._write_alone(post, answer))

@@ -11,7 +11,7 @@ from recsys.results import Objective
 
 @pytest.mark.parametrize("objective", ["ranking", "rating"])
 def test_hidden_users_are_measured_in_both_trainings(objective: Objective) -> None:
-    case = data.generated(20_000)
+    case = data.generated(8_000)
     held_out = np.random.default_rng(0).random(len(case.user)) < 0.2
     case = replace(
         case,

@@ -109,11 +109,12 @@ def test_saved_and_loaded_is_equal(learner: Learner, tmp_path_factory: pytest.Te
     assert loaded.recommend("u3").equals(learner.recommend("u3"))
 
 
-def test_the_same_seed_gives_the_same_bits(learner: Learner, data: RatingData, kind: Kind) -> None:
-    again, other = fit(data, kind), fit(data, kind, seed=1)
+def test_the_same_seed_gives_the_same_bits(data: RatingData, kind: Kind) -> None:
+    short = kind._replace(settings={**kind.settings, "n_epochs": 3})
+    once, again, other = fit(data, short), fit(data, short), fit(data, short, seed=1)
     for name in ("user_factors", "item_factors", "user_bias", "item_bias"):
-        assert np.array_equal(getattr(again.factors, name), getattr(learner.factors, name))
-    assert not np.array_equal(other.factors.item_factors, learner.factors.item_factors)
+        assert np.array_equal(getattr(again.factors, name), getattr(once.factors, name))
+    assert not np.array_equal(other.factors.item_factors, once.factors.item_factors)
 
 
 def test_a_batch_equals_single_lists(learner: Learner) -> None:

@@ -43,7 +43,8 @@ def loaded(engine: Engine) -> Engine:
 def test_a_neural_version_is_trained_stored_and_served(recsys: Recsys, ratings: Path) -> None:
     recsys("load", str(ratings))
     for objective in ("rating", "ranking"):
-        report = recsys.json("train", "--objective", objective, "--architecture", "neural", "--force", "--reason", "-")
+        options = ("--objective", objective, "--architecture", "neural", "--set", "n_epochs=2")
+        report = recsys.json("train", *options, "--force", "--reason", "-")
         assert (report["architecture"], report["published"]) == ("neural", True)
     recommended = recsys.json("recommend", "u0001")
     assert (recommended["source"], len(recommended["items"])) == ("model", 10)
