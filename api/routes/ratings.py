@@ -11,7 +11,8 @@ from api.schemas import PostedRating, PostedRatings, UserRatingsParams
 from api.security import Admin, Writer
 from api.state import AppState, CurrentState, in_thread, state_of
 from recsys.database.engine import reading
-from recsys.database.feedback import NewRating, Post, check_post
+from recsys.database.feedback import NewRating
+from recsys.database.posts import Post, check_post
 from recsys.database.ratings import delete_rating
 from recsys.database.user_states import read_user_ratings
 from recsys.database.users import erase_user

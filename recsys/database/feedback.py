@@ -1,34 +1,24 @@
-"""Ratings that are posted: checked row by row, the good ones written in one transaction, as those of other posts."""
+"""The rows of posts in the database: what is stored of their pairs, and how they are written."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import numpy as np
-from sqlalchemy import Connection, Engine, Text, bindparam, case, column, delete, select, update, values
+from sqlalchemy import Connection, Text, bindparam, case, column, delete, select, update, values
 from sqlalchemy.exc import IntegrityError
 
-from recsys.data.limits import EARLIEST_MS, MAX_RATING, id_problem
 from recsys.database import schema
-from recsys.database.clock import now_ms
 from recsys.database.driver_errors import ConflictError
-from recsys.database.engine import limit_lock_wait, retry_on_conflict, upsert
+from recsys.database.engine import upsert
 from recsys.database.tombstones import SECRET, WHOLE_USER, Hasher
 from recsys.database.users import lock_users
-from recsys.database.work import Work, unit_of_work
-from recsys.results import RateReport, RowError
+from recsys.database.work import Work
 
 Pair = tuple[str, str]
 """A user_id and an item_id."""
 
-OnChange = Callable[[Sequence[int], int], None]
-"""Called after a commit with the keys of the users whose ratings changed, and the seq of the change."""
-
 PAIR = ("user_key", "item_key", "kind")
-CLOCK_SKEW_MS = 300_000
-"""How far in the future a rating's time may lie, because the client's clock is fast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,141 +64,11 @@ class StoredPair(NamedTuple):
     secret: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class Post:
-    """The rows of one post, after those that cannot be kept, whatever is stored, were set aside.
-
-    Attributes:
-        rows: (position in the post, row).
-        errors: of the rows that were set aside.
-    """
-
-    rows: tuple[tuple[int, NewRating], ...]
-    errors: tuple[RowError, ...]
-
-    @property
-    def pairs(self) -> frozenset[Pair]:
-        """The user_id and item_id of each row."""
-        return frozenset((row.user_id, row.item_id) for _, row in self.rows)
-
-
 class Written(NamedTuple):
     """The pairs of ratings that were inserted and updated; a pair counts as often as it occurs."""
 
     inserted: list[Pair]
     updated: list[Pair]
-
-
-def rate(
-    engine: Engine,
-    rows: Sequence[NewRating] | Mapping[int, NewRating],
-    scale: tuple[float | None, float | None] | None,
-    on_change: OnChange,
-    errors: Sequence[RowError] = (),
-) -> RateReport:
-    """Store ratings and events; a bad row is reported, and the others are kept. See `check_post` and `write_posts`."""
-    [report] = write_posts(engine, [check_post(rows, scale, errors)], on_change)
-    return report
-
-
-def check_post(
-    rows: Sequence[NewRating] | Mapping[int, NewRating],
-    scale: tuple[float | None, float | None] | None,
-    errors: Sequence[RowError] = (),
-) -> Post:
-    """Set aside the rows that cannot be kept, whatever is stored.
-
-    Args:
-        rows: in their order, or by their position in the post.
-        scale: lowest and highest rating, where they are configured.
-        errors: of rows that are not among `rows`.
-    """
-    now = now_ms()
-    errors = list(errors)
-    plausible: list[tuple[int, NewRating]] = []
-    for index, row in rows.items() if isinstance(rows, Mapping) else enumerate(rows):
-        problem = row_problem(row, scale, now)
-        if problem is None:
-            plausible.append((index, row))
-        else:
-            errors.append(RowError(index=index, message=problem))
-    return Post(tuple(plausible), tuple(errors))
-
-
-def write_posts(
-    engine: Engine, posts: Sequence[Post], on_change: OnChange, lock_seconds: float | None = None
-) -> list[RateReport]:
-    """Store the rows of posts in one transaction.
-
-    A rating without a time is taken as given now; sending the same one again changes nothing. An event counts once for
-    each user, item and time. What was taken back, or is of an erased user, stays away unless a row is newer.
-
-    Args:
-        posts: no pair of user and item may occur in two of them.
-        on_change: called after the commit with the keys of the users whose ratings changed, and the seq of the change.
-        lock_seconds: longest time to wait for a row that another transaction holds; by default as long as it takes.
-            On SQLite writers wait for the whole database, as long as `busy_seconds` of the engine.
-
-    Returns:
-        The report of each post.
-
-    Raises:
-        LockUnavailableError: `lock_seconds` passed; nothing is stored.
-        DatabaseError: as `unit_of_work`; nothing is stored.
-    """
-    rows = [row for post in posts for _, row in post.rows]
-    if not rows:
-        return [report(post, (), Counter(), Counter()) for post in posts]
-
-    def write() -> tuple[dict[Pair, StoredPair], Written, Work]:
-        with unit_of_work(engine) as work:
-            if lock_seconds is not None:
-                limit_lock_wait(work.connection, lock_seconds)
-            stored = read_pairs(work.connection, {(row.user_id, row.item_id) for row in rows})
-            known = [row for row in rows if stored[row.user_id, row.item_id].item_key is not None]
-            good = without_withdrawn(work, known, stored)
-            now = now_ms()
-            ratings = write_posted(work, [row for row in good if row.weight is None], stored, now)
-            events = write_events(work, [row for row in good if row.weight is not None], stored, now)
-            return stored, Written(ratings.inserted + events, ratings.updated), work
-
-    stored, written, work = retry_on_conflict(write)
-    if work.seq:
-        on_change(work.rated_users, work.seq)
-    inserted, updated = Counter(written.inserted), Counter(written.updated)
-    unknown = [
-        [(index, row.item_id) for index, row in post.rows if stored[row.user_id, row.item_id].item_key is None]
-        for post in posts
-    ]
-    return [report(post, items, inserted, updated) for post, items in zip(posts, unknown, strict=True)]
-
-
-def report(
-    post: Post, unknown: Sequence[tuple[int, str]], inserted: Mapping[Pair, int], updated: Mapping[Pair, int]
-) -> RateReport:
-    """Return the report of a post.
-
-    Args:
-        unknown: position and item_id of the rows whose items do not exist.
-        inserted, updated: how often each pair was.
-    """
-    errors = [*post.errors, *(RowError(index=index, message=unknown_item(item_id)) for index, item_id in unknown)]
-    n_inserted, n_updated = (sum(counts.get(pair, 0) for pair in post.pairs) for counts in (inserted, updated))
-    return RateReport(
-        inserted=n_inserted,
-        updated=n_updated,
-        unchanged=len(post.rows) - len(unknown) - n_inserted - n_updated,
-        rejected=len(errors),
-        errors=sorted(errors, key=lambda error: error.index),
-    )
-
-
-def unknown_item(item_id: str) -> str:
-    """Return the error of an item that does not exist."""
-    return (
-        f"there is no item {item_id[:80]!r}: create it with PUT /v1/items/{quote(item_id[:80], safe='')}, or search by "
-        "title with GET /v1/items?title=…"
-    )
 
 
 def without_withdrawn(work: Work, rows: Sequence[NewRating], stored: Mapping[Pair, StoredPair]) -> list[NewRating]:
@@ -235,22 +95,6 @@ def without_withdrawn(work: Work, rows: Sequence[NewRating], stored: Mapping[Pai
         is_stone = (buried.user_hash == user_hash) & (buried.pair_hash == pair_hash)
         work.connection.execute(delete(schema.tombstones).where(is_stone))
     return kept
-
-
-def row_problem(row: NewRating, scale: tuple[float | None, float | None] | None, now: int) -> str | None:
-    """Return why a row cannot be kept, whatever is stored; `None` if it can."""
-    problem = id_problem(row.user_id, "user_id", fix="send another id")
-    if problem is not None:
-        return problem
-    if id_problem(row.item_id, "item_id") is not None:
-        return unknown_item(row.item_id)
-    low, high = scale or (None, None)
-    low, high = -MAX_RATING if low is None else low, MAX_RATING if high is None else high
-    if row.rating is not None and not low <= row.rating <= high:
-        return f"rating {row.rating:g} is outside the scale: expected {low:g} to {high:g}"
-    if row.rated_at is not None and not EARLIEST_MS <= row.rated_at <= now + CLOCK_SKEW_MS:
-        return "rated_at lies before 1900 or in the future: leave it out, or send the time of the rating in UTC"
-    return None
 
 
 def read_pairs(connection: Connection, pairs: Iterable[Pair]) -> dict[Pair, StoredPair]:

@@ -13,7 +13,8 @@ from sqlalchemy import Engine
 
 from recsys.database.driver_errors import ConflictError, LockUnavailableError
 from recsys.database.engine import read_latest
-from recsys.database.feedback import OnChange, Pair, Post, write_posts
+from recsys.database.feedback import Pair
+from recsys.database.posts import OnChange, Post, write_posts
 from recsys.errors import DatabaseError, RecsysError
 from recsys.results import RateReport
 from recsys.scoring.search import TopN

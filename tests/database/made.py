@@ -12,8 +12,9 @@ from recsys.data.rows import RatingBatch
 from recsys.database import schema
 from recsys.database.counts import read_counts
 from recsys.database.engine import reading
-from recsys.database.feedback import NewRating, rate
+from recsys.database.feedback import NewRating
 from recsys.database.ids import keys_of
+from recsys.database.posts import rate
 from recsys.database.ratings import Upserted, upsert_ratings
 
 Row = tuple[str, str, float] | tuple[str, str, float, int | None]

@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import Engine, event
 
 from recsys.database import schema
-from recsys.database.feedback import NewRating, rate
+from recsys.database.feedback import NewRating
 from recsys.database.ids import keys_of
+from recsys.database.posts import rate
 
 MAX_STATEMENTS = 8
 

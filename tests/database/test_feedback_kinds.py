@@ -8,7 +8,8 @@ from recsys.data.rows import UserRow
 from recsys.database import schema
 from recsys.database.counts import read_counts, recount
 from recsys.database.engine import reading, writing
-from recsys.database.feedback import NewRating, rate
+from recsys.database.feedback import NewRating
+from recsys.database.posts import rate
 from recsys.database.ratings import delete_rating, preview_upsert, read_ratings, upsert_ratings
 from recsys.database.tombstones import raise_users, read_buried, without_erased
 from recsys.database.users import erase_user

@@ -160,13 +160,13 @@ def test_the_fingerprint_depends_on_what_was_rated_and_not_on_the_order(engine: 
 
 
 def test_a_row_without_time_is_given_the_time_of_receipt_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recsys.database.feedback.now_ms", lambda: 100)
+    monkeypatch.setattr("recsys.database.posts.now_ms", lambda: 100)
     post(engine, ("u", "i", 3.0))
     assert stored(engine) == {("u", "i"): (3.0, 100)}
-    monkeypatch.setattr("recsys.database.feedback.now_ms", lambda: 200)
+    monkeypatch.setattr("recsys.database.posts.now_ms", lambda: 200)
     assert post(engine, ("u", "i", 3.0)) == Posted(0, 0, 1)
     assert stored(engine) == {("u", "i"): (3.0, 100)}
-    monkeypatch.setattr("recsys.database.feedback.now_ms", lambda: 300)
+    monkeypatch.setattr("recsys.database.posts.now_ms", lambda: 300)
     post(engine, ("u", "i", 4.0))
     assert stored(engine) == {("u", "i"): (4.0, 300)}
 
@@ -174,7 +174,7 @@ def test_a_row_without_time_is_given_the_time_of_receipt_once(engine: Engine, mo
 def test_a_row_without_time_counts_though_the_stored_one_lies_in_the_future(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recsys.database.feedback.now_ms", lambda: 1000)
+    monkeypatch.setattr("recsys.database.posts.now_ms", lambda: 1000)
     upsert_ratings(engine, columns(("u", "i", 2.0, 4_102_444_800_000)))
     assert post(engine, ("u", "i", 5.0)).updated == 1
     assert stored(engine) == {("u", "i"): (5.0, 1000)}

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from recsys.database.feedback import NewRating, rate
+from recsys.database.feedback import NewRating
+from recsys.database.posts import rate
 from recsys.errors import DatabaseError
 from recsys.factors import Head
 from recsys.scoring.search import Index, TopN

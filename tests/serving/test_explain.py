@@ -5,8 +5,9 @@ import pytest
 from sqlalchemy import Engine
 
 from recsys.database.engine import read_latest
-from recsys.database.feedback import NewRating, rate
+from recsys.database.feedback import NewRating
 from recsys.database.models import publish
+from recsys.database.posts import rate
 from recsys.factors import FeatureEmbeddings, Head
 from recsys.results import Explanation, ItemList
 from recsys.serving import lists

@@ -12,8 +12,9 @@ from sqlalchemy import Engine, select
 
 from recsys.database import schema
 from recsys.database.engine import reading, writing
-from recsys.database.feedback import NewRating, Post, check_post, rate
+from recsys.database.feedback import NewRating
 from recsys.database.ids import keys_of
+from recsys.database.posts import Post, check_post, rate
 from recsys.errors import OverloadedError
 from recsys.results import RateReport
 from recsys.serving.batching import LOCK_SECONDS, PostWriter

@@ -12,9 +12,10 @@ from sqlalchemy import Engine, update
 from recsys.database import schema
 from recsys.database.changes import record_change
 from recsys.database.engine import connect, writing
-from recsys.database.feedback import NewRating, rate
+from recsys.database.feedback import NewRating
 from recsys.database.items import put_item
 from recsys.database.models import publish
+from recsys.database.posts import rate
 from recsys.database.users import erase_user
 from recsys.factors import FeatureEmbeddings
 from recsys.serving import lists

@@ -9,8 +9,9 @@ import pytest
 from sqlalchemy import Engine
 
 from recsys.database.engine import read_latest
-from recsys.database.feedback import NewRating, rate
+from recsys.database.feedback import NewRating
 from recsys.database.items import put_item
+from recsys.database.posts import rate
 from recsys.database.ratings import delete_rating
 from recsys.serving.batching import read_users
 from recsys.serving.live_model import Embedding
