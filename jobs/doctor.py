@@ -60,6 +60,9 @@ def guarded(name: str, look: Callable[[], Check]) -> Check:
 
 def check_database(engine: Engine) -> Check:
     """Look whether the database answers and takes writes."""
+    if is_sqlite(engine) and not Path(engine.url.database or "").exists():
+        fix = "Run `recsys load PATH` or `recsys init`, or name another database with RECSYS_DATABASE_URL"
+        return Check(name="database", status="failed", found=f"{engine.url.database} is not there", fix=fix)
     found = f"{engine.url.render_as_string(hide_password=True)}, {server_version(engine)}"
     problem = write_problem(engine)
     if problem is not None:

@@ -340,6 +340,8 @@ def test_the_doctor_names_what_is_wrong(sqlite_engine: Engine, settings: Setting
     assert "recsys models rollback --objective ranking" in (found["live versions"].fix or "")
     missing = diagnose(settings.model_copy(update={"database_url": f"sqlite:///{tmp_path}/missing.db"}))
     assert not missing.healthy
+    assert "missing.db is not there" in missing.checks[0].found
+    assert "recsys init" in (missing.checks[0].fix or "")
     assert not os.path.exists(f"{tmp_path}/missing.db")
 
 
