@@ -224,6 +224,7 @@ class Pipeline:
                     **served.config,
                     "n_users": source.ratings.n_users,
                     "effective_items": source.ratings.effective_items(),
+                    "curve_users": min(source.parts[1].n_users, CURVE_USERS),
                 },
                 metrics=judgement.metrics,
                 baselines=judgement.baselines,

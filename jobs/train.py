@@ -82,7 +82,8 @@ def already_trained(
         if is_unpublished(connection, stored) and stored.training.gate.get("compared_with", 0) != live:
             continue
         before = dict(stored.training.configuration)
-        before.pop("restarts", None)  # an outcome of the training, see `recsys.training.build.Restart`
+        for outcome in ("restarts", "curve_users"):  # see `recsys.training.build.Restart` and `jobs.pipeline`
+            before.pop(outcome, None)
         n_ratings, n_users = stored.training.n_ratings, int(str(before.get("n_users", 0)))
         effective_items = float(str(before.pop("effective_items", 0)))
         parameters = tuned.parameters if tuned is not None and tuned.applies_to(n_ratings) else {}

@@ -23,6 +23,7 @@ from recsys.analysis.map_figure import MOST_SHOWN, PROJECTIONS, map_figure
 from recsys.analysis.measures import format_setting, format_value, measure_of
 from recsys.analysis.neighbours import nearest_neighbours
 from recsys.analysis.view import MOST_JUDGED, ModelView
+from recsys.results import split_configuration
 
 MINIMA = [("10", "10 ratings"), ("0", "any number"), ("1", "1 rating"), ("25", "25"), ("50", "50"), ("100", "100")]
 
@@ -343,7 +344,11 @@ def training_page(asked: Asked) -> list[Component]:
     measures = view.table.measures().reset_index()
     measures["measure"] = [measure_of(key).name for key in measures.measure]
     headers = {str(name): str(name) for name in measures.columns} | {"measure": "Measure"}
-    settings = [html.Div([html.Dt(name), html.Dd(format_setting(value))]) for name, value in view.configuration.items()]
+    settings = [
+        html.Div([html.Dt(name), html.Dd(format_setting(value))])
+        for part in split_configuration(view.configuration)
+        for name, value in part.items()
+    ]
     return [
         controls(version_select(asked)),
         card(

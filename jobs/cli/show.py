@@ -9,8 +9,10 @@ from rich.text import Text
 
 from recsys.database.keys import ApiKey
 from recsys.results import (
+    DemoReport,
     Diagnosis,
     Explanation,
+    FilesReport,
     Ignored,
     InitReport,
     ItemList,
@@ -18,6 +20,7 @@ from recsys.results import (
     KeySummaries,
     KeySummary,
     LoadReport,
+    MapReport,
     ModelDetail,
     ModelSummaries,
     NightlyReport,
@@ -29,6 +32,7 @@ from recsys.results import (
     RunSummaries,
     TrainReport,
     as_time,
+    split_configuration,
 )
 
 LIST_FIELDS = ("year", "categories", "attributes", "prediction")
@@ -78,6 +82,14 @@ def show(result: Result, as_json: bool) -> None:
             console.print(keys_table(result))
         case InitReport():
             show_line(console, f"{result.database} is ready: {result.server}, schema {result.revision}")
+        case MapReport():
+            show_line(console, f"mapped: {', '.join(map(str, result.mapped)) or 'none'}")
+        case FilesReport():
+            for file in result.files:
+                show_line(console, file)
+        case DemoReport():
+            for line in ("", "ready: try", *result.requests, ""):
+                show_line(console, line)
         case PageReport():
             show_line(console, result.file)
         case PruneReport():
@@ -219,12 +231,17 @@ def show_model(console: Console, model: ModelDetail) -> None:
     )
     console.print(metrics_table(model.metrics, model.baselines))
     settings = Table("setting", "value")
-    for name, value in model.configuration.items():
+    chosen, facts = split_configuration(model.configuration)
+    for name, value in chosen.items():
         settings.add_row(Text(name), Text(f"{value:g}" if isinstance(value, float) else str(value)))
     console.print(settings)
+    for words, value in facts.items():
+        show_line(console, f"{words}: {value:g}" if isinstance(value, float) else f"{words}: {value}")
     if model.history:
         names = list(model.history[0])
-        curve = Table(*names, title="training curve", title_justify="left")
+        n_users = model.configuration.get("curve_users")
+        title = "training curve" if n_users is None else f"training curve, measured on {n_users:,} users"
+        curve = Table(*names, title=title, title_justify="left")
         for epoch in model.history:
             cells = (epoch.get(name) for name in names)
             curve.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells))

@@ -291,14 +291,21 @@ def bias_against_ratings(
     return figure
 
 
-def training_curves(history: Sequence[Mapping[str, object]], metrics: Mapping[str, float] | None = None) -> list[Curve]:
+def training_curves(
+    history: Sequence[Mapping[str, object]],
+    metrics: Mapping[str, float] | None = None,
+    configuration: Mapping[str, object] | None = None,
+) -> list[Curve]:
     """Draw the values recorded after each epoch: one figure for the losses, and one for each other measure.
 
     Args:
         history: one mapping per epoch, in order; see `tables.training_table`.
         metrics: measures of the finished version. Where a curve has one, a line shows it: the curve is measured on a
             part of the users, the version on all of them, so that its value differs from the end of the curve.
+        configuration: of the training; the titles say the number of users that it names.
     """
+    n_users = (configuration or {}).get("curve_users")
+    held_out = "held-out ratings" if n_users is None else f"held-out ratings of {n_users:,} users"
     table = training_table(history)
     measures = [str(key) for key in table.columns]
     losses = [key for key in measures if key.endswith("loss")]
@@ -308,9 +315,9 @@ def training_curves(history: Sequence[Mapping[str, object]], metrics: Mapping[st
         if not keys:
             continue
         measure = measure_of(keys[0])
-        title = measure.name if measure.higher_is_better is None else f"{measure.name} on held-out ratings"
+        title = measure.name if measure.higher_is_better is None else f"{measure.name} on {held_out}"
         if keys == ["valid"]:
-            title = "Measure on held-out ratings"
+            title = f"Measure on {held_out}"
         elif keys == losses:
             title = "Training loss" if keys == ["train_loss"] else "Loss"
         figure = go.Figure()

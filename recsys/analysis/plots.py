@@ -113,7 +113,7 @@ class Plots:
 
     def training(self) -> list[Curve]:
         """Draw what was recorded after each epoch: one figure for the losses, one for each other measure."""
-        return training_curves(self._view.history, self._view.metrics)
+        return training_curves(self._view.history, self._view.metrics, self._view.configuration)
 
     def residuals(self, by: ResidualGroup = "popularity", ratings: Ratings | None = None) -> go.Figure:
         """Draw how far predictions are from ratings, in groups; see `Tables.residuals`."""

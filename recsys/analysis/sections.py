@@ -20,6 +20,7 @@ from recsys.analysis.labels import ItemLabels
 from recsys.analysis.measures import Measure, format_value, measure_of
 from recsys.analysis.tables import MIN_RATINGS, THIS_VERSION, measure_table
 from recsys.analysis.view import ModelView
+from recsys.results import split_configuration
 
 N_COMPONENTS = 4
 N_AT_END = 8
@@ -264,7 +265,11 @@ class ModelSection:
             low=ItemList.of("low", "Lowest bias", low, bias, longest, items, "+.2f"),
         )
 
+    def configuration(self) -> tuple[dict[str, object], dict[str, object]]:
+        """Return the settings of the training, and the facts about it."""
+        return split_configuration(self.model.configuration)
+
     @cached_property
     def curves(self) -> list[Curve]:
         """The training curves."""
-        return training_curves(self.model.history, self.model.metrics)
+        return training_curves(self.model.history, self.model.metrics, self.model.configuration)

@@ -264,6 +264,19 @@ class TestFigures:
         assert curve.figure.layout.shapes[0].y0 == 0.25
         assert "the version, all users: 0.2500" in curve.figure.layout.annotations[0].text
 
+    def test_a_curve_says_on_how_many_users_it_was_measured(self) -> None:
+        history = [{"epoch": 1, "ndcg": 0.2}]
+        settings = {"weight_decay": 0.3, "curve_users": 1500, "n_users": 6040}
+        made = model(configuration=settings, history=history)
+        (curve,) = training_curves(history, configuration=settings)
+        assert curve.title == "NDCG on held-out ratings of 1,500 users"
+        document = render([made])
+        assert "of 1,500 users" in document
+        # What is no setting has words in place of a name that no command knows.
+        assert "<dt>weight_decay</dt><dd>0.3</dd>" in document
+        assert "<dt>users that the training curve is measured on</dt><dd>1500</dd>" in document
+        assert "curve_users" not in document
+
     def test_the_highest_and_lowest_biases_have_their_own_colours(self) -> None:
         made = model()
         figure = bias_against_ratings(made.factors.item_bias, made.items, np.array([5, 6]), np.array([7]))

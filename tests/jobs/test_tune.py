@@ -5,21 +5,23 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sqlalchemy import Engine, select
 from typer.testing import CliRunner
 
 from jobs import tune as tuning
 from jobs.cli.main import app
-from jobs.find import sweep
+from jobs.find import find_learning_rate, sweep
 from jobs.train import already_trained, train
 from jobs.training_data import choose_config
 from jobs.tune import reset_tuning, tune
 from jobs.tune_report import Confirmation
 from recsys.data import sample
+from recsys.data.dataset import NO_TIME
 from recsys.data.encoding import collect
 from recsys.database import migration, schema
 from recsys.database.engine import connect, reading, writing
@@ -28,6 +30,7 @@ from recsys.database.models import version
 from recsys.database.ratings import upsert_ratings
 from recsys.database.tuned import Tuned, keep_tuned, read_tuned
 from recsys.errors import LockedError, TrainingError
+from recsys.results import Objective
 from recsys.settings import Settings
 from recsys.training import tune as tunes
 from recsys.training.config import Config, default_config
@@ -224,6 +227,7 @@ def test_training_uses_what_was_tuned_and_given_settings_override_it(loaded: Eng
         assert already_trained(connection, "ranking", {}, 0) == version(connection, tuned.model_version)
     expected = json.loads(json.dumps(asdict(DEFAULT)))
     expected |= {"learning_rate": 0.02, "n_factors": 16, "n_epochs": 2, "seed": 0, "n_users": N_USERS}
+    expected["curve_users"] = N_USERS
     assert 0 < first["effective_items"] <= 50
     expected["effective_items"] = first["effective_items"]
     assert first == expected
@@ -313,3 +317,18 @@ def test_a_search_that_is_killed_loses_only_its_last_trial(loaded: Engine, tmp_p
         process.send_signal(signal.SIGKILL)
     expire_leases(loaded)
     assert tune(loaded, Settings(), "ranking", n_trials=2, device="cpu").n_earlier >= 2
+
+
+@pytest.mark.parametrize("objective", ["rating", "ranking"])
+def test_ratings_without_times_are_searched_too(objective: Objective, sqlite_engine: Engine) -> None:
+    """Each of the three parts that a search holds out, one out of what the others left, must hold something."""
+    made = sample.generate(n_users=N_USERS, n_items=50, n_ratings=N_RATINGS, seed=1).ratings
+    timeless = replace(made, rated_at=np.full(N_RATINGS, NO_TIME))
+    upsert_ratings(sqlite_engine, collect([timeless]))
+    small: dict[str, float | None] = {"n_factors": 4, "n_epochs": 2}
+    assert find_learning_rate(sqlite_engine, Settings(), objective, overrides=small, device="cpu").learning_rates
+    swept = sweep(sqlite_engine, Settings(), objective, "weight_decay", [0.03, 3.0], overrides=small, device="cpu")
+    assert all(row.metric is not None for row in swept.rows)
+    report = tune(sqlite_engine, Settings(), objective, n_trials=3, device="cpu")
+    assert report.n_diverged == 0
+    assert report.best.metric is not None

@@ -1,0 +1,248 @@
+"""What jobs and administration did."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from recsys.results.base import Architecture, Objective, Result, is_absent
+from recsys.results.lists import Ignored
+
+
+class LoadReport(Result):
+    """What became of a file: rows_read = inserted + updated + unchanged + rejected + unrated + withdrawn.
+
+    All of them are rows of ratings or events.
+    """
+
+    rows_read: int
+    inserted: int
+    updated: int
+    unchanged: int
+    rejected: int
+    users: int = Field(description="Different users in the files, rating items or described.")
+    items: int = Field(description="Different items in the files, rated or described.")
+    items_rejected: int = Field(description="Rejected rows of items; rows_read does not count them.")
+    users_rejected: int = Field(description="The same of rows of users.")
+    seconds: float
+    rejects_file: str | None = Field(default=None, description="The file that lists the rejected rows.")
+    kind: Literal["explicit", "implicit"] = Field(default="explicit", description="Ratings, or events and counts.")
+    unrated: int = Field(default=0, description="Rows that stand for no rating, and were left out.")
+    withdrawn: int = Field(
+        default=0, description="Rows that were taken back over HTTP or are of an erased user, and were left out."
+    )
+    notices: list[str] = Field(default=[], description="What a person should know of how the file was read.")
+
+
+class TrainReport(Result):
+    model_version: int
+    objective: Objective
+    architecture: Architecture
+    metrics: dict[str, float] = Field(description="On the held-out ratings.")
+    baselines: dict[str, dict[str, float]]
+    published: bool
+    reason: str = Field(description="Why it was published, or why not.")
+    seconds: float
+    gate: dict[str, Any] = Field(
+        default={},
+        description="The comparison with the live version: `mean` difference per user, `standard_error`, lower 95 % "
+        "`bound`, the smallest `visible` loss, and `slices`.",
+    )
+    refit: dict[str, Any] | None = Field(
+        default=None, description="The training on all ratings beside its twin; null: the version was not refitted."
+    )
+
+
+class EvaluateReport(Result):
+    metrics: dict[str, float]
+    baselines: dict[str, dict[str, float]]
+    known_share: float = Field(description="Share of the ratings measured on whose user has ratings to train on.")
+    seconds: float
+    relevant_from: float | None = Field(default=None, description="Lowest rating of a relevant item; null for ratings.")
+    notices: list[str] = Field(default=[], description="What a person should know of how the files were read.")
+
+
+class ObjectiveReport(Result):
+    """What a night did for one objective."""
+
+    objective: Objective
+    status: Literal["published", "not_better", "nothing_new", "skipped", "failed"]
+    model_version: int | None = Field(description="The new version; the latest one if nothing is new; null if failed.")
+    reason: str = Field(description="Why it was published or not, or what failed.")
+
+    def line(self) -> str:
+        """Return the outcome in one line."""
+        version = "" if self.model_version is None else f" version {self.model_version}"
+        outcome = {
+            "published": f"{version} published",
+            "not_better": f"{version} not published",
+            "nothing_new": " nothing new",
+            "skipped": " skipped",
+            "failed": " failed",
+        }[self.status]
+        return f"{self.objective}{outcome}: {self.reason}"
+
+
+class NightlyReport(Result):
+    """What a night did: the objectives are independent of each other."""
+
+    status: Literal["published", "some_refused", "not_better", "nothing_new", "failed"] = Field(
+        description="`failed`: an objective failed; `some_refused`: one was published, another refused; `not_better`: "
+        "none was published, and one or more refused."
+    )
+    run: int | None = Field(description="Number of the run, as `recsys runs` lists it; null: it could not start.")
+    started_at: datetime
+    finished_at: datetime
+    error: str | None = Field(description="What ended the night early; null: nothing did.")
+    objectives: list[ObjectiveReport]
+    loads: list[LoadReport]
+    trainings: list[TrainReport]
+    pruned: list[int] = Field(description="Numbers of the versions that were deleted.")
+    seconds: float
+
+
+class NightNotice(Result):
+    """The summary of a night as a webhook or a command receives it."""
+
+    text: str
+    night: NightlyReport
+
+
+class PlannedStep(Result):
+    """One step that a night would take."""
+
+    step: str
+    objective: Objective | None = None
+    would: str = Field(description="What it would do.")
+    why: str
+
+
+class NightPlan(Result):
+    """What `recsys nightly` would do now. Nothing was changed."""
+
+    steps: list[PlannedStep]
+
+
+class RunStep(Result):
+    """One step of a run."""
+
+    step: str
+    objective: Objective | None
+    status: Literal["running", "done", "failed"]
+    started_at: datetime
+    seconds: float | None
+    fingerprint: str = Field(description="Of the inputs: a step with the same one would do the same.")
+    figures: dict[str, Any]
+
+
+class RunSummary(Result):
+    """One run of a job."""
+
+    run: int
+    job: str = Field(examples=["nightly"])
+    status: Literal["running", "done", "failed"]
+    started_at: datetime
+    seconds: float | None = Field(description="Null while it runs.")
+    exit_code: int | None
+    reason: str
+
+
+class RunDetail(RunSummary):
+    steps: list[RunStep]
+    detail: dict[str, Any] = Field(description="The result of the job.")
+
+
+class RunSummaries(Result):
+    runs: list[RunSummary] = Field(description="The newest first.")
+
+
+class Check(Result):
+    """One thing that `recsys doctor` looked at."""
+
+    name: str = Field(examples=["database"])
+    status: Literal["ok", "warning", "failed"]
+    found: str
+    fix: str | None = Field(default=None, description="What to do; null if nothing is wrong.")
+
+    def line(self) -> str:
+        """Return the check in one line."""
+        return f"{self.status:8}{self.name}: {self.found}" + (f". {self.fix}" if self.fix else "")
+
+
+class Diagnosis(Result):
+    """What `recsys doctor` found."""
+
+    healthy: bool = Field(description="Whether no check failed.")
+    checks: list[Check]
+
+
+class AllListsReport(Result):
+    """What became of the lists of all users."""
+
+    model_version: int | None
+    users: int
+    rows: int
+    file: str
+    seconds: float
+    ignored: list[Ignored] | None = Field(
+        default=None, exclude_if=is_absent, description="Parts of the request without effect, if there are any."
+    )
+
+
+class PruneReport(Result):
+    """Outcome of deleting old versions."""
+
+    deleted: list[int] = Field(description="Numbers of the deleted versions.")
+
+
+class InitReport(Result):
+    """State of the database after `recsys init`."""
+
+    database: str = Field(description="Its URL, without the password.")
+    server: str = Field(examples=["SQLite 3.45.1"])
+    revision: str = Field(description="Version of the schema.")
+
+
+class DemoReport(Result):
+    """The service that a demo started."""
+
+    url: str = Field(examples=["http://127.0.0.1:8000"])
+    database: str
+    objectives: list[ObjectiveReport]
+    requests: list[str] = Field(description="Commands to try.")
+
+
+class MapReport(Result):
+    """Outcome of computing maps of the items."""
+
+    mapped: list[int] = Field(description="Numbers of the versions that have a map now and had none.")
+
+
+class FilesReport(Result):
+    """Files that were written."""
+
+    files: list[str]
+
+
+class PageReport(Result):
+    """The report page that was written."""
+
+    file: str
+
+
+class KeySummary(Result):
+    """What is known of an API key, without the key."""
+
+    number: int
+    name: str = Field(examples=["web shop"])
+    scopes: list[Literal["read", "write", "admin"]]
+    created_at: datetime
+    revoked_at: datetime | None = Field(description="Null where it is in force.")
+
+
+class CreatedKey(KeySummary):
+    key: str = Field(description="The key itself, which is not stored and not shown again.")
+
+
+class KeySummaries(Result):
+    keys: list[KeySummary] = Field(description="The newest first, revoked ones included.")
