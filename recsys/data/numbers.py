@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from recsys.data.checks import NUMBER, Problems, decode_text, is_text, values_where
 from recsys.data.limits import FIX_LINE, MAX_RATING, MAX_WEIGHT, NOTHING
 from recsys.data.messages import quote_value
+from recsys.errors import InputError
 
 EXPECTED_RATING = f"expected a number such as 4 or 3.5; {FIX_LINE}"
 EXPECTED_POINT = f"expected 1.234 or 1234: write it without a comma, or {FIX_LINE}"
@@ -21,6 +22,8 @@ THUMBS = {
 }
 """Words for the two ends of a scale of two."""
 
+GROUP_OR_FRACTION = r"^\s*[+-]?[1-9][0-9]{0,2}\.[0-9]{3}\s*$"
+"""1.234: a fraction in some countries, and thousands in others."""
 _GROUPS = {
     ",": re.compile(r"[+-]?[0-9]{1,3}(?:\.[0-9]{3})*(?:,[0-9]+)?|[+-]?[0-9]+(?:,[0-9]+)?"),
     ".": re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})*(?:\.[0-9]+)?|[+-]?[0-9]+(?:\.[0-9]+)?"),
@@ -55,12 +58,16 @@ class NumberReader:
         self._unrated_text = None if unrated is None else unrated.strip().lower()
         self._unrated = None if unrated is None else plain_number(unrated)
         self._decimal: str | None = None
+        self._fraction: str | None = None
 
     def read(self, column: pa.Array) -> tuple[NDArray[np.float64], NDArray[np.bool_], Problems]:
         """Return (n,) float64 (any value if bad or not rated), (n,) whether a row is not rated, and the problems.
 
         Args:
             column: (n,) numbers, truth values, or text that holds numbers.
+
+        Raises:
+            InputError: a decimal comma after numbers like 1.234, which were read as fractions.
         """
         column = decode_text(column)
         if pa.types.is_boolean(column.type):
@@ -86,13 +93,24 @@ class NumberReader:
     def _of_text(self, text: pa.StringArray) -> tuple[NDArray[np.float64], Problems]:
         if self._decimal != ",":
             try:
-                return to_numbers(text.cast(pa.float64())), {}
+                numbers_of_all = to_numbers(text.cast(pa.float64()))
             except pa.ArrowInvalid:
                 pass
+            else:
+                if self._decimal is None:
+                    self._note_points(text.unique(), all_are_numbers=True)
+                return numbers_of_all, {}
         encoded = text.dictionary_encode()
         distinct = encoded.dictionary.to_pylist()
         if self._decimal is None:
             self._decimal = decimal_of(distinct)
+            if self._decimal == "," and self._fraction is not None:
+                raise InputError(
+                    f"{self._name}s have decimal commas, but {quote_value(self._fraction)} before the first of them "
+                    "may be a fraction or thousands: write all with one decimal sign, and none between thousands"
+                )
+            if self._decimal is None:
+                self._note_points(encoded.dictionary, all_are_numbers=False)
         numbers: list[float] = []
         reasons: dict[int, str] = {}
         for code, value in enumerate(distinct):
@@ -105,6 +123,15 @@ class NumberReader:
         if not reasons:
             return values, {}
         return values, {int(i): reasons[c] for i, c in enumerate(code.tolist()) if c in reasons}
+
+    def _note_points(self, distinct: pa.StringArray, *, all_are_numbers: bool) -> None:
+        """Note what points in some values were read as, because later rows must be read in the same way."""
+        with_point = distinct.filter(pc.match_substring(distinct, "."))
+        is_either = pc.match_substring_regex(with_point, GROUP_OR_FRACTION)
+        if all_are_numbers and not pc.all(is_either, min_count=0).as_py():
+            self._decimal = "."
+        elif self._fraction is None:
+            self._fraction = next(iter(with_point.filter(is_either).to_pylist()), None)
 
     def _parse(self, text: str) -> float | str:
         """Return the number of a text, NaN if it is none, or why it is ambiguous."""

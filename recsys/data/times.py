@@ -6,7 +6,7 @@ is a day in April or in March. What stays ambiguous is a problem, never a guess.
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -15,56 +15,20 @@ from numpy.typing import NDArray
 
 from recsys.data.checks import Problems, decode_text, is_text, parse_numbers, values_where
 from recsys.data.dataset import NO_TIME
-from recsys.data.limits import EARLIEST_MS, EPOCH, LATEST_MS, MS, NOTHING, printable_time
+from recsys.data.limits import EARLIEST_MS, LATEST_MS, NOTHING, printable_time
 from recsys.data.messages import quote_value
+from recsys.data.time_numbers import DAY_MS, STYLES, by_size, number_style
+from recsys.data.time_text import is_zero_date, outside, parse_time, time_problem, to_ms, within_years
 from recsys.errors import InputError
 
 UNITS = ("s", "ms", "us", "ns", "days")
 """Values of a time format that name the unit of numbers; `days` are those of a spreadsheet, from 1899-12-30."""
 
-EXPECTED_TIME = (
-    "expected Unix seconds such as 881250949, milliseconds, microseconds, or ISO 8601 such as "
-    "1997-12-04T15:55:49Z; correct it, leave it empty, or name the form with --time-format"
-)
-AMBIGUOUS = (
-    "is a day in one of two months: expected to know which; add --time-format %d/%m/%Y or --time-format %m/%d/%Y"
-)
-
 ISO = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?)?$"
 ISO_ZONED = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?(?:Z|[+-][0-9]{2}:?[0-9]{2})$"
 
-DAY_MS = 86_400_000
-FIRST_SPREADSHEET_DAY_MS = -25_569 * DAY_MS
-"""1899-12-30, day 0 of Excel and its kin (their day 60, 1900-02-29, never was)."""
 SUSPICIOUS_MS = 10**11
 """Times before March 1973 are seldom meant: numbers of another unit land there."""
-SHARE_OF_STYLE = 0.95
-
-_NAMES = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
-MONTHS = {name: i for i, name in enumerate(_NAMES.split("|"), start=1)}
-_MONTH = rf"(?P<mon>{_NAMES})[a-z]*\.?"
-_DATES = (
-    r"(?P<y>\d{4})(?P<s>[-/.])(?P<m>\d{1,2})(?P=s)(?P<d>\d{1,2})",
-    r"(?P<y>\d{4})(?P<m>\d{2})(?P<d>\d{2})",
-    r"(?P<a>\d{1,2})(?P<s>[-/.])(?P<b>\d{1,2})(?P=s)(?P<y>\d{4})",
-    rf"(?P<d>\d{{1,2}})(?:st|n[d]|rd|th)?(?:\s+of)?[-./ ]*{_MONTH}[-./, ]+(?P<y>\d{{4}}|\d{{2}})",
-    rf"{_MONTH}[ .-]*(?P<d>\d{{1,2}})(?:st|n[d]|rd|th)?(?:,\s*|\s+|-)(?P<y>\d{{4}})",
-    rf"(?P<y>\d{{4}})[-./ ]{_MONTH}[-./ ](?P<d>\d{{1,2}})",
-)
-_CLOCK = (
-    r"(?P<H>\d{1,2})(?::(?P<M>\d{2})(?::(?P<S>\d{2})(?:[.,:](?P<f>\d{1,9}))?)?)?\s*(?P<ap>[ap]\.?m\.?)?"
-    r"|(?P<H2>\d{2})(?P<M2>\d{2})(?P<S2>\d{2})?(?:[.,](?P<f2>\d{1,9}))?"
-)
-_ZONE = r"(?P<z>z|(?:utc|gmt)?\s*[+-]\d{1,2}(?::?\d{2})?|utc|gmt)(?:\s*\[[\w/+-]+\]|\s*\([\w :+-]+\))?"
-_WEEKDAY = r"(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\s+)?"
-_PATTERNS = tuple(
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        *(rf"{_WEEKDAY}{date}(?:(?:\s*t\s*|,?\s+(?:at\s+)?|:)(?:{_CLOCK})(?:\s*{_ZONE})?)?" for date in _DATES),
-        # C's ctime, date(1) and Twitter: Fri Jun 24 21:20:11 +0000 2022
-        rf"{_WEEKDAY}{_MONTH}\s+(?P<d>\d{{1,2}})\s+(?:{_CLOCK})(?:\s+{_ZONE})?\s+(?P<y>\d{{4}})",
-    )
-)
 _SHORTENED = re.compile(r"[0-9](?:\.[0-9]{1,5})?[eE]\+[0-9]{2}")
 
 
@@ -246,165 +210,6 @@ class TimeReader:
         day_first, month_first = bool((a > 12).any()), bool((b > 12).any())
         if day_first != month_first:
             self._is_day_first, self._order_is_known = day_first, True
-
-
-def number_style(values: NDArray[np.float64]) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    """Return how to read numbers like these (n,) as milliseconds."""
-    first = values[0]
-    # Unix times in use are ten digits or more: one look decides.
-    if 1e8 <= first < 1e13 and not 1.9e11 <= first < 2.21e11 and values.min() >= 1e8:
-        return by_size
-    if (values == np.floor(values)).all():
-        for style, lowest, highest in (
-            (from_years, 1900, 2200),
-            (from_months, 190001, 220012),
-            (from_days, 19000101, 22001231),
-            (from_minutes, 190001010000, 220012312359),
-            (from_moments, 19000101000000, 22001231235959),
-        ):
-            inside = (values >= lowest) & (values <= highest)
-            if inside.mean() >= SHARE_OF_STYLE and (~np.isnan(style(values[inside]))).mean() >= SHARE_OF_STYLE:
-                return style
-    return from_spreadsheet if ((values >= 20_000) & (values < 80_000)).mean() >= SHARE_OF_STYLE else by_size
-
-
-def by_size(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return milliseconds of Unix seconds, else ms, µs or ns: the first that gives a year from 1900 to 2200."""
-    # A float64 has nanoseconds of today to the next 256.
-    candidates = [np.rint(values * 1000), np.floor(values), np.floor(values / 1000), np.floor((values + 128) / 1e6)]
-    fits = [(ms >= EARLIEST_MS) & (ms < LATEST_MS) for ms in candidates]
-    return np.select(fits, candidates, default=np.nan)
-
-
-def from_spreadsheet(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return milliseconds of a spreadsheet's days: 44736.5 is noon of 2022-06-24. Rounded to whole seconds."""
-    return FIRST_SPREADSHEET_DAY_MS + np.rint(values * (DAY_MS / 1000)) * 1000
-
-
-def from_days(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return milliseconds of dates like 20220624; NaN where there is no such day."""
-    whole = np.where(np.isnan(values), 0, values).astype(np.int64)
-    year, month, day = whole // 10_000, whole // 100 % 100, whole % 100
-    good = (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
-    first = np.where(good, (year - 1970) * 12 + month - 1, 0).astype("datetime64[M]")
-    days = first.astype("datetime64[D]") + (day - 1)
-    good &= days.astype("datetime64[M]") == first
-    return np.where(good, days.astype(np.int64).astype(np.float64) * DAY_MS, np.nan)
-
-
-def from_months(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return milliseconds of the first day of months like 202206."""
-    return from_days(values * 100 + 1)
-
-
-def from_years(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return milliseconds of the first day of years."""
-    return from_days(values * 10_000 + 101)
-
-
-def from_moments(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return milliseconds of dates with times like 20220624212011."""
-    whole = np.where(np.isnan(values), 0, values).astype(np.int64)
-    hour, minute, second = whole // 10_000 % 100, whole // 100 % 100, whole % 100
-    seconds = np.where((hour < 24) & (minute < 60) & (second < 60), (hour * 60 + minute) * 60 + second, np.nan)
-    moments: NDArray[np.float64] = from_days((whole // 1_000_000).astype(np.float64)) + seconds * 1000
-    return moments
-
-
-def from_minutes(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return milliseconds of dates with times like 202206242120."""
-    return from_moments(values * 100)
-
-
-STYLES: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
-    "s": lambda values: np.rint(values * 1000),
-    "ms": np.floor,
-    "us": lambda values: np.floor(values / 1000),
-    "ns": lambda values: np.floor((values + 128) / 1e6),
-    "days": from_spreadsheet,
-}
-
-
-def parse_time(text: str, is_day_first: bool | None) -> int | str:
-    """Return the Unix milliseconds of a date, with or without a time, or what is wrong with the text.
-
-    Args:
-        is_day_first: whether 03/04/2022 is in April; `None` if that is not known.
-    """
-    try:
-        return to_ms(datetime.fromisoformat(text))
-    except ValueError:
-        pass
-    match = next((found for pattern in _PATTERNS if (found := pattern.fullmatch(text))), None)
-    if match is None:
-        return time_problem(text)
-    part = match.groupdict()
-    year = int(part["y"])
-    if len(part["y"]) == 2:
-        year += 1900 if year >= 69 else 2000  # as POSIX
-    if part.get("a") is not None:
-        a, b = int(part["a"]), int(part["b"])
-        if part["s"] == ".":
-            is_day_first = True  # only German and its neighbours write dots, and the day first
-        if is_day_first is None and a <= 12 and b <= 12 and a != b:
-            return f"timestamp {quote_value(text)} {AMBIGUOUS}"
-        if is_day_first is None:
-            is_day_first = a > 12
-        day, month = (a, b) if is_day_first else (b, a)
-    else:
-        day, month = int(part["d"]), MONTHS[part["mon"][:3].lower()] if part.get("mon") else int(part["m"])
-    hour = int(part["H"] or part["H2"] or 0)
-    if part["ap"]:
-        if not 1 <= hour <= 12:
-            return time_problem(text)
-        hour = hour % 12 + (12 if part["ap"][0].lower() == "p" else 0)
-    elif part["H"] is not None and part["M"] is None:
-        return time_problem(text)  # an hour alone
-    fraction = ((part["f"] or part["f2"] or "") + "000")[:3]
-    try:
-        moment = datetime(
-            year, month, day, hour, int(part["M"] or part["M2"] or 0), int(part["S"] or part["S2"] or 0),
-            int(fraction) * 1000, tzinfo=zone_of(part.get("z")),
-        )  # fmt: skip
-    except ValueError:
-        return time_problem(text)
-    return to_ms(moment)
-
-
-def zone_of(text: str | None) -> timezone:
-    """Return the zone of `+02:00`, `-5`, `GMT+0200`, `Z` or `UTC`; UTC if there is none."""
-    found = re.search(r"([+-])(\d{1,2}):?(\d{2})?$", text or "")
-    if not found:
-        return UTC
-    minutes = int(found[2]) * 60 + int(found[3] or 0)
-    return timezone(timedelta(minutes=minutes if found[1] == "+" else -minutes))
-
-
-def to_ms(moment: datetime) -> int:
-    """Return the Unix milliseconds of a moment, in UTC if it has no zone."""
-    return (moment.replace(tzinfo=moment.tzinfo or UTC) - EPOCH) // MS
-
-
-def is_zero_date(text: str) -> bool:
-    """Return whether a text is MySQL's date of no time, 0000-00-00."""
-    return text.startswith(("0000-00-00", "00/00/0000", "0001-01-01"))
-
-
-def within_years(ms: int, text: str) -> int | str:
-    """Return the time, or a problem if its year is not from 1900 to 2200."""
-    return ms if EARLIEST_MS <= ms < LATEST_MS else outside(quote_value(text))
-
-
-def outside(shown: object) -> str:
-    """Return the problem of a time beyond the years."""
-    return f"timestamp {shown} is outside the years 1900 to 2200: {EXPECTED_TIME}"
-
-
-def time_problem(text: str) -> str:
-    """Return why text is not a time: found, expected, fix."""
-    if re.fullmatch(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?\s*", text):
-        return outside(quote_value(text))
-    return f"timestamp {quote_value(text)} is not a time: {EXPECTED_TIME}"
 
 
 def times_from_timestamps(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -163,7 +163,10 @@ class Source:
         item_ids, item_problems = check_ids(columns["item_id"], "item_id")
         rating, unrated, rating_problems = np.ones(len(line)), np.zeros(len(line), bool), dict[int, str]()
         if "rating" in columns:
-            rating, unrated, rating_problems = self._numbers.read(columns["rating"])
+            try:
+                rating, unrated, rating_problems = self._numbers.read(columns["rating"])
+            except InputError as error:
+                raise InputError(f"{self._table.entry.name}: from line {line[0]}: {error}") from error
         if "event" in columns:
             weights, event_problems = weigh_events(columns["event"], self._event_weights or {})
             rating, rating_problems = rating * weights, rating_problems | event_problems

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from recsys.data.numbers import NumberReader
+from recsys.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,24 @@ def test_what_may_be_two_numbers_is_refused() -> None:
         _, _, problems = NumberReader().read(pa.array(values))
         assert list(problems) == [0]
         assert "may be a fraction or thousands: expected 1.234 or 1234" in problems[0]
+
+
+def test_what_early_rows_show_holds_for_late_ones() -> None:
+    """Files are read in parts, and a column is read in one way."""
+    reader = NumberReader(is_weight=True)
+    assert reader.read(pa.array(["4", "5"]))[0].tolist() == [4, 5]
+    assert reader.read(pa.array(["3,5", "1.234"]))[0].tolist() == [3.5, 1234]
+    assert reader.read(pa.array(["1.234"]))[0].tolist() == [1234]
+
+    reader = NumberReader(is_weight=True)
+    assert reader.read(pa.array(["4.25", "1.234"]))[0].tolist() == [4.25, 1.234]
+    assert reader.read(pa.array(["1,234"]))[0].tolist() == [1234]
+    assert list(reader.read(pa.array(["3,5"]))[2]) == [0]
+
+    reader = NumberReader(is_weight=True)
+    assert reader.read(pa.array(["4", "1.234", "0"]))[0].tolist() == [4, 1.234, 0]
+    with pytest.raises(InputError, match=r"decimal commas, but '1\.234' before the first .* one decimal sign"):
+        reader.read(pa.array(["3,5"]))
 
 
 def test_truth_values_are_thumbs() -> None:
