@@ -13,6 +13,7 @@ from api.routing import FastRoute
 from api.security import RequireScope
 from recsys.database.keys import Scope
 
+REFERENCE = "#/components/schemas/{model}"
 KEY_SCHEME = {"type": "http", "scheme": "bearer", "description": "A key from `recsys keys create`."}
 
 
@@ -53,6 +54,13 @@ def scope_of(route: APIRoute) -> Scope | None:
 
 def body_of(document: dict[str, Any], body: JsonBody[Any]) -> dict[str, Any]:
     """Add the schema of a body to the document, and return the description of the body."""
-    names, definitions = models_json_schema([(body.model, "validation")], ref_template="#/components/schemas/{model}")
-    document["components"]["schemas"] |= definitions["$defs"]
+    names, definitions = models_json_schema([(body.model, "validation")], ref_template=REFERENCE)
+    schemas: dict[str, Any] = document["components"]["schemas"]
+    schemas |= definitions["$defs"]
+    # pydantic writes rows that it does not validate itself in place; with a name they are a type of every client.
+    for field in definitions["$defs"][body.model.__name__]["properties"].values():
+        row = field.get("items", {})
+        if row.get("type") == "object":
+            schemas[row["title"]] = row
+            field["items"] = {"$ref": REFERENCE.format(model=row["title"])}
     return {"required": True, "content": {"application/json": {"schema": names[body.model, "validation"]}}}

@@ -125,9 +125,20 @@ class QueryParser:
         return validated(self._model, values, "query")
 
 
+def operation_name(route: APIRoute) -> str:
+    """Return the name of an operation in the OpenAPI document, which generated clients take over."""
+    return route.name
+
+
 def router(tag: str, route_class: type[APIRoute] = APIRoute) -> APIRouter:
     """Return a router under /v1."""
-    return APIRouter(prefix="/v1", tags=[tag], route_class=route_class, responses=problems.RESPONSES)
+    return APIRouter(
+        prefix="/v1",
+        tags=[tag],
+        route_class=route_class,
+        responses=problems.RESPONSES,
+        generate_unique_id_function=operation_name,
+    )
 
 
 def _decode(name: str, segment: str) -> str:

@@ -23,6 +23,7 @@ from pydantic import (
 from api.routing import Params
 from recsys.data.limits import EARLIEST_MS, EPOCH, LATEST_MS, MAX_WEIGHT, MS
 from recsys.results import Order, PopularBy
+from recsys.serving.batch import SentFeedback
 from recsys.serving.encode import MetadataField
 from recsys.serving.filters import Filters, parse_condition
 from recsys.serving.trending import HALF_LIFE_DAYS
@@ -112,7 +113,7 @@ Fields = Annotated[
     ),
 ]
 UserFields = Annotated[
-    list[MetadataField | Literal["prediction"]],
+    list[Literal["year", "categories", "attributes", "prediction"]],
     Field(
         max_length=10,
         description="What each listed item has beside its title; repeated. `prediction`: the rating that the user "
@@ -204,10 +205,9 @@ StrictMinRatings = Annotated[MinRatings, Field(strict=True)]
 StrictYear = Annotated[Year, Field(strict=True)]
 
 
-class PostedRating(Body):
-    """A rating, or an event: what a user did with an item, once."""
+class FeedbackRow(Body):
+    """A rating, or an event in place of it."""
 
-    user_id: str = Field(examples=["196"])
     item_id: str = Field(examples=["50"])
     rating: Rating | None = Field(default=None, description="Of a rating.", examples=[5])
     event: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
@@ -217,12 +217,6 @@ class PostedRating(Body):
     )
     weight: Annotated[FiniteFloat, Field(strict=True, gt=0, le=MAX_WEIGHT)] | None = Field(
         default=None, description="Of an event: how much it counts.", examples=[None]
-    )
-    rated_at: Time | None = Field(
-        default=None,
-        description="Time as ISO 8601, in UTC unless it has an offset, or as Unix seconds or milliseconds; by default "
-        "now. An event counts once for each user, item and time.",
-        examples=[None],
     )
 
     @model_validator(mode="after")
@@ -238,6 +232,18 @@ class PostedRating(Body):
             return None
         return self.weight if self.weight is not None else weights.get(self.event or "", 1.0)
 
+
+class PostedRating(FeedbackRow):
+    """A rating, or an event: what a user did with an item, once."""
+
+    user_id: str = Field(examples=["196"])
+    rated_at: Time | None = Field(
+        default=None,
+        description="Time as ISO 8601, in UTC unless it has an offset, or as Unix seconds or milliseconds; by default "
+        "now. An event counts once for each user, item and time.",
+        examples=[None],
+    )
+
     @property
     def rated_at_ms(self) -> int | None:
         """The time in Unix milliseconds."""
@@ -251,9 +257,13 @@ class PostedRatings(Body):
     ratings: list[SkipValidation[PostedRating]] = Field(min_length=1, max_length=1000)  # see `validated_rows`
 
 
-class VisitorRating(Body):
-    item_id: str = Field(examples=["50"])
-    rating: Rating
+class VisitorRating(FeedbackRow):
+    """A rating or an event of a visitor. It is not stored."""
+
+    def as_sent(self, weights: Mapping[str, float]) -> SentFeedback:
+        """Return the row for `lists_for`."""
+        weight = self.weight_of(weights)
+        return SentFeedback(self.item_id, self.rating or 0.0 if weight is None else weight, weight is not None)
 
 
 class ListUser(Body):
@@ -263,7 +273,7 @@ class ListUser(Body):
     ratings: list[VisitorRating] = Field(
         default=[],
         max_length=1000,
-        description="Ratings in addition to the stored ones; unknown items are ignored.",
+        description="Ratings and events in addition to the stored ones; unknown items are ignored.",
     )
 
 

@@ -31,7 +31,7 @@ from recsys.serving.lists import ListQuery
 from recsys.serving.live_model import LiveModel
 from recsys.serving.predictions import predict
 from recsys.serving.searches import RankedItems, run_searches
-from recsys.serving.snapshot import Recommender, nothing_live
+from recsys.serving.snapshot import Recommender
 from recsys.serving.users import fold_in_user
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ class Learner:
         if by == "trending":
             raise InputError("a list by trend needs the database: GET /v1/popular?by=trending, or by count here")
         if by == "bias" and self._model.objective != "rating":
-            raise nothing_live("rating")
+            raise self._recommender.nothing_live("rating")
         filters = Filters(categories=tuple(categories))
         return self._frame(self._recommender.popular(by, n, order, min_ratings, filters))
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from api.problems import RESPONSES
 from api.problems import problem as problem_answer
+from api.routing import operation_name
 from api.security import require
 from api.state import AppState, CurrentState, in_thread
 from recsys.database.alarms import Alarms, read_alarms
@@ -20,7 +21,7 @@ from recsys.results import Objective
 ALARMS_SECONDS = 2.0
 """Longest time that an answer with metrics waits for the database."""
 
-routes = APIRouter(tags=["health"])
+routes = APIRouter(tags=["health"], generate_unique_id_function=operation_name)
 
 
 class Alive(BaseModel):

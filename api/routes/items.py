@@ -20,27 +20,28 @@ reading_routes = router("items", FastRoute)
 
 
 @reading_routes.get("/items", response_model=ItemPage)
-async def search(request: Request, query: Annotated[ItemsParams, Query()]) -> ItemPage:
+async def search_items(request: Request, query: Annotated[ItemsParams, Query()]) -> ItemPage:
     """Search items by title, in pages; without a title list all of them. Hidden items are left out."""
     state = state_of(request)
     return await in_thread(state, state.live.current.catalogue.search, query.title, query.limit, query.cursor)
 
 
 @reading_routes.get("/items/{item_id}", response_model=Item)
-async def item(request: Request, item_id: ItemId) -> Item:
+async def get_item(request: Request, item_id: ItemId) -> Item:
     """Return one item, hidden or not."""
     catalogue = state_of(request).live.current.catalogue
     return catalogue.item(catalogue.require(item_id))
 
 
 @reading_routes.get("/categories", response_model=Categories)
-async def categories(request: Request) -> Categories:
+async def list_categories(request: Request) -> Categories:
     """Return all categories of items that are not hidden, by name."""
     return state_of(request).live.current.catalogue.categories()
 
 
 @routes.put(
     "/items/{item_id}",
+    name="put_item",
     responses={201: {"model": Item, "description": "The item is new."}, **BODY_RESPONSES},
 )
 def put(

@@ -23,14 +23,14 @@ routes = router("models")
 
 
 @routes.get("/models")
-def models(_: Reader, state: CurrentState) -> ModelSummaries:
+def list_models(_: Reader, state: CurrentState) -> ModelSummaries:
     """List all stored model versions, the newest first."""
     with reading(state.engine) as connection:
         return ModelSummaries(models=[summarised(stored) for stored in versions(connection)])
 
 
 @routes.get("/models/{number}")
-def model(_: Reader, number: Number, state: CurrentState) -> ModelDetail:
+def get_model(_: Reader, number: Number, state: CurrentState) -> ModelDetail:
     """Return one model version with its configuration, metrics and training history."""
     with reading(state.engine) as connection:
         return detailed(version(connection, number))

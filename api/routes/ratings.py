@@ -55,7 +55,7 @@ def _checked(state: AppState, body: PostedRatings) -> Post:
 
 
 @reading_routes.get("/users/{user_id}/ratings", response_model=UserRatings)
-async def user_ratings(request: Request, user_id: UserId, query: Annotated[UserRatingsParams, Query()]) -> UserRatings:
+async def list_ratings(request: Request, user_id: UserId, query: Annotated[UserRatingsParams, Query()]) -> UserRatings:
     """Return the ratings of a user in pages, the latest first."""
     state = state_of(request)
     return await in_thread(state, _user_ratings, state, user_id, query)
@@ -66,7 +66,7 @@ def _user_ratings(state: AppState, user_id: str, query: UserRatingsParams) -> Us
         return read_user_ratings(connection, user_id, query.limit, query.cursor)
 
 
-@routes.delete("/users/{user_id}/ratings/{item_id}", status_code=status.HTTP_204_NO_CONTENT)
+@routes.delete("/users/{user_id}/ratings/{item_id}", name="delete_rating", status_code=status.HTTP_204_NO_CONTENT)
 def delete(_: Writer, user_id: UserId, item_id: ItemId, state: CurrentState) -> None:
     """Delete a rating. The user's next list is made without it, and may contain the item again."""
     with state.writers:
@@ -76,7 +76,7 @@ def delete(_: Writer, user_id: UserId, item_id: ItemId, state: CurrentState) -> 
     state.live.users.forget([change.user_key], change.seq)
 
 
-@routes.delete("/users/{user_id}", status_code=status.HTTP_204_NO_CONTENT)
+@routes.delete("/users/{user_id}", name="erase_user", status_code=status.HTTP_204_NO_CONTENT)
 def erase(actor: Admin, user_id: UserId, state: CurrentState) -> None:
     """Erase a user: their ratings, their rows in every stored version, and their state in memory."""
     with state.writers:

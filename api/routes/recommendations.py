@@ -49,11 +49,6 @@ MAX_CACHED_BYTES = 2000
 TRENDS_UNREAD = "the database cannot be reached, so trends are not known; these are the most rated items"
 
 _NO_ITEMS = np.empty(0, np.int64)
-_NO_RATING_MODEL = Ignored(
-    where="fields",
-    value="prediction",
-    reason="no rating model is live yet: run `recsys train --objective rating`",
-)
 
 
 @routes.get("/users/{user_id}/recommendations", response_model=ItemList)
@@ -128,13 +123,18 @@ async def _details(
     if "prediction" in query.fields:
         rating_model = recommender.models.get("rating")
         if rating_model is None:
-            ignored += (_NO_RATING_MODEL,)
+            ignored += (_unpredicted(recommender),)
         else:
             rater = user
             if model is not rating_model:
                 rater = await state.reader.state(user_id, recommender.catalogue, rating_model)
             predictions = predicted_ratings(rating_model, rater, ranked.best.item_idx)
     return ItemDetails(metadata_fields(query.fields), predictions, explanations), ignored
+
+
+def _unpredicted(recommender: Recommender) -> Ignored:
+    """Return that the field `prediction` has no effect, and why."""
+    return Ignored(where="fields", value="prediction", reason=str(recommender.nothing_live("rating")))
 
 
 def _explain(
@@ -156,8 +156,8 @@ def _explain(
 async def recommend_many(request: Request, body: ListsBody) -> Response:
     """Return lists for up to 1,000 users and visitors at once.
 
-    A visitor has no `user_id`: a vector is computed from their ratings (`source: fold_in`), which are not stored. With
-    a `user_id`, the ratings are added to the stored ones. For the next page, add the listed items to `exclude`.
+    A visitor has no `user_id`: a vector is computed from their ratings or events (`source: fold_in`), which are not
+    stored. With a `user_id`, they are added to the stored ones. For the next page, add the listed items to `exclude`.
     """
     state = state_of(request)
     recommender = state.live.current
@@ -173,8 +173,9 @@ async def recommend_many(request: Request, body: ListsBody) -> Response:
     )
     ignored = ignored_parts(catalogue, filters, [("exclude", body.exclude), ("candidates", body.candidates or ())])
     if "prediction" in body.fields and "rating" not in recommender.models:
-        ignored += (_NO_RATING_MODEL,)
-    requests = [ListRequest(user.user_id, [(row.item_id, row.rating) for row in user.ratings]) for user in body.users]
+        ignored += (_unpredicted(recommender),)
+    weights, scale = state.settings.weights_of_events, (state.settings.rating_min, state.settings.rating_max)
+    requests = [ListRequest(user.user_id, tuple(row.as_sent(weights) for row in user.ratings)) for user in body.users]
     content = await in_thread(
         state,
         lists_for,
@@ -187,6 +188,7 @@ async def recommend_many(request: Request, body: ListsBody) -> Response:
         body.explain,
         body.fields,
         ignored,
+        scale,
     )
     return Response(content, media_type="application/json")
 

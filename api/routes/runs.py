@@ -17,7 +17,7 @@ routes = router("runs")
 
 
 @routes.get("/runs")
-def runs(
+def list_runs(
     _: Reader,
     state: CurrentState,
     job: Annotated[str | None, Query(description="Only runs of this job.", examples=["nightly"])] = None,
@@ -30,7 +30,7 @@ def runs(
 
 
 @routes.get("/runs/{number}")
-def run(_: Reader, number: Number, state: CurrentState) -> RunDetail:
+def get_run(_: Reader, number: Number, state: CurrentState) -> RunDetail:
     """Return one run with its steps and their figures."""
     with reading(state.engine) as connection:
         found = read_run(connection, number)

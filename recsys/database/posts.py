@@ -160,6 +160,12 @@ def unknown_item(item_id: str) -> str:
     )
 
 
+def scale_problem(rating: float, scale: tuple[float | None, float | None]) -> str | None:
+    """Return why a rating cannot be taken, by the configured ends of the scale; `None` if it can."""
+    low, high = -MAX_RATING if scale[0] is None else scale[0], MAX_RATING if scale[1] is None else scale[1]
+    return None if low <= rating <= high else f"rating {rating:g} is outside the scale: expected {low:g} to {high:g}"
+
+
 def row_problem(row: NewRating, scale: tuple[float | None, float | None] | None, now: int) -> str | None:
     """Return why a row cannot be kept, whatever is stored; `None` if it can."""
     problem = id_problem(row.user_id, "user_id", fix="send another id")
@@ -167,10 +173,9 @@ def row_problem(row: NewRating, scale: tuple[float | None, float | None] | None,
         return problem
     if id_problem(row.item_id, "item_id") is not None:
         return unknown_item(row.item_id)
-    low, high = scale or (None, None)
-    low, high = -MAX_RATING if low is None else low, MAX_RATING if high is None else high
-    if row.rating is not None and not low <= row.rating <= high:
-        return f"rating {row.rating:g} is outside the scale: expected {low:g} to {high:g}"
+    problem = None if row.rating is None else scale_problem(row.rating, scale or (None, None))
+    if problem is not None:
+        return problem
     if row.rated_at is not None and not EARLIEST_MS <= row.rated_at <= now + CLOCK_SKEW_MS:
         return "rated_at lies before 1900 or in the future: leave it out, or send the time of the rating in UTC"
     return None

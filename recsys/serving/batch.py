@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from recsys.database.engine import read_latest
+from recsys.database.posts import scale_problem
 from recsys.errors import DatabaseError, InputError
 from recsys.results import Explanation, Ignored
 from recsys.serving.batching import read_users
@@ -29,11 +30,19 @@ UNEXPLAINED = Ignored(
 )
 
 
+class SentFeedback(NamedTuple):
+    """A rating, or the weight of an event, that came with a request and is not stored."""
+
+    item_id: str
+    value: float
+    is_implicit: bool = False
+
+
 class ListRequest(NamedTuple):
-    """A list that was requested: for a user by id, for a visitor by ratings (item id, rating), or for both."""
+    """A list that was requested: for a user by id, for a visitor by what they sent, or for both."""
 
     user_id: str | None
-    ratings: Sequence[tuple[str, float]] = ()
+    sent: Sequence[SentFeedback] = ()
 
 
 def lists_for(
@@ -46,6 +55,7 @@ def lists_for(
     explain: bool = False,
     fields: Collection[str] = (),
     ignored: Sequence[Ignored] = (),
+    scale: tuple[float | None, float | None] = (None, None),
 ) -> bytes:
     """Return the requested lists, in their order, as the JSON of `UserLists`.
 
@@ -53,20 +63,21 @@ def lists_for(
         explain: whether to explain each item.
         fields: what the items have beside their title: metadata and `prediction`.
         ignored: parts of the request without effect, which the answer names.
+        scale: lowest and highest rating, where they are configured.
 
     Raises:
-        InputError: a visitor's rating lies outside the scale.
+        InputError: a visitor's rating lies outside the configured scale.
     """
-    _check_scale(recommender, requests)
+    check_scale(requests, scale)
     stored, ignored = _read_stored(engine, recommender, requests, explain), list(ignored)
     if stored is None:
         ignored += [
             Ignored(where=f"users.{at}.user_id", value=request.user_id, reason=_ONLY_SENT)
             for at, request in enumerate(requests)
-            if request.user_id is not None and request.ratings
+            if request.user_id is not None and request.sent
         ]
         ignored += [UNEXPLAINED] if explain else []
-    rated = [_rated(recommender, model, request, stored or {}) for request in requests]
+    rated = [_rated(recommender, request, stored or {}) for request in requests]
     users = _read_states(engine, cache, recommender, model, requests, rated)
     lists = recommend(recommender, model, users, query)
     number = model.number if model else None
@@ -79,7 +90,7 @@ def lists_for(
             explanations = [
                 None
                 if stored is None and request.user_id is not None
-                else explain_items(recommender, model, user, mine, ranked)
+                else explain_items(recommender, model, user, mine.for_model(model), ranked)
                 for request, user, mine, ranked in zip(requests, users, rated, lists, strict=True)
             ]
         rating_model = recommender.models.get("rating")
@@ -111,8 +122,8 @@ def _read_states(
     result = []
     for request, mine in zip(requests, rated, strict=True):
         state = UNKNOWN_USER if request.user_id is None else states.get(request.user_id, UNKNOWN_USER)
-        if request.ratings:
-            state = new_state(model, mine, np.union1d(state.seen, mine.item_idx).astype(np.int32))
+        if request.sent:
+            state = new_state(model, mine.for_model(model), np.union1d(state.seen, mine.item_idx).astype(np.int32))
         result.append(state)
     return result
 
@@ -121,7 +132,7 @@ def _read_stored(
     engine: Engine, recommender: Recommender, requests: Sequence[ListRequest], explain: bool
 ) -> Mapping[str, RatedItems] | None:
     """Return the stored ratings of users, by id, where they are needed; `None` if the database cannot be reached."""
-    user_ids = [r.user_id for r in requests if r.user_id is not None and (explain or r.ratings)]
+    user_ids = [r.user_id for r in requests if r.user_id is not None and (explain or r.sent)]
     if not user_ids:
         return {}
     try:
@@ -131,26 +142,33 @@ def _read_stored(
         return None
 
 
-def _rated(
-    recommender: Recommender, model: LiveModel | None, request: ListRequest, stored: Mapping[str, RatedItems]
-) -> RatedItems:
-    """Return the ratings of a request: the stored ones, overridden by those it came with."""
-    mine = stored.get(request.user_id or "", RatedItems.none()).for_model(model)
-    ratings = dict(zip(mine.item_idx.tolist(), mine.ratings.tolist(), strict=True))
-    for item_id, rating in request.ratings:
-        item_idx = recommender.catalogue.idx_of.get(item_id)
+def _rated(recommender: Recommender, request: ListRequest, stored: Mapping[str, RatedItems]) -> RatedItems:
+    """Return the feedback of a request: what is stored, with the ratings in it replaced and the events added to."""
+    mine = stored.get(request.user_id or "", RatedItems.none())
+    is_implicit = np.zeros(len(mine.item_idx), bool) if mine.is_implicit is None else mine.is_implicit
+    pairs = zip(mine.item_idx.tolist(), is_implicit.tolist(), strict=True)
+    value_of: dict[tuple[int, bool], float] = dict(zip(pairs, mine.ratings.tolist(), strict=True))
+    for row in request.sent:
+        item_idx = recommender.catalogue.idx_of.get(row.item_id)
         if item_idx is not None:
-            ratings[item_idx] = rating
-    return RatedItems(np.array(list(ratings), np.int64), np.array(list(ratings.values()), np.float32))
+            pair = item_idx, row.is_implicit
+            value_of[pair] = row.value + (value_of.get(pair, 0.0) if row.is_implicit else 0.0)
+    implicit = np.array([event for _, event in value_of], bool)
+    return RatedItems(
+        np.array([item_idx for item_idx, _ in value_of], np.int64),
+        np.array(list(value_of.values()), np.float32),
+        implicit if implicit.any() else None,
+    )
 
 
-def _check_scale(recommender: Recommender, requests: Sequence[ListRequest]) -> None:
-    scale = recommender.rating_scale
-    if scale is None:
-        return
-    low, high = scale
+def check_scale(requests: Sequence[ListRequest], scale: tuple[float | None, float | None]) -> None:
+    """Check that the ratings that were sent lie on the configured scale, as `posts.row_problem` checks posted ones.
+
+    Raises:
+        InputError: names the first that does not.
+    """
     for user, request in enumerate(requests):
-        for row, (_, rating) in enumerate(request.ratings):
-            if not low <= rating <= high:
-                where = f"body.users.{user}.ratings.{row}"
-                raise InputError(f"{where}: rating {rating:g} is outside the scale: expected {low:g} to {high:g}")
+        for row, each in enumerate(request.sent):
+            problem = None if each.is_implicit else scale_problem(each.value, scale)
+            if problem is not None:
+                raise InputError(f"body.users.{user}.ratings.{row}: {problem}")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from recsys.results import Prediction, Predictions
 from recsys.scoring.search import Index
 from recsys.serving.live_model import LiveModel
-from recsys.serving.snapshot import Recommender, nothing_live
+from recsys.serving.snapshot import Recommender
 from recsys.serving.users import UserState
 
 
@@ -23,7 +23,7 @@ def predict(recommender: Recommender, user: UserState, item_ids: Sequence[str]) 
     """
     model = recommender.models.get("rating")
     if model is None:
-        raise nothing_live("rating")
+        raise recommender.nothing_live("rating")
     idx_of = recommender.catalogue.idx_of
     known = [item_id for item_id in item_ids if item_id in idx_of]
     item_idx = np.array([idx_of[item_id] for item_id in known], np.int64)

@@ -37,12 +37,6 @@ class Recommender:
     models: Mapping[Objective, LiveModel]
     number: int = field(default_factory=count().__next__, compare=False)
 
-    @property
-    def rating_scale(self) -> tuple[float, float] | None:
-        """Lowest and highest rating of the live version; `None` if no version is live."""
-        model = self.models.get("rating") or self.models.get("ranking")
-        return model.version.training.rating_scale if model else None
-
     @cached_property
     def popularity(self) -> Popularity:
         """Items by count, mean and bias."""
@@ -57,7 +51,7 @@ class Recommender:
         """
         model = self.models.get("ranking") or self.models.get("rating")
         if model is None:
-            raise nothing_live("ranking")
+            raise self.nothing_live("ranking")
         return SimilarItems(self.catalogue, model)
 
     def list_model(self, name: str | None = None) -> LiveModel | None:
@@ -74,13 +68,13 @@ class Recommender:
         if name is None:
             model = self.models.get("ranking")
             if model is None and not self.models and self.catalogue.n_items == 0:
-                raise nothing_live("ranking")
+                raise self.nothing_live("ranking")
             return model
         for objective, model in self.models.items():
             if name in (objective, str(model.number)):
                 return model
         if name in ("ranking", "rating"):
-            raise nothing_live("rating" if name == "rating" else "ranking")
+            raise self.nothing_live("rating" if name == "rating" else "ranking")
         numbers = ", ".join(str(model.number) for model in self.models.values()) or "none"
         raise NotFoundError(
             f"model version {name} is not live (live versions: {numbers}): ask for `ranking`, `rating` or the number "
@@ -112,7 +106,7 @@ class Recommender:
         """
         fallback = None
         if by == "bias" and "rating" not in self.models:
-            by, fallback = "count", f"{nothing_live('rating')}; these are the most rated items"
+            by, fallback = "count", f"{self.nothing_live('rating')}; these are the most rated items"
         if min_ratings is None:
             min_ratings = MIN_RATINGS if by in ("bias", "mean") else 0
         filters = replace(filters, min_ratings=max(filters.min_ratings, min_ratings))
@@ -127,6 +121,22 @@ class Recommender:
             by,
         )
 
+    def nothing_live(self, objective: Objective) -> NoModelError:
+        """Return the error that no version of an objective is live, with what to do about it.
+
+        A shop that has only events, or ratings that are all equal, has no rating version, and need not wait for one.
+        """
+        rated = self.catalogue.n_explicit > 0
+        means = self.catalogue.mean_rating[rated]
+        if objective == "rating" and self.catalogue.n_ratings.any():
+            if not rated.any():
+                return NoModelError("no rating model is live: there are only events, and predictions need ratings")
+            if means.min() == means.max() and rated.sum() > 1:
+                return NoModelError(
+                    f"no rating model is live: all ratings are {means[0]:g}, so there is nothing to predict"
+                )
+        return NoModelError(f"no {objective} model is live yet: run `recsys train --objective {objective}`")
+
     def with_items(self, changed: list[StoredItem]) -> "Recommender":
         """Return the same snapshot with some items changed or added; this one if it has all of them as they are."""
         changed = [item for item in changed if not self.catalogue.holds(item)]
@@ -135,11 +145,6 @@ class Recommender:
         catalogue = self.catalogue.with_items(changed)
         models = {objective: model.with_catalogue(catalogue, changed) for objective, model in self.models.items()}
         return Recommender(catalogue, models)
-
-
-def nothing_live(objective: Objective) -> NoModelError:
-    """Return the error that no version of an objective is live."""
-    return NoModelError(f"no {objective} model is live yet: run `recsys train --objective {objective}`")
 
 
 class LoadedModels(NamedTuple):

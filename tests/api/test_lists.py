@@ -1,15 +1,17 @@
 """Lists and predictions: known answers, everything filtered away, wrong requests, and brute force."""
 
 import json
+import math
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import numpy as np
 import pytest
+from sqlalchemy import Engine
 
 from tests.api.asking import as_json, check_problem, ids
-from tests.api.conftest import Many
+from tests.api.conftest import Many, serving, url_of
 
 ODD_IDS = ["nobody", "%F0%9F%98%80", "a%00b", "x" * 10_000, "%2F", "%20", "..%2F.."]
 
@@ -157,6 +159,36 @@ class TestBatch:
         reader.post(self.URL, json={"users": [{"user_id": "u1", "ratings": [{"item_id": "b", "rating": 5}]}]})
         assert reader.get("/v1/users/u1/recommendations").text == before
 
+    def test_ratings_and_events_of_a_visitor(self, known_engine: Engine) -> None:
+        """As posted ones: only a configured scale refuses a rating, and events are relevant ratings."""
+        rows: list[dict[str, Any]] = [
+            {"rating": 5},
+            {"rating": 6},
+            {"event": "cart"},
+            {"weight": 3},
+            {"event": "view"},
+        ]
+        users = [{"ratings": [{"item_id": "a", **row}]} for row in rows]
+        asked = {"users": users, "fields": ["prediction"], "explain": True}
+        with serving(url_of(known_engine), event_weights="cart=3") as client:
+            lists = client.post(self.URL, json=asked).json()["lists"]
+            assert [one["source"] for one in lists] == ["fold_in"] * 5
+            assert [{item for item, _ in pairs(one)} for one in lists] == [{"b", "c", "e", "d/ä"}] * 5
+            because = [one["items"][0]["explanation"]["contributions"] for one in lists]
+            cart, view = (4 + math.log1p(weight) / math.log1p(100) for weight in (3, 1))
+            assert [row["rating"] for (row,) in because] == pytest.approx([5, 6, cart, cart, view])
+            predictions = [[item["prediction"] for item in one["items"]] for one in lists]
+            assert predictions[2] == predictions[3] == predictions[4] != predictions[0]
+            # An event counts beside what is stored, where no rating says more.
+            sent = [{"item_id": "b", "event": "cart"}]
+            users = [{"user_id": "u1"}, {"user_id": "u1", "ratings": sent}]
+            plain, more = client.post(self.URL, json={"users": users}).json()["lists"]
+            assert [item for item, _ in pairs(plain)] == ["b", "c", "e", "d/ä"]
+            assert {item for item, _ in pairs(more)} == {"c", "e", "d/ä"}
+        with serving(url_of(known_engine), rating_max=5) as client:
+            problem = check_problem(client.post(self.URL, json=asked), 422, "body.users.1.ratings.0")
+            assert "rating 6 is outside the scale" in problem["detail"]
+
     @pytest.mark.parametrize(
         "asked",
         [
@@ -189,9 +221,9 @@ class TestBatch:
             ({"users": [{}], "n": 1001}, "body.n"),
             ({"users": [{"user_id": 7}]}, "body.users.0.user_id"),
             ({"users": [{}, {"name": "x"}]}, "body.users.1.name"),
-            ({"users": [{"ratings": [{"item_id": "a"}]}]}, "body.users.0.ratings.0.rating"),
+            ({"users": [{"ratings": [{"item_id": "a"}]}]}, "body.users.0.ratings.0"),
+            ({"users": [{"ratings": [{"item_id": "a", "rating": 3, "event": "view"}]}]}, "body.users.0.ratings.0"),
             ({"users": [{"ratings": [{"item_id": "a", "rating": "5"}]}]}, "body.users.0.ratings.0.rating"),
-            ({"users": [{"ratings": [{"item_id": "a", "rating": 6}]}]}, "body.users.0.ratings.0"),
             ({"users": [{"ratings": [{"item_id": "a", "rating": 3}] * 1001}]}, "body.users.0.ratings"),
             ({"users": [{}], "candidates": "a"}, "body.candidates"),
             ({"users": [{}], "category": ["x"] * 101}, "body.category"),

@@ -5,14 +5,16 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 from sqlalchemy import Engine
 
+from recsys.database.runs import recorded
 from tests.api.conftest import serving, url_of
-from tests.conftest import lacking
+from tests.conftest import add_known_model, lacking
 
 HERE = Path(__file__).parent
 GENERATOR = HERE.parents[1] / ".venv-client" / "bin"
@@ -51,12 +53,28 @@ def test_it_describes_every_endpoint_with_examples(reader: httpx.Client) -> None
                 assert status < "400" or set(response["content"]) == {"application/problem+json"}
 
 
-@pytest.mark.timeout(600)
-def test_schemathesis_finds_nothing(known_engine: Engine, tmp_path: Path) -> None:
-    """More than 500 requests, valid and not, drawn with a fixed seed; on PostgreSQL fewer."""
-    few = known_engine.dialect.name != "sqlite"
-    options = ["--checks", "all", "--generation-database", "none", "--no-color", "--seed", "1"]
-    options += ["--phases", "fuzzing", "--max-examples", "5"] if few else ["--max-examples", "6"]
+SHORT = ("--phases", "fuzzing", "--max-examples", "4")
+LONG = ("--max-examples", "30")
+"""All phases: examples, values that are just allowed or just not, random requests, requests that follow one another."""
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("options", "n_cases"),
+    [
+        pytest.param(SHORT, 60, id="short"),
+        pytest.param(LONG, 1000, id="long", marks=pytest.mark.long),
+    ],
+)
+def test_schemathesis_finds_nothing(
+    known_engine: Engine,
+    tmp_path: Path,
+    options: tuple[str, ...],
+    n_cases: int,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Requests, valid and not, drawn with a fixed seed, and all checks of the answers."""
+    common = ["--checks", "all", "--generation-database", "none", "--no-color", "--seed", "1"]
     with serving(url_of(known_engine)) as client:
         # What the document has as examples is there.
         for item_id in ("50", "181"):
@@ -65,7 +83,7 @@ def test_schemathesis_finds_nothing(known_engine: Engine, tmp_path: Path) -> Non
         assert client.post("/v1/ratings", json={"ratings": [rating]}).status_code == 200
         command = [str(Path(sys.executable).parent / "schemathesis"), "--config-file", str(HERE / "schemathesis.toml")]
         done = subprocess.run(
-            [*command, "run", f"{client.base_url}/openapi.json", *options],
+            [*command, "run", f"{client.base_url}/openapi.json", *common, *options],
             cwd=tmp_path,
             env=os.environ | {"SCHEMATHESIS_HOOKS": str(HERE / "schemathesis_hooks.py")},
             capture_output=True,
@@ -75,7 +93,8 @@ def test_schemathesis_finds_nothing(known_engine: Engine, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
     generated, passed = map(int, re.findall(r"(\d+) generated, (\d+) passed", done.stdout)[0])
     assert generated == passed
-    assert generated >= (60 if few else 500)
+    assert generated >= n_cases
+    record_property("requests", generated)
     assert "Tested: 23" in done.stdout
 
 
@@ -83,6 +102,9 @@ def test_schemathesis_finds_nothing(known_engine: Engine, tmp_path: Path) -> Non
 def test_a_client_is_made_of_it_and_works(known_engine: Engine, tmp_path: Path) -> None:
     if not (GENERATOR / "openapi-python-client").exists():
         lacking("needs openapi-python-client in an environment of its own: see tests/api/client-generator.txt")
+    add_known_model(known_engine, "ranking", sign=-1.0)
+    with recorded(known_engine, "nightly") as run, run.step("load"):
+        pass
     config = tmp_path / "config.yml"
     config.write_text(json.dumps({"package_name_override": "recsys_client", "post_hooks": []}))
     with serving(url_of(known_engine)) as client:

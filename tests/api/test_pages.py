@@ -5,13 +5,22 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, delete, update
 
+from recsys.database import schema
+from recsys.database.counts import recount
+from recsys.database.engine import writing
 from recsys.database.models import publish
 from recsys.serving import pages
 from tests.api.asking import check_problem, eventually, ids
 from tests.api.conftest import Many, serving, url_of
 from tests.conftest import add_known_model
+
+
+def take_down_rating(engine: Engine) -> None:
+    """Leave the ranking version alone live."""
+    with writing(engine) as connection:
+        connection.execute(delete(schema.live_models).where(schema.live_models.c.objective == "rating"))
 
 
 def all_pages(client: httpx.Client, url: str, query: dict[str, Any], n: int) -> list[list[str]]:
@@ -242,13 +251,7 @@ class TestPopular:
 
     @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
     def test_without_a_rating_version_bias_is_count_and_says_so(self, engine: Engine, known_engine: Engine) -> None:
-        from sqlalchemy import delete
-
-        from recsys.database import schema
-        from recsys.database.engine import writing
-
-        with writing(known_engine) as connection:
-            connection.execute(delete(schema.live_models).where(schema.live_models.c.objective == "rating"))
+        take_down_rating(known_engine)
         with serving(url_of(known_engine)) as client:
             answer = client.get("/v1/popular", params={"n": 2}).json()
             assert [(item["item_id"], item["score"]) for item in answer["items"]] == [("a", 3.0), ("c", 2.0)]
@@ -256,6 +259,25 @@ class TestPopular:
             assert "no rating model is live" in answer["fallback"]
             page = client.get("/v1/popular", params={"cursor": answer["next_cursor"], "n": 1})
             assert ids(page) == ["b"]
+
+    @pytest.mark.parametrize(
+        ("values", "said"),
+        [({"kind": schema.IMPLICIT, "rating": 1}, "only events"), ({"rating": 4}, "all ratings are 4")],
+    )
+    def test_what_has_nothing_to_predict_is_not_told_to_train(
+        self, known_engine: Engine, values: dict[str, Any], said: str
+    ) -> None:
+        take_down_rating(known_engine)
+        with writing(known_engine) as connection:
+            connection.execute(update(schema.ratings).values(values))
+        recount(known_engine)
+        with serving(url_of(known_engine)) as client:
+            answers = [
+                client.get("/v1/popular").json()["fallback"],
+                client.get("/v1/users/u1/predictions", params={"item_id": "a"}).json()["detail"],
+                client.get("/v1/users/u1/recommendations?fields=prediction").json()["ignored"][0]["reason"],
+            ]
+        assert all(said in answer and "recsys train" not in answer for answer in answers), answers
 
     @pytest.mark.parametrize("url", ["/v1/popular?by=count", "/v1/items/a/similar"])
     def test_an_unchanged_list_is_304(self, reader: httpx.Client, url: str) -> None:

@@ -4,11 +4,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from recsys.data.dataset import NO_TIME, Ratings
 from recsys.database.items import StoredItem
+from recsys.factors import Factors, Head, Side
+from recsys.learner import Learner
+from recsys.library.loading import RatingData
+from recsys.scoring.score import N_CANDIDATES
+from recsys.scoring.search import Index
 from recsys.serving.catalogue import Catalogue
 from recsys.serving.checks import ignored_parts
 from recsys.serving.filters import Condition, Filters, parse_condition
+from recsys.serving.lists import ListQuery, recommend
+from recsys.serving.pages import as_page, start_page
+from recsys.serving.snapshot import Recommender
 
 NOTHING = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
 
@@ -172,3 +182,79 @@ def test_parts_without_effect_are_named() -> None:
     assert "no item has this attribute" in reasons[2]
     assert "repeat exclude" in reasons[4]
     assert len(ignored_parts(catalogue, Filters(), [("exclude", [f"x{i}" for i in range(500)])])) == 100
+
+
+class TestLargeNeuralCatalogue:
+    """More items than a list's layers score: filters decide first which items compete."""
+
+    N_ITEMS = 21_000
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def learner(cls) -> Learner:
+        """A neural version of random rows: 37 items are "few", 2,500 are "some" and all are "every"."""
+        random = np.random.default_rng(5)
+
+        def normal(*shape: int) -> NDArray[np.float32]:
+            return random.normal(size=shape).astype(np.float32)
+
+        keys = np.arange(1, cls.N_ITEMS + 1)
+        few, some = (set(random.choice(keys, n, replace=False).tolist()) for n in (37, 2500))
+        names = {key: [*(["few"] if key in few else []), *(["some"] if key in some else []), "every"] for key in keys}
+        items = {key: StoredItem(key, f"i{key}", None, names[key], {}, False) for key in keys.tolist()}
+        rated = np.array([min(few), min(some), 7], np.int32)
+        ratings = Ratings(
+            user_idx=np.zeros(3, np.int32),
+            item_idx=rated - 1,
+            rating=np.array([5, 4, 3], np.float32),
+            rated_at=np.full(3, NO_TIME),
+            user_keys=np.array([1]),
+            item_keys=keys,
+            user_hash=np.array([1], np.uint64),
+            item_hash=keys.astype(np.uint64),
+            scale=(1.0, 5.0),
+        )
+        factors = Factors(
+            objective="ranking",
+            users=Side(np.array([1]), normal(1, 8), np.zeros(1, np.float32)),
+            items=Side(keys, normal(cls.N_ITEMS, 8), normal(cls.N_ITEMS)),
+            head=Head(5, ((normal(6, 3), normal(6)), (3 * normal(1, 6), normal(1)))),
+        )
+        return Learner(RatingData(ratings, {1: "u"}, items), factors, {}, (1.0, 5.0))
+
+    def expected(self, learner: Learner, category: str, shown: list[int], n: int) -> list[int]:
+        """The positions of the best items by brute force, as docs/serving.md describes it."""
+        factors = learner.factors
+        allowed = [place for place, item in enumerate(learner.catalogue.items) if category in item.categories]
+        left = np.setdiff1d(allowed, [*shown, *learner.data.ratings.item_idx.tolist()])
+        vectors = np.broadcast_to(factors.user_factors[0], (len(left), 8))
+        n_dot = factors.n_dot
+        product = (vectors * factors.item_factors[left])[:, :n_dot].sum(1) + factors.item_bias[left]
+        left = left[np.argsort(-product)[:N_CANDIDATES]]
+        scores = Index(factors.item_factors, factors.item_bias, factors.head).pair_scores(vectors[: len(left)], left)
+        return left[np.lexsort((left, -np.round(scores, 6)))[:n]].tolist()
+
+    @pytest.mark.parametrize(
+        ("category", "n", "n_left"), [("few", 50, 36), ("some", 1000, 2499), ("every", 300, N_ITEMS - 3)]
+    )
+    def test_lists_are_exact_and_never_short(self, learner: Learner, category: str, n: int, n_left: int) -> None:
+        """Page by page, and to the end where the pages do not outgrow a cursor."""
+        catalogue, filters = learner.catalogue, Filters(categories=(category,))
+        recommender, user = Recommender(catalogue, {"ranking": learner._model}), learner.users.state("u")
+        shown: list[int] = []
+        cursor = None
+        while len(shown) + n <= 4000:
+            start = start_page(catalogue, "recommendations", cursor)
+            query = ListQuery(n=n + 1, exclude=start.shown, filters=filters, after=start.last)
+            (ranked,) = recommend(recommender, learner._model, [user], query)
+            page = as_page(catalogue, ranked, n, start)
+            found = page.best.item_idx.tolist()
+            assert len(found) == min(n, n_left - len(shown))
+            assert not set(found) & set(shown)
+            if start.last is None:
+                assert found == self.expected(learner, category, shown, n)
+            shown += found
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        assert (cursor is None) == (len(shown) == n_left)
