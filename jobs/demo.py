@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 from typing import get_args
@@ -17,18 +18,21 @@ from recsys.database import migration
 from recsys.database.engine import connect, reading
 from recsys.database.models import live_numbers, publish, versions
 from recsys.database.users import first_known_user
-from recsys.results import Objective
+from recsys.results import DemoReport, Objective
 from recsys.serving.snapshot import load_recommender
 from recsys.settings import Settings
 
 FOLDER = Path(".demo")
 
 
-def demo(data: Path | None, settings: Settings, port: int) -> None:
+def demo(
+    data: Path | None, settings: Settings, port: int, on_ready: Callable[[DemoReport], None] = lambda report: None
+) -> None:
     """Load ratings into a database of their own, train, and serve. A second run only serves.
 
     Args:
         data: a file of ratings; `None` generates a sample.
+        on_ready: called when the service answers.
     """
     FOLDER.mkdir(exist_ok=True)
     name = "sample" if data is None else f"{data.stem}-{blake2b(bytes(data.resolve()), digest_size=4).hexdigest()}"
@@ -43,9 +47,14 @@ def demo(data: Path | None, settings: Settings, port: int) -> None:
     for objective in report.objectives:
         typer.echo(objective.line(), err=True)
     publish_refused(engine)
-    lines = ["", "ready: try", *three_requests(engine, port), ""]
+    ready = DemoReport(
+        url=f"http://127.0.0.1:{port}",
+        database=settings.database_url,
+        objectives=report.objectives,
+        requests=three_requests(engine, port),
+    )
     engine.dispose()
-    serve(settings, port=port, on_ready=lambda: typer.echo("\n".join(lines)))
+    serve(settings, port=port, on_ready=lambda: on_ready(ready))
 
 
 def publish_refused(engine: Engine) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypedDict
 
 from sqlalchemy import Engine
 
@@ -32,6 +33,18 @@ SHORTENED = re.compile(r"[0-9](?:\.[0-9]+)?E\+[0-9]{2}")
 
 MAX_REJECTS_WITHOUT_RATING = 10_000
 """Rejected rows after which a file without a single good row is not read to its end."""
+
+
+class LoadOptions(TypedDict, total=False):
+    """How a person said that a source is to be loaded: arguments of `load`."""
+
+    items: Path | None
+    users: Path | None
+    format: str | None
+    columns: Mapping[str, str] | None
+    options: ReadOptions
+    append: bool
+    allow_erased: bool
 
 
 def load(

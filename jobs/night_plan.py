@@ -6,7 +6,7 @@ from typing import get_args
 
 from sqlalchemy import Connection, Engine
 
-from jobs.load import load
+from jobs.load import LoadOptions, load
 from jobs.train import already_trained, is_unpublished
 from recsys.database.changes import current_seq
 from recsys.database.engine import reading
@@ -17,7 +17,14 @@ from recsys.results import NightPlan, Objective, PlannedStep
 from recsys.settings import Settings
 
 
-def plan_night(engine: Engine, settings: Settings, sources: Sequence[Path] = (), *, seed: int = 0) -> NightPlan:
+def plan_night(
+    engine: Engine,
+    settings: Settings,
+    sources: Sequence[Path] = (),
+    *,
+    load_options: LoadOptions | None = None,
+    seed: int = 0,
+) -> NightPlan:
     """Return the steps that `nightly` would take, and why. Sources are read and checked; nothing is written but the
     file of rejected rows.
 
@@ -32,7 +39,7 @@ def plan_night(engine: Engine, settings: Settings, sources: Sequence[Path] = (),
         return NightPlan(steps=[PlannedStep(step="lease", would="stop with exit code 3", why=f"{held[0]} holds it")])
     steps.append(PlannedStep(step="lease", would="take the lease of training", why="nothing else holds it"))
     for source in sources:
-        report = load(engine, source, settings, dry_run=True)
+        report = load(engine, source, settings, dry_run=True, **(load_options or {}))
         n_new += report.inserted + report.updated
         steps.append(
             PlannedStep(

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from sqlalchemy import Connection, Engine
 
 from jobs.interrupt import Interrupted, explain_interrupt
-from jobs.load import load
+from jobs.load import LoadOptions, load
 from jobs.notify import notify
 from jobs.pipeline import Pipeline, TrainingInput, TrainingJob
 from jobs.progress import say
@@ -75,6 +75,7 @@ def nightly(
     settings: Settings,
     sources: Sequence[Path] = (),
     *,
+    load_options: LoadOptions | None = None,
     overrides: Mapping[Objective, Mapping[str, Any]] | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -85,6 +86,7 @@ def nightly(
     The objectives are independent: one that fails is reported, and the other is trained all the same.
 
     Args:
+        load_options: how all sources are to be read.
         on_end: called with the report, also if an error is raised afterwards.
 
     Raises:
@@ -97,7 +99,9 @@ def nightly(
         with lease(engine, TRAINING, settings.lease_seconds) as held, recorded(engine, "nightly") as run:
             night.run = run.key
             with reported(settings, night, run), explain_interrupt(night.kept):
-                run_steps(engine, settings, held, run, night, sources, overrides or {}, device, seed)
+                run_steps(
+                    engine, settings, held, run, night, sources, load_options or {}, overrides or {}, device, seed
+                )
     except BaseException as error:
         night.error = described(error)
         raise
@@ -133,6 +137,7 @@ def run_steps(
     run: Run,
     night: Night,
     sources: Sequence[Path],
+    load_options: LoadOptions,
     overrides: Mapping[Objective, Mapping[str, Any]],
     device: str,
     seed: int,
@@ -145,7 +150,7 @@ def run_steps(
             run.step("load", fingerprint=str(source)) as step,
             lease(engine, LOADING, settings.lease_seconds) as loading,
         ):
-            night.loads.append(load(engine, source, settings, guard=loading.guard))
+            night.loads.append(load(engine, source, settings, guard=loading.guard, **load_options))
             step.figures = night.loads[-1].model_dump(mode="json")
     with run.step("count") as step:
         n_corrected = recount(engine, held.guard)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException
 
 import uvicorn
+from sqlalchemy import make_url
 from uvicorn.supervisors import Multiprocess
 
 from jobs.logs import logging_config
@@ -71,7 +72,8 @@ def serve(
     if on_ready is not None:
         threading.Thread(target=await_ready, args=(host, port, on_ready), daemon=True).start()
     where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    _log.info("listening", extra={"url": where, "docs": "/docs", "workers": workers})
+    database = make_url(settings.database_url).render_as_string(hide_password=True)
+    _log.info("listening", extra={"url": where, "docs": "/docs", "workers": workers, "database": database})
     with listener:
         if workers == 1:
             gc.disable()  # until the application has started, which enables it again: see `api.process`

@@ -1,20 +1,24 @@
 """`recsys init` and `recsys load`: the tables of the database, and the ratings in them."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from jobs.cli.options import (
+    AllowErasedOption,
+    AppendOption,
     EventWeightsOption,
     FormatOption,
     ImplicitOption,
+    ItemsOption,
     JsonOption,
     MapItemsOption,
     MapOption,
     MapUsersOption,
     TimeFormatOption,
     UnratedOption,
+    UsersOption,
     columns_of,
     database_to_preview,
     open_database,
@@ -59,8 +63,8 @@ def load_command(
             help="File, folder or zip of ratings; - is standard input. The path may go on inside a zip: ml.zip/u1.base."
         ),
     ],
-    items: Annotated[Path | None, typer.Option(help="File of items: ids, titles, years, genres.")] = None,
-    users: Annotated[Path | None, typer.Option(help="File of users: ids and any other columns.")] = None,
+    items: ItemsOption = None,
+    users: UsersOption = None,
     format: FormatOption = None,
     map: MapOption = None,
     map_items: MapItemsOption = None,
@@ -69,15 +73,8 @@ def load_command(
     event_weights: EventWeightsOption = None,
     unrated: UnratedOption = None,
     time_format: TimeFormatOption = None,
-    append: Annotated[
-        bool,
-        typer.Option(
-            "--append", help="Count only events later than the latest counted one of their user and item, and add them."
-        ),
-    ] = False,
-    allow_erased: Annotated[
-        bool, typer.Option("--allow-erased", help="Load the rows of users who were erased, too.")
-    ] = False,
+    append: AppendOption = False,
+    allow_erased: AllowErasedOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would change, and change nothing.")] = False,
     rejects: Annotated[
         Path | None,
@@ -99,11 +96,11 @@ def load_command(
         recsys load ratings.csv --dry-run
     """
     from jobs.cli.show import show
-    from jobs.load import load
+    from jobs.load import LoadOptions, load
     from recsys.database.leases import LOADING, lease
     from recsys.database.runs import recorded
 
-    arguments: dict[str, Any] = {
+    arguments: LoadOptions = {
         "items": items,
         "users": users,
         "format": format,
@@ -111,14 +108,13 @@ def load_command(
         "options": read_options(implicit, event_weights, unrated, time_format, map_items, map_users),
         "append": append,
         "allow_erased": allow_erased,
-        "rejects_file": rejects,
     }
     if dry_run:
         with database_to_preview() as (engine, settings):
-            report = load(engine, path, settings, dry_run=True, **arguments)
+            report = load(engine, path, settings, dry_run=True, rejects_file=rejects, **arguments)
     else:
         engine, settings = open_database(create=True)
         with lease(engine, LOADING, settings.lease_seconds) as held, recorded(engine, "load") as run:
-            report = load(engine, path, settings, guard=held.guard, **arguments)
+            report = load(engine, path, settings, guard=held.guard, rejects_file=rejects, **arguments)
             run.reason, run.detail = f"loaded {path}", report.model_dump(mode="json")
     show(report, json)

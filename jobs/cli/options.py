@@ -103,6 +103,15 @@ MapUsersOption = Annotated[
         "--map-users", metavar="FIELD=COLUMN", help="Column of the file of users: user_id=NAME or categories=NAME."
     ),
 ]
+ItemsOption = Annotated[Path | None, typer.Option("--items", help="File of items: ids, titles, years, genres.")]
+UsersOption = Annotated[Path | None, typer.Option("--users", help="File of users: ids and any other columns.")]
+AppendOption = Annotated[
+    bool,
+    typer.Option(
+        "--append", help="Count only events later than the latest counted one of their user and item, and add them."
+    ),
+]
+AllowErasedOption = Annotated[bool, typer.Option("--allow-erased", help="Load the rows of users who were erased, too.")]
 ImplicitOption = Annotated[
     bool | None,
     typer.Option(

@@ -49,6 +49,7 @@ def demo_command(
         Path | None, typer.Option(help="Ratings to use, for example ml-100k.zip. Default: generated ratings.")
     ] = None,
     port: PortOption = 8000,
+    json: JsonOption = False,
 ) -> None:
     """Load ratings, train, serve, and print three requests to try.
 
@@ -57,14 +58,16 @@ def demo_command(
         recsys demo
         recsys demo --data ml-100k.zip --port 8080
     """
+    from jobs.cli.show import show
     from jobs.demo import demo
     from recsys.settings import load_settings
 
-    demo(data, load_settings(), port)
+    demo(data, load_settings(), port, lambda report: show(report, json))
 
 
 def map_command(
     again: Annotated[bool, typer.Option("--again", help="Compute maps that are stored already, too.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Compute the maps of the items of the live models, for the dashboard and the report.
 
@@ -73,19 +76,23 @@ def map_command(
         recsys map
         recsys map --again
     """
+    from jobs.cli.show import show
     from jobs.maps import map_live
     from recsys.database.leases import TRAINING, lease
     from recsys.extras import require_extra
+    from recsys.results import MapReport
 
     require_extra("report")
     engine, settings = open_database()
     with lease(engine, TRAINING, settings.lease_seconds) as held:
-        map_live(engine, held.guard, again=again)
+        mapped = map_live(engine, held.guard, again=again)
+    show(MapReport(mapped=mapped), json)
 
 
 def export_command(
     out: Annotated[Path, typer.Option(help="Folder to write the files to.")] = Path("export"),
     version: Annotated[int | None, typer.Option(help="Number of the version. Default: the live one.")] = None,
+    json: JsonOption = False,
 ) -> None:
     """Write vectors, metadata and map of the items: Parquet, and the pair of files of the Embedding Projector.
 
@@ -95,13 +102,14 @@ def export_command(
         recsys export
         recsys export --version 7 --out vectors
     """
+    from jobs.cli.show import show
     from jobs.export import export
     from recsys.extras import require_extra
+    from recsys.results import FilesReport
 
     require_extra("report")
     engine, _ = open_database()
-    for path in export(engine, out, version):
-        typer.echo(str(path))
+    show(FilesReport(files=[str(path) for path in export(engine, out, version)]), json)
 
 
 def report_command(

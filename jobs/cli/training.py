@@ -6,6 +6,8 @@ from typing import Annotated, get_args
 import typer
 
 from jobs.cli.options import (
+    AllowErasedOption,
+    AppendOption,
     ArchitectureOption,
     BatchSizeOption,
     DeviceOption,
@@ -14,14 +16,18 @@ from jobs.cli.options import (
     FactorsOption,
     FormatOption,
     ImplicitOption,
+    ItemsOption,
     JsonOption,
+    MapItemsOption,
     MapOption,
+    MapUsersOption,
     ObjectiveOption,
     SeedOption,
     SetOption,
     SplitName,
     TimeFormatOption,
     UnratedOption,
+    UsersOption,
     columns_of,
     open_database,
     read_options,
@@ -176,8 +182,24 @@ def evaluate_command(
 @stoppable("nothing was trained. Run the same command again")
 def nightly_command(
     source: Annotated[
-        list[Path] | None, typer.Option(help="Ratings to load first: a file, folder or zip. Repeat it for several.")
+        list[Path] | None,
+        typer.Option(
+            help="Ratings to load first: a file, folder or zip. Repeat it for several; the options of `recsys load` "
+            "hold for all of them."
+        ),
     ] = None,
+    items: ItemsOption = None,
+    users: UsersOption = None,
+    format: FormatOption = None,
+    map: MapOption = None,
+    map_items: MapItemsOption = None,
+    map_users: MapUsersOption = None,
+    implicit: ImplicitOption = None,
+    event_weights: EventWeightsOption = None,
+    unrated: UnratedOption = None,
+    time_format: TimeFormatOption = None,
+    append: AppendOption = False,
+    allow_erased: AllowErasedOption = False,
     set: SetOption = None,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
@@ -201,20 +223,31 @@ def nightly_command(
 
         recsys nightly
         recsys nightly --source /data/ratings.csv --json
+        recsys nightly --source events.jsonl --event-weights view=1,cart=3 --append
         recsys nightly --detailed-exit-code
         recsys nightly --dry-run
     """
     from jobs.cli.options import database_to_preview
     from jobs.cli.show import show
+    from jobs.load import LoadOptions
     from jobs.night_plan import plan_night
     from jobs.nightly import nightly
     from jobs.overrides import read_overrides
     from recsys.results import NightlyReport, Objective
 
+    load_options: LoadOptions = {
+        "items": items,
+        "users": users,
+        "format": format,
+        "columns": columns_of(map),
+        "options": read_options(implicit, event_weights, unrated, time_format, map_items, map_users),
+        "append": append,
+        "allow_erased": allow_erased,
+    }
     overrides = {objective: read_overrides(objective, set or ()) for objective in get_args(Objective)}
     if dry_run:
         with database_to_preview() as (engine, settings):
-            show(plan_night(engine, settings, source or (), seed=seed), json)
+            show(plan_night(engine, settings, source or (), load_options=load_options, seed=seed), json)
         return
     engine, settings = open_database(create=bool(source))
 
@@ -222,7 +255,16 @@ def nightly_command(
         if json or report.error is None:
             show(report, json)
 
-    report = nightly(engine, settings, source or (), overrides=overrides, device=device, seed=seed, on_end=print_report)
+    report = nightly(
+        engine,
+        settings,
+        source or (),
+        load_options=load_options,
+        overrides=overrides,
+        device=device,
+        seed=seed,
+        on_end=print_report,
+    )
     for each in report.objectives:
         if each.status == "failed":
             typer.echo(f"recsys: {each.objective}: {each.reason}", err=True)

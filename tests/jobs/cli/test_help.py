@@ -74,6 +74,15 @@ def test_every_option_is_explained(path: tuple[str, ...]) -> None:
         assert text.endswith("."), text
 
 
+def test_every_command_but_the_server_prints_json() -> None:
+    for path in commands():
+        command = typer.main.get_command(app)
+        for name in path:
+            command = command.commands[name]  # type: ignore[attr-defined]
+        options_of = {option for parameter in command.params for option in parameter.opts}
+        assert ("--json" in options_of) == (path != ("serve",)), path
+
+
 @pytest.mark.parametrize("path", [(), ("models",), ("keys",)], ids=["recsys", "models", "keys"])
 def test_a_group_shows_its_examples(monkeypatch: pytest.MonkeyPatch, path: tuple[str, ...]) -> None:
     lines = help_on_terminal(monkeypatch, path)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import random
 import shutil
 import signal
@@ -193,6 +194,16 @@ def test_columns_by_name_and_times_however_they_are_written(recsys: Recsys) -> N
     assert ratings_in(recsys) == [*((f"u{i}", "film", 4.0, at) for i in range(4)), ("u4", "film", 4.0, None)]
 
 
+def test_a_night_reads_its_source_with_the_options_of_a_load(recsys: Recsys) -> None:
+    (recsys.folder / "export.csv").write_text("customer,sku,stars,day\nann,ran,0,01.02.03\ncid,ran,2,03.02.01\n")
+    options = ["--map", "user_id=customer,item_id=sku,rating=stars,rated_at=day", "--unrated", "0"]
+    options += ["--time-format", "%d.%m.%y", "--source", "export.csv", "--json"]
+    steps = json.loads(recsys("nightly", *options, "--dry-run"))["steps"]
+    assert next(step["would"] for step in steps if step["step"] == "load").startswith("insert 1 ratings")
+    assert [load["inserted"] for load in json.loads(recsys("nightly", *options))["loads"]] == [1]
+    assert ("cid", "ran", 2.0, 981_158_400_000) in ratings_in(recsys)
+
+
 def test_columns_by_number_and_two_ratings_of_one_item(recsys: Recsys) -> None:
     """The later one stands, wherever it is in the file; of two at one time the last line."""
     (recsys.folder / "bare.tsv").write_text(
@@ -261,7 +272,7 @@ def test_a_file_of_users_that_is_mostly_bad_refuses_the_load(recsys: Recsys) -> 
     assert all_rows(recsys) == before
 
 
-N_ROWS = 300_000
+N_ROWS = 200_000
 
 
 def write_many(path: Path) -> list[tuple[str, str, float, int]]:

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -84,6 +85,7 @@ def test_the_main_job_from_file_to_answers(recsys: Recsys, ratings: Path) -> Non
 
 
 def test_nightly_publishes_then_finds_nothing_new_then_trains_on_what_came(recsys: Recsys, ratings: Path) -> None:
+    (recsys.folder / "recsys.toml").write_text("[train]\nn_epochs = 4\nn_factors = 8\n")
     first = recsys.json("nightly", "--source", str(ratings))
     assert first["status"] == "published"
     assert [training["objective"] for training in first["trainings"]] == ["rating", "ranking"]
@@ -197,15 +199,15 @@ def free_port() -> int:
         return port
 
 
-@pytest.fixture
-def demo(on_sqlite: Recsys) -> Iterator[tuple[subprocess.Popen[str], int]]:
+@contextmanager
+def demo(recsys: Recsys, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     port = free_port()
     with (
-        (on_sqlite.folder / "log").open("w") as log,
+        (recsys.folder / "log").open("w") as log,
         subprocess.Popen(
-            on_sqlite.command("demo", "--port", str(port)),
-            cwd=on_sqlite.folder,
-            env=on_sqlite.environment,
+            recsys.command("demo", "--port", str(port), *arguments),
+            cwd=recsys.folder,
+            env=recsys.environment,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -216,19 +218,33 @@ def demo(on_sqlite: Recsys) -> Iterator[tuple[subprocess.Popen[str], int]]:
         process.wait(30)
 
 
-def test_demo_prints_three_requests_that_work(demo: tuple[subprocess.Popen[str], int], tmp_path: Path) -> None:
-    process, port = demo
-    assert process.stdout is not None
-    curls: list[str] = []
-    while len(curls) < 3:
+def test_demo_prints_three_requests_that_work(on_sqlite: Recsys, ratings: Path) -> None:
+    with demo(on_sqlite, "--data", str(ratings), "--json") as (process, port):
+        assert process.stdout is not None
         line = process.stdout.readline()
-        assert line, (tmp_path / "log").read_text()
-        if line.startswith("curl "):
-            curls.append(line.removeprefix("curl ").strip().strip("'"))
-    for url in curls:
-        answer = httpx.get(url).json()
-        assert len(answer["items"]) == 10, url
-    assert f":{port}/" in curls[0]
-    # The log is one JSON object a line where nobody looks at a terminal.
-    log = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("{")]
-    assert {"at", "level", "logger", "message"} <= json.loads(log[-1]).keys()
+        assert line, (on_sqlite.folder / "log").read_text()
+        ready = json.loads(line)
+        assert ready["url"] == f"http://127.0.0.1:{port}"
+        assert (on_sqlite.folder / ready["database"].removeprefix("sqlite:///")).is_file()
+        assert [each["objective"] for each in ready["objectives"]] == ["rating", "ranking"]
+        assert len(ready["requests"]) == 3
+        for request in ready["requests"]:
+            assert len(httpx.get(request.removeprefix("curl ").strip("'")).json()["items"]) == 10, request
+        # The log is one JSON object a line where no terminal shows it.
+        lines = [json.loads(line) for line in (on_sqlite.folder / "log").read_text().splitlines() if line[0] == "{"]
+        assert all({"at", "level", "logger", "message"} <= line.keys() for line in lines)
+        assert [line["database"] for line in lines if line["message"] == "listening"] == [ready["database"]]
+
+
+@pytest.mark.long
+def test_demo_generates_ratings(on_sqlite: Recsys) -> None:
+    with demo(on_sqlite) as (process, _):
+        assert process.stdout is not None
+        curls: list[str] = []
+        while len(curls) < 3:
+            line = process.stdout.readline()
+            assert line, (on_sqlite.folder / "log").read_text()
+            if line.startswith("curl "):
+                curls.append(line.removeprefix("curl ").strip().strip("'"))
+        for url in curls:
+            assert len(httpx.get(url).json()["items"]) == 10, url

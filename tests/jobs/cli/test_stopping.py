@@ -90,7 +90,7 @@ def test_a_training_that_is_stopped_says_what_was_kept(
 
 
 def test_a_load_that_is_stopped_says_so_and_the_next_one_completes_it(loaded: Engine, tmp_path: Path) -> None:
-    n_rows = 200_000
+    n_rows = 120_000
     with (tmp_path / "many.csv").open("w") as file:
         file.write("user_id,item_id,rating,rated_at\n")
         file.writelines(f"v{i % 1000:03},j{i // 1000:03},{1 + i % 5},{881250949 + i}\n" for i in range(n_rows))
