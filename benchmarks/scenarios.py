@@ -4,11 +4,13 @@ Users and items are drawn at random from all in the database. Scenarios for "use
 users, each of whom gets one list before the timed run starts.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import repeat
 from urllib.parse import quote
+from urllib.request import urlopen
 
 import numpy as np
 
@@ -20,6 +22,7 @@ WORKING_SET = 10_000
 BATCH = 1000
 N_BATCHES = 5
 FOLD_IN_RATINGS = 50
+N_PAGES = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,29 @@ def filtered(session: Session) -> ScenarioResult:
     )
 
 
+def second_page(session: Session) -> ScenarioResult:
+    """Second pages of filtered lists with metadata, for users seen before; beside plain lists that are searched too."""
+    session.warm_up()
+    names = [quote(name, safe="") for name in session.pool.categories]
+    paths: list[str] = []
+    for user, name, other in zip(
+        session.working_set[:N_PAGES],
+        random_indices(session, len(names), stream=1),
+        random_indices(session, len(names), stream=2),
+        strict=False,
+    ):
+        path = f"{recommendations(session, user)}?category={names[name]}&not_category={names[other]}"
+        path += "&fields=year&fields=categories&year_from=1900"
+        with urlopen(f"http://127.0.0.1:{session.server.port}{path}", timeout=30) as answer:
+            cursor = json.load(answer)["next_cursor"]
+        if cursor is not None:
+            paths.append(f"{path}&cursor={cursor}")
+    plain = scored(session).load
+    load = session.drive(get(paths[idx]) for idx in random_indices(session, len(paths)))
+    figures = {"plain lists/s": plain and plain.per_second, "of plain": plain and load.per_second / plain.per_second}
+    return ScenarioResult(load, figures)
+
+
 def excluded(session: Session) -> ScenarioResult:
     """Lists that exclude 200 items by id, for users seen before."""
     session.warm_up()
@@ -253,6 +279,7 @@ READING: dict[str, Scenario] = {
     "items-search": items_search,
     "predictions": predictions,
     "filtered": filtered,
+    "second-page": second_page,
     "excluded": excluded,
     "fold-in": fold_in,
     "memory": memory,
