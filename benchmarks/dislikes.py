@@ -25,7 +25,7 @@ from benchmarks.fold_in import held_out_ratings
 from benchmarks.ours import ratings
 from recsys.data.keyed import positions
 from recsys.evaluation.metrics import evaluate_ranking
-from recsys.factors import Factors
+from recsys.factors import Factors, RankingConstants
 from recsys.scoring.fold_in import FoldIn
 from recsys.training.config import default_config
 from recsys.training.fit import fit
@@ -54,9 +54,9 @@ def listed_of_kind(factors: Factors, counts: NDArray[np.int64], kind: NDArray[np
     known = factors.item_keys
     rated = known[np.argsort(np.where(kind[known], -counts[known], 1), kind="stable")[:N_DISLIKED]]
     constants = factors.constants
-    assert constants is not None
+    assert isinstance(constants, RankingConstants)
     if not away:
-        constants = replace(constants, dislike_below=-np.inf)  # type: ignore[call-arg]
+        constants = replace(constants, dislike_below=-np.inf)
     fold_in = FoldIn(replace(factors, constants=constants))
     vector = fold_in.solve(positions(known, rated), np.ones(N_DISLIKED, np.float32)).vector
     score = factors.item_factors @ vector + factors.item_bias
