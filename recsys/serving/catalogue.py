@@ -18,7 +18,7 @@ from recsys.database.items import StoredItem, read_items
 from recsys.errors import NotFoundError
 from recsys.results import Categories, Category, Item, ItemPage
 from recsys.serving.filters import NO_FILTERS, AttributeIndex, Filters
-from recsys.serving.growing import GrowingIds
+from recsys.serving.growing import GrowingIds, GrowingList
 from recsys.serving.titles import TitleIndex, title_index
 
 Counts = ItemCounts | tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
@@ -44,19 +44,19 @@ class Catalogue:
         n_explicit: (n_items,) int64, ratings that say how much.
         mean_rating: (n_items,) float64 of these, 0 for an item without any.
         idx_of: external id → position.
-        json_prefixes: (n_items,) the beginning of each item in a list as JSON, computed when it is first listed.
+        json_prefixes: (item_id, title) → the beginning of the item in a list as JSON, of those that were listed.
         attributes: index of the attributes, for filters.
     """
 
     item_keys: NDArray[np.int64]
-    items: Sequence[StoredItem]
+    items: GrowingList[StoredItem]
     idx_by_category: Mapping[str, NDArray[np.int64]]
     hidden: NDArray[np.bool_]
     n_ratings: NDArray[np.int64]
     n_explicit: NDArray[np.int64]
     mean_rating: NDArray[np.float64]
     idx_of: GrowingIds
-    json_prefixes: list[bytes | None] = field(repr=False)
+    json_prefixes: dict[tuple[str, str | None], bytes] = field(repr=False)
     attributes: AttributeIndex = field(repr=False)
     _left_out: dict[Filters, NDArray[np.bool_]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -79,7 +79,7 @@ class Catalogue:
                 by_category[category].append(found)
         return cls(
             item_keys=item_keys,
-            items=items,
+            items=GrowingList(list(items)),
             idx_by_category={
                 name: np.unique(np.concatenate([np.array(found, np.int64) for found in parts]))
                 for name, parts in by_category.items()
@@ -87,7 +87,7 @@ class Catalogue:
             hidden=np.array(hidden, bool),
             **_align_counts(item_keys, counts),
             idx_of=GrowingIds(dict(zip(ids, range(len(ids)), strict=True))),
-            json_prefixes=[None] * len(items),
+            json_prefixes={},
             attributes=AttributeIndex(items),
         )
 
@@ -189,11 +189,12 @@ class Catalogue:
 
     def json_prefix(self, item_idx: int) -> bytes:
         """Return `{"item_id":…,"title":…,"score":` for an item."""
-        prefix = self.json_prefixes[item_idx]
+        item = self.items[item_idx]
+        known = item.item_id, item.title
+        prefix = self.json_prefixes.get(known)
         if prefix is None:
-            item = self.items[item_idx]
             text = json.dumps({"item_id": item.item_id, "title": item.title}, separators=(",", ":"))
-            self.json_prefixes[item_idx] = prefix = f'{text[:-1]},"score":'.encode()
+            self.json_prefixes[known] = prefix = f'{text[:-1]},"score":'.encode()
         return prefix
 
     @cached_property
@@ -230,18 +231,18 @@ class Catalogue:
 
     def with_items(self, changed: Iterable[StoredItem]) -> "Catalogue":
         """Return the same catalogue with some items changed or added."""
-        items, prefixes, new_idx = list(self.items), list(self.json_prefixes), dict[str, int]()
+        new: dict[str, StoredItem] = {}
+        differing: dict[int, StoredItem] = {}
         by_category = dict(self.idx_by_category)
         hidden: dict[int, bool] = {}
         for item in sorted(changed, key=lambda item: item.item_key):
-            item_idx = self.idx_of.get(item.item_id, len(items))
+            item_idx = self.idx_of.get(item.item_id, self.n_items + len(new))
             before: Sequence[str] = ()
-            if item_idx == len(items):
-                new_idx[item.item_id] = item_idx
-                items.append(item)
-                prefixes.append(None)
+            if item_idx >= self.n_items:
+                new[item.item_id] = item
             else:
-                before = items[item_idx].categories
+                before = self.items[item_idx].categories
+                differing[item_idx] = item
             hidden[item_idx] = item.hidden
             for category in {*before} - {*item.categories}:
                 by_category[category] = by_category[category][by_category[category] != item_idx]
@@ -250,7 +251,9 @@ class Catalogue:
             for category in {*item.categories} - {*before}:
                 found = by_category.get(category, np.empty(0, np.int64))
                 by_category[category] = np.insert(found, np.searchsorted(found, item_idx), item_idx)
-            items[item_idx], prefixes[item_idx] = item, None
+        items = self.items.with_changes(differing) if differing else self.items
+        if new:
+            items = items.with_more(list(new.values()))
         n_new = len(items) - self.n_items
         mask = np.append(self.hidden, np.zeros(n_new, bool))
         mask[list(hidden)] = list(hidden.values())
@@ -262,8 +265,8 @@ class Catalogue:
             n_ratings=np.append(self.n_ratings, np.zeros(n_new, np.int64)),
             n_explicit=np.append(self.n_explicit, np.zeros(n_new, np.int64)),
             mean_rating=np.append(self.mean_rating, np.zeros(n_new)),
-            idx_of=self.idx_of.with_more(new_idx),
-            json_prefixes=prefixes,
+            idx_of=self.idx_of.with_more({item_id: self.n_items + at for at, item_id in enumerate(new)}),
+            json_prefixes=self.json_prefixes,
             attributes=self.attributes.with_items(items, hidden),
         )
 

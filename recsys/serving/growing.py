@@ -1,10 +1,14 @@
 """Collections that grow, so that a new item does not copy what belongs to all others."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from threading import Lock
+from typing import TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+_T = TypeVar("_T")
 
 
 class GrowingRows:
@@ -47,6 +51,48 @@ class GrowingRows:
         if more is not None:
             copied._buffer[n : n + n_more] = more
         return copied
+
+
+class GrowingList(Sequence[_T]):
+    """Values in order. Never changes; one with a few more values shares the memory of the others."""
+
+    def __init__(self, values: list[_T], n: int | None = None) -> None:
+        """Create a list of the first `n` values; `None`: of all. It owns `values` from now on."""
+        self._values, self._n = values, len(values) if n is None else n
+
+    def with_more(self, more: Sequence[_T]) -> "GrowingList[_T]":
+        """Return these values, and `more` behind them. They are copied if others were added to these before."""
+        with _appending:
+            shared = self._values if len(self._values) == self._n else self._values[: self._n]
+            shared.extend(more)
+            return GrowingList(shared)
+
+    def with_changes(self, changes: Mapping[int, _T]) -> "GrowingList[_T]":
+        """Return a copy in which the values at some positions are others."""
+        values = list(self)
+        for position, value in changes.items():
+            values[position] = value
+        return GrowingList(values)
+
+    @overload
+    def __getitem__(self, position: int) -> _T: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[_T]: ...
+    def __getitem__(self, position: int | slice) -> _T | list[_T]:
+        if isinstance(position, slice):
+            return [self._values[at] for at in range(*position.indices(self._n))]
+        if not -self._n <= position < self._n:
+            raise IndexError(position)
+        return self._values[position if position >= 0 else self._n + position]
+
+    def __iter__(self) -> Iterator[_T]:
+        return islice(self._values, self._n)
+
+    def __len__(self) -> int:
+        return self._n
+
+
+_appending = Lock()
 
 
 class GrowingIds(Mapping[str, int]):

@@ -9,7 +9,7 @@ from recsys.database.items import StoredItem
 from recsys.database.models import ModelVersion, Training
 from recsys.factors import Factors, FeatureEmbeddings, Side
 from recsys.serving.catalogue import Catalogue
-from recsys.serving.growing import GrowingIds, GrowingRows
+from recsys.serving.growing import GrowingIds, GrowingList, GrowingRows
 from recsys.serving.live_model import LiveModel
 from recsys.serving.snapshot import Recommender
 
@@ -104,3 +104,26 @@ def test_ids_are_a_mapping() -> None:
     assert (len(ids), ids.get("c"), ids.get("b"), "a" in ids, "c" in ids) == (2, None, 1, True, False)
     with pytest.raises(KeyError):
         ids["c"]
+
+
+def test_a_list_with_more_shares_its_values_until_it_is_continued_in_two_ways() -> None:
+    base = GrowingList(["a", "b"])
+    first, second = base.with_more(["c"]), base.with_more(["d", "e"])
+    changed = first.with_changes({0: "A"})
+    lists = [list(each) for each in (base, first, second, changed)]
+    assert lists == [["a", "b"], ["a", "b", "c"], ["a", "b", "d", "e"], ["A", "b", "c"]]
+    assert first._values is base._values
+    assert (len(base), base[-1], base[0:5], base[::-1]) == (2, "b", ["a", "b"], ["b", "a"])
+    for position in (2, -3):
+        with pytest.raises(IndexError):
+            _ = base[position]
+
+
+def test_titles_in_lists_are_those_of_the_snapshot() -> None:
+    base = snapshot(3).catalogue
+    one, other = (base.with_items([new_item(4)._replace(title=title)]) for title in ("One", "Other"))
+    renamed = one.with_items([one.items[0]._replace(title="Renamed")])
+    for catalogue in (one, other, renamed, one):
+        for position in range(4):
+            title = catalogue.items[position].title
+            assert f'"title":"{title}"'.encode() in catalogue.json_prefix(position)
