@@ -24,9 +24,10 @@ from jobs.load import load
 from jobs.nightly import nightly
 from jobs.training_data import choose_config
 from recsys.database import migration
-from recsys.database.engine import connect
+from recsys.database.engine import connect, reading
 from recsys.database.ids import item_keys, user_keys
 from recsys.database.models import Training, publish, store
+from recsys.database.runs import read_run
 from recsys.evaluation.gate import Judge
 from recsys.evaluation.splits import hold_out
 from recsys.factors import Factors, Side
@@ -67,6 +68,16 @@ def night(folder: Path) -> dict[str, float]:
     started = time.perf_counter()
     report = nightly(engine, settings, device="cpu")
     seconds = time.perf_counter() - started
+    with reading(engine) as connection:
+        run = read_run(connection, report.run or 0)
+    steps = (
+        {}
+        if run is None
+        else {
+            f"{step.objective or ''} {step.name}".strip(): round(((step.finished_at or 0) - step.started_at) / 1000, 1)
+            for step in run.steps
+        }
+    )
     engine.dispose()
     refits = {
         f"{training.objective}_{name}": round(float(training.refit[name]), 3)
@@ -74,7 +85,7 @@ def night(folder: Path) -> dict[str, float]:
         if training.refit
         for name in ("overlap", "loss", "twin_loss", "seconds")
     }
-    return {"seconds": round(seconds, 1), **refits}
+    return {"seconds": round(seconds, 1), **steps, **refits}
 
 
 def short_config(

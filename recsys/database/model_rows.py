@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -20,8 +21,27 @@ BATCH_ROWS = 50_000
 """Rows that are read at a time."""
 
 
+def halved(side: Side) -> Side:
+    """Return a side whose vectors half precision (float16) holds exactly; one with numbers too large for it as it is.
+
+    A vector is rounded by at most 1/2048 of each number: enough for a comparison, in half the space.
+    """
+    if np.abs(side.factors).max(initial=0.0) > np.finfo(np.float16).max:
+        return side
+    return replace(side, factors=side.factors.astype(np.float16).astype(np.float32))
+
+
+def vector_type(number: int, matrix: NDArray[np.float32]) -> str:
+    """Return the numpy type in which the vectors of a version are stored: twins in half precision where it is exact."""
+    if number > 0:
+        return "<f4"
+    with np.errstate(over="ignore"):
+        return "<f2" if np.array_equal(matrix.astype("<f2"), matrix) else "<f4"
+
+
 def store_users(engine: Engine, number: int, side: Side, guard: Guard | None) -> None:
     """Store the rows of users that still exist, with their checksums."""
+    stored_as = vector_type(number, side.factors)
 
     def write(work: Work, rows: slice) -> None:
         users = schema.users.c
@@ -36,7 +56,7 @@ def store_users(engine: Engine, number: int, side: Side, guard: Guard | None) ->
         kept = np.flatnonzero(np.isin(side.keys[rows], np.array(existing, np.int64))) + rows.start
         part = Side(side.keys[kept], side.factors[kept], side.bias[kept])
         everyone = slice(0, len(part))
-        vectors = [row.tobytes() for row in np.ascontiguousarray(part.factors, "<f4")]
+        vectors = [row.tobytes() for row in np.ascontiguousarray(part.factors, stored_as)]
         columns = ([number] * len(part), part.keys.tolist(), part.bias.tolist(), vectors)
         copy_in(work.connection, schema.user_factors, (*columns, row_checksums(part, everyone)))
 
@@ -45,12 +65,13 @@ def store_users(engine: Engine, number: int, side: Side, guard: Guard | None) ->
 
 def store_items(engine: Engine, number: int, side: Side, guard: Guard | None) -> None:
     """Store the rows of all items."""
+    stored_as = vector_type(number, side.factors)
 
     def write(work: Work, rows: slice) -> None:
         keys = side.keys[rows].tolist()
         vectors, implicit = (
-            [None] * len(keys) if each is None else [row.tobytes() for row in np.ascontiguousarray(each[rows], "<f4")]
-            for each in (side.factors, side.implicit)
+            [None] * len(keys) if each is None else [row.tobytes() for row in np.ascontiguousarray(each[rows], dtype)]
+            for each, dtype in ((side.factors, stored_as), (side.implicit, "<f4"))
         )
         copy_in(
             work.connection,
@@ -122,9 +143,11 @@ def _read_rows(connection: Connection, table: Table, names: Sequence[str], numbe
         if length == {-1} or (not length and name != "vector"):
             matrices.append(None)
             continue
-        if length - {4 * n_factors}:
+        dtype = "<f2" if number < 0 and length == {2 * n_factors} else "<f4"
+        if length - {np.dtype(dtype).itemsize * n_factors}:
             raise DamagedVersionError(f"model version {number} is damaged: a {name} of {table.name} has another length")
-        matrices.append(np.frombuffer(blob, "<f4").reshape(len(keys), n_factors))
+        matrix = np.frombuffer(blob, dtype).reshape(len(keys), n_factors)
+        matrices.append(matrix.astype(np.float32, copy=False))
     biases = np.frombuffer(bias, np.float32)
     for numbers in (biases, *matrices):
         if numbers is not None and not np.isfinite(numbers).all():

@@ -19,6 +19,7 @@ from recsys.database.engine import reading, upsert, writing
 from recsys.database.model_rows import (
     count_user_rows,
     delete_rows,
+    halved,
     read_items_side,
     read_users_side,
     store_items,
@@ -97,11 +98,11 @@ def store(
     number = _store_rows(engine, factors, training, guard)
     numbers = [number]
     if twin is not None:
-        # A comparison needs neither what fold-in needs nor the embeddings of metadata.
+        # A comparison needs neither what fold-in needs, nor the embeddings of metadata, nor full precision.
         judged = replace(
             twin,
-            users=replace(twin.users, features=None),
-            items=replace(twin.items, implicit=None, features=None),
+            users=halved(replace(twin.users, features=None)),
+            items=halved(replace(twin.items, implicit=None, features=None)),
             constants=None,
         )
         check_finite(judged)

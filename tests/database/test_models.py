@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine, func, insert, select
+from sqlalchemy import Engine, func, insert, select, update
 
 from recsys.database import schema
 from recsys.database.engine import reading, writing
 from recsys.database.models import (
     live_numbers,
     load_factors,
+    load_judged,
     publish,
     roll_back,
     store,
@@ -19,7 +20,7 @@ from recsys.database.models import (
     was_published,
 )
 from recsys.database.retention import prune
-from recsys.errors import InputError, LockedError, NotFoundError
+from recsys.errors import DamagedVersionError, InputError, LockedError, NotFoundError
 from recsys.factors import FeatureEmbeddings, Head, RankingConstants
 from recsys.scoring.score import score_users
 from tests.conftest import KNOWN_FACTORS, add_known_model, add_known_rows
@@ -45,6 +46,42 @@ def test_factors_come_back_as_they_were(rows: Engine) -> None:
     assert (stored.n_users, stored.n_items, stored.n_factors) == (3, 6, 2)
     assert stored.training.metrics == {"rmse": 0.9, "mae": 0.7}
     assert not stored.live
+
+
+def test_a_twin_takes_half_the_space_and_the_version_keeps_every_bit(rows: Engine) -> None:
+    with reading(rows) as connection:
+        bare = load_factors(connection, add_known_model(rows, "ranking"))
+        training = version(connection, 1).training
+    rng = np.random.default_rng(0)
+    users = replace(bare.users, factors=rng.normal(size=bare.user_factors.shape).astype(np.float32))
+    number = store(rows, replace(bare, users=users), training, twin=replace(bare, users=users))
+    stored = schema.user_factors.c
+    with reading(rows) as connection:
+        served, twin = load_factors(connection, number), load_judged(connection, number)
+        lengths = [
+            {len(vector) for vector in connection.scalars(select(stored.vector).where(stored.number == each))}
+            for each in (number, -number)
+        ]
+    assert np.array_equal(served.user_factors, users.factors)
+    assert twin.user_factors.dtype == np.float32
+    assert np.array_equal(twin.user_factors, users.factors.astype(np.float16))
+    assert np.array_equal(twin.item_factors, bare.item_factors)
+    assert lengths == [{8}, {4}]
+    # Each damage of a twin shows, as of a version.
+    for change in (lambda vector: bytes([vector[0] ^ 1, *vector[1:]]), lambda vector: vector + vector):
+        with writing(rows) as connection:
+            row = connection.execute(select(stored.user_key, stored.vector).where(stored.number == -number)).first()
+            assert row is not None
+            damaged = (stored.number == -number) & (stored.user_key == row.user_key)
+            connection.execute(update(schema.user_factors).where(damaged).values(vector=change(row.vector)))
+            with pytest.raises(DamagedVersionError):
+                load_judged(connection, number)
+            connection.execute(update(schema.user_factors).where(damaged).values(vector=row.vector))
+    # What half precision cannot hold is kept as it is.
+    users = replace(users, factors=users.factors * np.float32(1e6))
+    number = store(rows, replace(bare, users=users), training, twin=replace(bare, users=users))
+    with reading(rows) as connection:
+        assert np.array_equal(load_judged(connection, number).user_factors, users.factors)
 
 
 HEAD = Head(
