@@ -97,16 +97,23 @@ def lower_bound(
     return bound
 
 
-def passes_after_waiting(means: NDArray[np.float64]) -> NDArray[np.bool_] | np.bool_:
+def passes_after_waiting(
+    means: NDArray[np.float64], errors: NDArray[np.float64], margin: float
+) -> NDArray[np.bool_] | np.bool_:
     """Return whether the newest version is good enough by the rule for shops with few users.
 
-    The bound can hardly be shown there, however good a version is. After several nights without a decision the newest
-    version passes if it is not worse in the mean: neither tonight, nor over all of these nights.
+    One night can hardly show the bound there, however good a version is. After several nights without a decision the
+    newest version passes if it is not worse in the mean, neither tonight nor over all of these nights, and the lower
+    95 % bound of the mean over these nights, x̄ − 1.645 · √(Σ e²) / n, lies above −margin.
 
     Args:
         means: (…, n_nights) mean differences as shares of the live version's metric, tonight's last.
+        errors: (…, n_nights) their standard errors e, as such shares too.
     """
-    passes: NDArray[np.bool_] | np.bool_ = (means.mean(-1) >= 0) & (means[..., -1] >= 0)
+    pooled = np.sqrt((errors**2).sum(-1)) / errors.shape[-1]
+    passes: NDArray[np.bool_] | np.bool_ = (
+        (means.mean(-1) >= 0) & (means[..., -1] >= 0) & (means.mean(-1) - _Z95 * pooled > -margin)
+    )
     return passes
 
 

@@ -124,11 +124,13 @@ def decide(
     if len(waited) < PATIENCE_NIGHTS - 1:
         night = f"night {len(waited) + 1} of {PATIENCE_NIGHTS} after which the mean decides"
         return Decision(False, f"not shown to be as good ({power}; {night}): {compared}", comparison)
-    means = np.array([each.mean / each.live for each in (*reversed(waited), comparison)])
+    nights = (*reversed(waited), comparison)
+    means = np.array([each.mean / each.live for each in nights])
+    errors = np.array([each.standard_error / each.live for each in nights])
     over = f"{means.mean():+.1%} in the mean of {len(means)} nights"
-    if passes_after_waiting(means):
+    if passes_after_waiting(means, errors, margin):
         return Decision(True, f"not worse in the mean ({over}; {power}): {compared}", comparison)
-    return Decision(False, f"worse in the mean ({over}; {power}): {compared}", comparison)
+    return Decision(False, f"not shown to be as good in the mean ({over}; {power}): {compared}", comparison)
 
 
 class Judge:
