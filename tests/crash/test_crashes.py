@@ -16,7 +16,7 @@ from sqlalchemy import Engine, select
 from recsys.data import sample
 from recsys.data.encoding import collect
 from recsys.database import schema
-from recsys.database.engine import connect, reading
+from recsys.database.engine import connect, reading, writing
 from recsys.database.items import upsert_items
 from recsys.database.models import live_numbers, load_factors, load_judged, version, versions
 from recsys.database.ratings import upsert_ratings
@@ -24,7 +24,7 @@ from recsys.errors import RecsysError
 from tests.crash.child import known_factors
 from tests.forked import run
 
-MADE = sample.generate(n_users=100, n_items=60, n_ratings=2500, seed=3)
+MADE = sample.generate(n_users=100, n_items=45, n_ratings=2000, seed=3)
 
 
 def do(engine: Engine, folder: Path, job: str, argument: object, **fault: object) -> tuple[int, str, str]:
@@ -69,8 +69,7 @@ def crash_publications(engine: Engine, folder: Path, job: str, n_trials: int, se
     assert code == 0, errors
     n_points, seconds = int(output.split()[0]), float(output.split()[1])
     n_killed, problems = 0, []
-    only = os.environ.get("RECSYS_CRASH_SEED")
-    for trial in range(seed, seed + n_trials) if only is None else [int(only)]:
+    for trial in seeds_of(seed, n_trials):
         rng = random.Random(trial)
         fault = {"kill_at": rng.randint(1, n_points)} if trial % 4 else {"kill_after": rng.uniform(0, seconds)}
         # A version of a killed holder is stored by the next one once the lease of a second has ended.
@@ -83,10 +82,14 @@ def crash_publications(engine: Engine, folder: Path, job: str, n_trials: int, se
     return n_killed, problems
 
 
+def seeds_of(first: int, n_trials: int) -> list[int]:
+    """The seeds of a series of trials, or the one that `RECSYS_CRASH_SEED` names."""
+    only = os.environ.get("RECSYS_CRASH_SEED")
+    return list(range(first, first + n_trials)) if only is None else [int(only)]
+
+
 def release(engine: Engine) -> None:
     """End all leases, as their expiry would."""
-    from recsys.database.engine import writing
-
     with writing(engine) as connection:
         connection.execute(schema.job_leases.update().values(expires_at=0, renewed_at=0))
 
@@ -171,8 +174,7 @@ def crash_nights(template: Path, folder: Path, n_trials: int, seed: int) -> int:
     assert len(expected["arrays"]) == 4
     engine.dispose()
     n_killed = 0
-    only = os.environ.get("RECSYS_CRASH_SEED")
-    for trial in range(seed, seed + n_trials) if only is None else [int(only)]:
+    for trial in seeds_of(seed, n_trials):
         rng = random.Random(trial)
         engine, cwd = start(f"trial-{trial}")
         for fault in ({"kill_at": rng.randint(1, n_points)}, {}):

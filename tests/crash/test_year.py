@@ -10,6 +10,7 @@ import random
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,22 @@ from sqlalchemy import Engine, func, select
 
 from recsys.data.encoding import collect
 from recsys.data.rows import RatingBatch
-from recsys.database import schema
+from recsys.database import migration, schema
 from recsys.database.changes import current_seq
-from recsys.database.engine import reading, writing
-from recsys.database.models import live_numbers, load_factors, load_judged, previously_published, version
+from recsys.database.engine import connect, reading, writing
+from recsys.database.models import live_numbers, load_factors, load_judged, version
+from recsys.database.publications import previously_published
 from recsys.database.ratings import upsert_ratings
 from recsys.database.users import erase_user
 from recsys.errors import DamagedVersionError
-from tests.crash.test_crashes import MADE, do, fill, release, report
+from tests.conftest import postgres_database
+from tests.crash.child import SERVER_FAULTS
+from tests.crash.test_crashes import MADE, do, fill, report
 from tests.forked import Server
 from tests.jobs.cli.test_main import Recsys, free_port
 
-FAULTS = ("none", "none", "kill", "kill", "late kill", "stop", "two", "erase", "flip", "full", "clock")
+FAULTS = ("none", "none", "kill", "kill", "late kill", "stop", "two", "erase", "flip", "clock")
+FAULTS_OF = {"sqlite": (*FAULTS, "full"), "postgresql": (*FAULTS, *SERVER_FAULTS)}
 
 
 @dataclass
@@ -64,14 +69,29 @@ class Load:
         finally:
             connection.close()
 
+    def pause(self) -> None:
+        """Wait for the answers that are under way, and ask nothing until `paused` is cleared."""
+        self.idle.clear()
+        self.paused.set()
+        assert self.idle.wait(60), self.problems
+
     def run(self) -> None:
+        """Ask and post until `done`; an error of the connection is a problem."""
+        try:
+            self.ask_and_post()
+        except Exception as error:
+            self.problems.append(f"{type(error).__name__}: {error}")
+        while not self.done:
+            self.idle.set()
+            time.sleep(0.02)
+
+    def ask_and_post(self) -> None:
         rng = random.Random(self.seed)
         while not self.done:
             if self.paused.is_set():
                 self.idle.set()
                 time.sleep(0.02)
                 continue
-            self.idle.clear()
             user, item = f"u{rng.randint(1, 100):04}", rng.choice(MADE.items).item_id
             status, answer = self.ask("GET", f"/v1/users/{user}/recommendations?n=5")
             self.n_answers += 1
@@ -91,45 +111,51 @@ class Load:
             time.sleep(0.05)
 
 
-def nights(engine: Engine, folder: Path, seed: int, n_nights: int, port: int) -> dict[str, int]:
-    """Run nights with seeded faults; return how often each occurred."""
-    happened: dict[str, int] = {}
-    erased: set[str] = set()
-    load = Load(port, seed)
-    client = threading.Thread(target=load.run, daemon=True)
-    client.start()
-    second = Server()
-    try:
+@dataclass
+class Year:
+    """What the nights run on.
+
+    Attributes:
+        server: the PostgreSQL server of the engine, which may be stopped; `None` on SQLite.
+        load: the clients of the API.
+        second: runs a night beside another one.
+        erased: keys of erased users.
+    """
+
+    engine: Engine
+    server: Any
+    folder: Path
+    load: Load
+    second: Server = field(default_factory=Server)
+    erased: set[int] = field(default_factory=set)
+
+    def run(self, seed: int, n_nights: int) -> dict[str, int]:
+        """Run nights with seeded faults; return how often each occurred."""
+        engine, load, happened = self.engine, self.load, dict[str, int]()
         for night in range(n_nights):
             rng = random.Random(f"{seed} {night}")
-            where = f"seed {seed}, night {night}"
             add_ratings(engine, rng, night)
-            kind = rng.choice(FAULTS)
-            if kind == "full" and engine.dialect.name != "sqlite":
-                kind = "kill"
+            kind = rng.choice(FAULTS_OF[engine.dialect.name])
+            where = f"seed {seed}, night {night}, {kind}"
             happened[kind] = happened.get(kind, 0) + 1
-            with_fault(engine, folder, rng, kind, erased, load, second)
-            for _ in range(3):  # until the lease of what was killed has ended
-                code, _, errors = do(engine, folder, "night", None)
-                if code != 3 and "holds the lease" not in errors and "is being run by" not in errors:
+            with_fault(self, rng, kind)
+            if self.server is not None:
+                self.server.ensure_postgres_running()
+            for _ in range(5):  # until the lease of what was killed has ended
+                code, _, errors = do(engine, self.folder, "night", None)
+                if "is being run by" not in errors:
                     break
-                time.sleep(1.1)
-            assert code == 0, f"{where}, {kind}: {errors[-2000:]}"
-            load.paused.set()
-            assert load.idle.wait(60)
+                time.sleep(0.5)
+            assert code == 0, f"{where}: {errors[-2000:]}"
+            load.pause()
             with reading(engine) as connection:
                 seq = current_seq(connection)
-            code, _, errors = do(engine, folder, "night", None)
-            assert code == 0, f"{where}, {kind}: {errors[-2000:]}"
-            problems = [*load.problems, *broken_promises(engine, load, erased, seq)]
-            assert problems == [], f"{where}, {kind}: {problems[:5]}"
+            code, _, errors = do(engine, self.folder, "night", None)
+            assert code == 0, f"{where}: {errors[-2000:]}"
+            problems = [*load.problems, *broken_promises(engine, load, self.erased, seq)]
+            assert problems == [], f"{where}: {problems[:5]}"
             load.paused.clear()
-    finally:
-        load.done = True
-        client.join(60)
-        second.close()
-    happened["answers"] = load.n_answers
-    return happened
+        return happened
 
 
 def add_ratings(engine: Engine, rng: random.Random, night: int) -> None:
@@ -141,13 +167,15 @@ def add_ratings(engine: Engine, rng: random.Random, night: int) -> None:
     upsert_ratings(engine, collect([batch]))
 
 
-def with_fault(
-    engine: Engine, folder: Path, rng: random.Random, kind: str, erased: set[str], load: Load, second: Server
-) -> None:
+def with_fault(year: Year, rng: random.Random, kind: str) -> None:
     """Run a night in which something goes wrong."""
-    if kind in ("kill", "clock", "full", "late kill"):
+    engine, folder, load = year.engine, year.folder, year.load
+    if kind in SERVER_FAULTS:
+        fault_at, postmaster = rng.randint(1, 800), year.server.get_pid()
+        do(engine, folder, "night", None, server_fault=kind, fault_at=fault_at, postmaster=postmaster)
+    elif kind in ("kill", "clock", "full", "late kill"):
         fault: dict[str, object] = {
-            "kill": {"kill_at": rng.randint(1, 400)},
+            "kill": {"kill_at": rng.randint(1, 800)},
             "late kill": {"kill_after": rng.uniform(0, 2)},
             "clock": {"clock_ms": rng.choice([-86_400_000, 86_400_000, -3_600_000])},
             "full": {"max_pages": 1},
@@ -159,19 +187,22 @@ def with_fault(
         if kind == "stop":
             request |= {"stop_after": rng.uniform(0, 1.5), "stop_seconds": 4}
         code = f"from tests.crash.child import main; main({request!r})"
-        other = threading.Thread(target=second.run, args=(["-c", code], folder, dict(os.environ), 600))
+        other = threading.Thread(target=year.second.run, args=(["-c", code], folder, dict(os.environ), 600))
         other.start()
         time.sleep(2 if kind == "stop" else 0.1)
         do(engine, folder, "night", None)
         other.join()
     elif kind == "erase":
         user = f"u{rng.randint(1, 100):04}"
+        with reading(engine) as connection:
+            year.erased.update(
+                connection.scalars(select(schema.users.c.user_key).where(schema.users.c.user_id == user))
+            )
         timer = threading.Timer(rng.uniform(0, 1.5), lambda: erase_user(engine, user, actor="test"))
         timer.start()
         do(engine, folder, "night", None)
         timer.join()
-        load.paused.set()
-        load.idle.wait(60)
+        load.pause()
         # Ratings posted after the erasure make the user anew.
         for pair in [pair for pair in load.acknowledged if pair[0] == user]:
             load.acknowledged.pop(pair)
@@ -193,7 +224,7 @@ def with_fault(
         do(engine, folder, "night", None)
 
 
-def broken_promises(engine: Engine, load: Load, erased: set[str], seq: int) -> list[str]:
+def broken_promises(engine: Engine, load: Load, erased: set[int], seq: int) -> list[str]:
     """Return what is not as it must be after a night, while no client posts."""
     problems: list[str] = []
     models, runs = schema.models.c, schema.job_runs.c
@@ -215,10 +246,21 @@ def broken_promises(engine: Engine, load: Load, erased: set[str], seq: int) -> l
         for objective, n in connection.execute(select(models.objective, func.count()).group_by(models.objective)):
             if n > 6:
                 problems.append(f"{n} sets of factors of {objective}")
+        newest = select(func.max(models.number)).where(models.number > 0).group_by(models.objective)
+        n_ratings = connection.scalar(select(func.count()).select_from(schema.ratings))
+        for number, trained_on in connection.execute(
+            select(models.number, models.n_ratings).where(models.number.in_(newest))
+        ):
+            if trained_on != n_ratings:
+                problems.append(f"version {number} was trained on {trained_on} of {n_ratings} ratings")
+        stored = schema.user_factors.c
+        left = connection.scalars(select(stored.user_key).where(stored.user_key.in_(erased))).all()
+        if left:
+            problems.append(f"the versions have rows of the erased users {set(left)}")
         running = connection.scalars(select(runs.run_key).where(runs.status == "running")).all()
         if running:
             problems.append(f"the runs {running} have not ended")
-        stored = {
+        ratings = {
             (user, item): rating
             for user, item, rating in connection.execute(
                 select(schema.users.c.user_id, schema.items.c.item_id, schema.ratings.c.rating)
@@ -233,7 +275,7 @@ def broken_promises(engine: Engine, load: Load, erased: set[str], seq: int) -> l
             ).all()
         )
         now = current_seq(connection)
-    for pair in load.acknowledged.keys() - stored.keys():
+    for pair in load.acknowledged.keys() - ratings.keys():
         problems.append(f"the acknowledged rating {pair} is lost")
     if {key: n for key, n in counted.items() if n} != actual:
         problems.append("the counts of items are wrong")
@@ -242,33 +284,54 @@ def broken_promises(engine: Engine, load: Load, erased: set[str], seq: int) -> l
     return problems
 
 
-def run_year(engine: Engine, tmp_path: Path, seed: int, n_nights: int) -> dict[str, int]:
+def run_year(engine: Engine, server: Any, tmp_path: Path, seed: int, n_nights: int) -> dict[str, int]:
+    """Run nights while a server answers."""
     fill(engine)
     assert do(engine, tmp_path, "night", None)[0] == 0
     recsys, port = Recsys(tmp_path, engine.url.render_as_string(hide_password=False)), free_port()
+    load = Load(port, seed)
     with (tmp_path / "serve.log").open("w") as log:
         process = subprocess.Popen(
             recsys.command("serve", "--port", str(port)), cwd=tmp_path, env=recsys.environment, stderr=log, stdout=log
         )
-        try:
-            probe = Load(port, 0)
-            for _ in range(600):
-                try:
-                    if probe.ask("GET", "/health/ready")[0] == 200:
-                        break
-                except OSError:
-                    time.sleep(0.1)
-            return nights(engine, tmp_path, seed, n_nights, port)
-        finally:
-            process.terminate()
-            process.wait(60)
-            release(engine)
+    year = Year(engine, server, tmp_path, load)
+    client = threading.Thread(target=load.run, daemon=True)
+    try:
+        for _ in range(600):
+            try:
+                if load.ask("GET", "/health/ready")[0] == 200:
+                    break
+            except OSError:
+                time.sleep(0.1)
+        client.start()
+        return {**year.run(seed, n_nights), "answers": load.n_answers}
+    finally:
+        load.done = True
+        client.join(60)
+        year.second.close()
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Engine, Any]]:
+    """A database with all tables and no rows, and its PostgreSQL server, which may be stopped; `None` on SQLite."""
+    if request.param == "sqlite":
+        yield request.getfixturevalue("sqlite_engine"), None
+        return
+    server = request.getfixturevalue("own_server")
+    with postgres_database(server.get_uri()) as url:
+        engine = connect(url)
+        migration.upgrade(engine)
+        yield engine, server
+        engine.dispose()
 
 
 @pytest.mark.crash
 @pytest.mark.parametrize("part", range(4))
-def test_a_year_of_nights(engine: Engine, tmp_path: Path, part: int) -> None:
+def test_a_year_of_nights(place: tuple[Engine, Any], tmp_path: Path, part: int) -> None:
+    engine, server = place
     n_nights = int(os.environ.get("RECSYS_YEAR_NIGHTS", "46"))  # 4 parts on 2 databases: 368 nights
     seed = int(os.environ.get("RECSYS_YEAR_SEED", str(part)))
-    happened = run_year(engine, tmp_path, seed, n_nights)
+    happened = run_year(engine, server, tmp_path, seed, n_nights)
     report(f"year on {engine.dialect.name}, seed {seed}: {n_nights} nights, faults and answers {json.dumps(happened)}")
