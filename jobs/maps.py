@@ -2,16 +2,21 @@
 
 import logging
 import time
+from concurrent.futures import Future
+from threading import Thread
 
 from sqlalchemy import Engine
 
 from jobs.progress import say
+from recsys.analysis.maps import ItemMap
 from recsys.database.engine import reading
 from recsys.database.maps import StoredMap, has_map, store_map
-from recsys.database.models import live_numbers, previously_published
+from recsys.database.models import live_numbers
+from recsys.database.publications import previously_published
 from recsys.database.work import Guard
 from recsys.errors import LockedError
 from recsys.library.views import read_view, stored_item_map
+from recsys.results import Objective
 from recsys.serving.catalogue import read_catalogue
 
 _log = logging.getLogger(__name__)
@@ -32,15 +37,27 @@ def map_live(engine: Engine, guard: Guard | None = None, *, again: bool = False)
     with reading(engine) as connection:
         numbers = live_numbers(connection)
         missing = {o: number for o, number in numbers.items() if again or not has_map(connection, number)}
-    for objective, number in missing.items():
+
+    computed: dict[Objective, Future[tuple[ItemMap, float]]] = {objective: Future() for objective in missing}
+
+    def compute(objective: Objective) -> None:
         started = time.perf_counter()
-        with reading(engine) as connection:
-            view = read_view(connection, number, read_catalogue(connection), with_map=False)
-            earlier = None
-            for before in previously_published(connection, objective)[:1]:
-                earlier = stored_item_map(connection, before)
-        found = view.compute_map(earlier)
-        seconds = time.perf_counter() - started
+        try:
+            with reading(engine) as connection:
+                view = read_view(connection, missing[objective], read_catalogue(connection), with_map=False)
+                earlier = None
+                for before in previously_published(connection, objective)[:1]:
+                    earlier = stored_item_map(connection, before)
+            computed[objective].set_result((view.compute_map(earlier), time.perf_counter() - started))
+        except Exception as error:
+            computed[objective].set_exception(error)
+
+    # t-SNE computes outside of Python and on one core, so that every machine gets the same map: one thread for each.
+    # They do not keep a process alive that is told to stop.
+    for objective in missing:
+        Thread(target=compute, args=(objective,), daemon=True).start()
+    for objective, number in missing.items():
+        found, seconds = computed[objective].result()
         store_map(engine, number, StoredMap(found.method, found.xy, found.clusters), seconds, guard)
         say(f"{objective}: mapped the {len(found.xy):,} items of version {number} in {seconds:.0f} s")
     return list(missing.values())
