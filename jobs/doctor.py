@@ -127,7 +127,8 @@ def check_last_night(engine: Engine) -> Check:
     hours = (time.time() - night.started_at / 1000) / 3600
     found = f"run {night.number}, {as_time(night.started_at):%Y-%m-%d %H:%M} UTC, {night.status}: {night.reason}"
     if night.status == "failed":
-        return Check(name="last night", status="failed", found=found, fix=f"See `recsys runs show {night.number}`")
+        fix = "Run `recsys nightly`" if night.exit_code is None else f"See `recsys runs show {night.number}`"
+        return Check(name="last night", status="failed", found=found, fix=fix)
     if hours > LATE_HOURS:
         fix = "Check cron, or the timer that should have started it"
         return Check(name="last night", status="warning", found=f"{found}; {hours:.0f} hours ago", fix=fix)

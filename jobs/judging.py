@@ -9,7 +9,8 @@ import numpy as np
 from sqlalchemy import Connection, Engine
 
 from recsys.database.engine import reading
-from recsys.database.models import live_numbers, load_judged, previously_published
+from recsys.database.models import live_numbers, load_judged
+from recsys.database.publications import previously_published
 from recsys.database.runs import judged_before
 from recsys.errors import DamagedVersionError
 from recsys.evaluation.comparison import PATIENCE_NIGHTS, Comparison

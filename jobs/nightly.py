@@ -12,9 +12,10 @@ from sqlalchemy import Connection, Engine
 from jobs.interrupt import Interrupted, explain_interrupt
 from jobs.load import LoadOptions, load
 from jobs.notify import notify
-from jobs.pipeline import Pipeline, TrainingInput, TrainingJob
+from jobs.pipeline import Pipeline, TrainingJob
 from jobs.progress import say
 from jobs.train import already_trained, is_unpublished
+from jobs.training_input import TrainingInput
 from recsys.database.audit import record
 from recsys.database.clock import now_ms
 from recsys.database.counts import recount

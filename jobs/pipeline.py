@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,15 @@ from jobs.fitting import fit_with_progress
 from jobs.interrupt import explain_interrupt
 from jobs.judging import Judgement, judge_version
 from jobs.progress import say
-from jobs.training_data import choose_config, rating_scale, ratings_to_train_on, split_ratings
-from recsys.data.dataset import NO_TIME, Ratings
-from recsys.data.feedback import prepare
-from recsys.database.changes import current_seq
+from jobs.training_data import choose_config
+from jobs.training_input import TrainingInput
+from recsys.data.dataset import Ratings
 from recsys.database.engine import reading
 from recsys.database.leases import Lease
 from recsys.database.models import Training, live_numbers, publish, store, version
 from recsys.database.runs import Run
 from recsys.errors import LiveChangedError
-from recsys.evaluation.baselines import bias_only
-from recsys.evaluation.gate import Decision, Judge, usable_scale
+from recsys.evaluation.gate import Decision, Judge
 from recsys.evaluation.refit import check_refit
 from recsys.factors import Factors
 from recsys.learner import Learner
@@ -42,72 +39,6 @@ from recsys.training.devices import pick_device
 
 CURVE_USERS = 500
 """Number of users that the training curve is measured on: enough to see it turn, few enough to cost little."""
-
-
-@dataclass(frozen=True)
-class TrainingInput:
-    """One consistent state of the ratings, read once for all objectives of a run.
-
-    Attributes:
-        ratings: all of them, or what one objective is trained on.
-        seq: the last change that they include.
-        scale: lowest and highest rating.
-        configured: the ends of the scale that the settings name.
-        raw_fingerprint: digest of all ratings; `None`: these are all.
-    """
-
-    ratings: Ratings
-    seq: int
-    scale: tuple[float, float]
-    configured: tuple[float | None, float | None] = (None, None)
-    raw_fingerprint: str | None = None
-
-    @classmethod
-    def read(cls, engine: Engine, settings: Settings) -> "TrainingInput":
-        """Read the ratings of a database.
-
-        Raises:
-            TrainingError: there are no ratings.
-        """
-        with reading(engine) as connection:
-            ratings = ratings_to_train_on(connection)
-            configured = (settings.rating_min, settings.rating_max)
-            return cls(ratings, current_seq(connection), rating_scale(ratings, settings), configured)
-
-    def for_objective(self, objective: Objective) -> "TrainingInput":
-        """Return what an objective is trained on; both share one object where all ratings say how much.
-
-        Raises:
-            NothingToTrainError: there is nothing that this objective could learn from.
-        """
-        ratings, notices = prepare(self.ratings, objective, self.configured)
-        for notice in notices:
-            say(f"{objective}: {notice}")
-        assert ratings.scale is not None
-        made = TrainingInput(ratings, self.seq, ratings.scale, self.configured, self.fingerprint)
-        if self.ratings.is_implicit is not None:
-            return made
-        shared: TrainingInput = self.__dict__.setdefault("_shared", made)
-        return shared
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Digest of all ratings."""
-        return self.raw_fingerprint or self.ratings.fingerprint()
-
-    @cached_property
-    def parts(self) -> tuple[Ratings, Ratings]:
-        """The training set and the held-out ratings.
-
-        Raises:
-            TrainingError: there are too few ratings.
-        """
-        return split_ratings(self.ratings)
-
-    @cached_property
-    def bias_baseline(self) -> Factors:
-        """The bias-only model of the training set."""
-        return bias_only(self.parts[0], usable_scale(self.scale))
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +172,7 @@ class Pipeline:
                 gate_reason=verdict.reason,
                 gate=judgement.gate,
                 refit=refit,
-                newest_rating_at=newest_time(source.ratings),
+                newest_rating_at=source.newest_rating_at,
                 weight_top=source.ratings.weight_top,
             )
             number = self._number = store(
@@ -367,12 +298,6 @@ def kept_of(objective: Objective, number: int | None, checkpoints: Path) -> str:
     if any(checkpoints.glob(f"{objective}-*.safetensors")):
         return f"no {objective} version was stored. Run the same command again to continue from the last checkpoint"
     return f"no {objective} version was stored, and there is no checkpoint yet. Run the same command again"
-
-
-def newest_time(ratings: Ratings) -> int | None:
-    """Return the latest time of a rating in Unix milliseconds; `None` if no rating has a time."""
-    newest = int(ratings.rated_at.max(initial=NO_TIME))
-    return None if newest == NO_TIME else newest
 
 
 def last_loss(learner: Learner) -> float:

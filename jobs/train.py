@@ -6,11 +6,13 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from jobs.interrupt import explain_interrupt
-from jobs.pipeline import Pipeline, TrainingInput, TrainingJob, kept_of
+from jobs.pipeline import Pipeline, TrainingJob, kept_of
 from jobs.training_data import ratings_to_train_on
+from jobs.training_input import TrainingInput
 from recsys.database.changes import current_seq
 from recsys.database.leases import Lease
-from recsys.database.models import ModelVersion, live_numbers, versions, was_published
+from recsys.database.models import ModelVersion, live_numbers, versions
+from recsys.database.publications import was_published
 from recsys.database.runs import recorded
 from recsys.database.tuned import read_tuned
 from recsys.results import Architecture, Objective, TrainReport

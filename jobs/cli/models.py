@@ -77,18 +77,22 @@ def publish_command(
     """Make a version the live one of its objective.
 
     Running servers answer from it within a second. The one that was live stays stored: `recsys models rollback`
-    returns to it. A version that the gate refused needs --force and a reason.
+    returns to it. A version that the gate refused needs --force and a reason. It was trained without each user's newest
+    tenth of ratings, since only what the gate passes is trained again on all: `recsys train --force` does so.
 
         recsys models publish 7 --reason "better for new users"
         recsys models publish 7 --force --reason "the old model lists withdrawn items"
     """
-    from recsys.database.models import publish
+    from recsys.database.models import NOT_REFITTED, publish
 
     reason = reason_to_force(force, reason) or reason or "published by hand"
     engine, _ = open_database()
     detail: dict[str, object] = {"number": number, "reason": reason, "force": force}
     chosen = publish(engine, number, reason, audited("publish", detail), force=force)
-    show_version(engine, number, f"version {number} is the live {chosen.objective} model", json)
+    outcome = f"version {number} is the live {chosen.objective} model"
+    if not chosen.training.gate_passed and chosen.training.refit is None:
+        outcome += f", {NOT_REFITTED}. To serve all ratings: `recsys train --objective {chosen.objective} --force`"
+    show_version(engine, number, outcome, json)
 
 
 def rollback_command(

@@ -184,13 +184,25 @@ def show_run(console: Console, run: RunDetail) -> None:
     table = Table("step", "objective", "status", "seconds", "figures")
     for step in run.steps:
         seconds = "" if step.seconds is None else f"{step.seconds:.1f}"
-        figures = ", ".join(
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in step.figures.items()
-            if not isinstance(value, dict | list)
-        )
-        table.add_row(step.step, step.objective or "", step.status, seconds, Text(figures))
+        figures = (figure_text(name, value) for name, value in step.figures.items() if name != "seconds")
+        table.add_row(step.step, step.objective or "", step.status, seconds, Text(", ".join(filter(None, figures))))
     console.print(table)
+
+
+def figure_text(name: str, value: object) -> str:
+    """Return a figure of a step for people; empty if it has no value, or too many for a line."""
+    if (
+        value is None
+        or isinstance(value, dict)
+        or (isinstance(value, list) and any(isinstance(each, dict) for each in value))
+    ):
+        return ""
+    said = name.removeprefix("n_").replace("_", " ")
+    if isinstance(value, bool):
+        return said if value else f"not {said}"
+    if isinstance(value, list):
+        return f"{said}: {', '.join(map(str, value)) or 'none'}"
+    return f"{said} {value:.4g}" if isinstance(value, float) else f"{said} {value}"
 
 
 def metrics_table(metrics: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> Table:
@@ -320,7 +332,10 @@ def show_training(console: Console, report: TrainReport) -> None:
     show_line(console, f"{report.objective} model version {report.model_version}: {state}")
     show_line(console, f"  {report.reason}")
     console.print(metrics_table(report.metrics, report.baselines))
-    show_line(console, f"  {report.seconds:.1f} s")
+    again = ""
+    if report.refit is not None:
+        again = f"; trained again on all ratings: lists have {report.refit['overlap']:.0%} in common"
+    show_line(console, f"  {report.seconds:.1f} s{again}")
 
 
 def show_night(console: Console, report: NightlyReport) -> None:
@@ -331,4 +346,6 @@ def show_night(console: Console, report: NightlyReport) -> None:
         show_training(console, training)
     for objective in report.objectives:
         show_line(console, objective.line())
+    if report.pruned:
+        show_line(console, f"deleted the versions {', '.join(map(str, sorted(report.pruned)))}")
     show_line(console, f"{NIGHT_STATUS[report.status]} after {report.seconds:.1f} s")

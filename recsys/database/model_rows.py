@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, Table, delete, func, select
 from recsys.database import schema
 from recsys.database.checksums import row_checksums
 from recsys.database.engine import copy_in, fetch_columns, fetch_rows, reading
-from recsys.database.work import Guard, Work, write_in_pieces
+from recsys.database.work import Guard, Work, unit_of_work, write_in_pieces
 from recsys.errors import DamagedVersionError
 from recsys.factors import Side
 
@@ -168,3 +168,12 @@ def delete_rows(engine: Engine, table: Table, number: int, guard: Guard | None) 
         work.connection.execute(delete(table).where(table.c.number == number, key.between(first, last)))
 
     write_in_pieces(engine, len(keys), write, guard=guard)
+
+
+def delete_version(engine: Engine, number: int, guard: Guard | None = None) -> None:
+    """Delete a version that is not listed any more, factors first, in pieces, so that other writers need not wait."""
+    for table in (schema.user_factors, schema.item_factors):
+        delete_rows(engine, table, number, guard)
+    with unit_of_work(engine, guard) as work:
+        work.connection.execute(delete(schema.model_weights).where(schema.model_weights.c.number == number))
+        work.connection.execute(delete(schema.models).where(schema.models.c.number == number))

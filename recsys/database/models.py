@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 from safetensors import SafetensorError
-from sqlalchemy import Connection, Engine, Row, delete, false, insert, select, update
+from sqlalchemy import Connection, Engine, Row, false, insert, select, update
 
 from recsys.database import schema
 from recsys.database.checksums import version_checksum
@@ -18,18 +18,22 @@ from recsys.database.clock import now_ms
 from recsys.database.engine import reading, upsert, writing
 from recsys.database.model_rows import (
     count_user_rows,
-    delete_rows,
+    delete_version,
     halved,
     read_items_side,
     read_users_side,
     store_items,
     store_users,
 )
+from recsys.database.publications import previously_published
 from recsys.database.weights import pack_weights, unpack_weights
 from recsys.database.work import Guard, unit_of_work
 from recsys.errors import DamagedVersionError, GateRefusedError, InputError, NotFoundError, TrainingError
 from recsys.factors import Factors, Side
 from recsys.results import Architecture, Objective
+
+NOT_REFITTED = "trained without each user's newest tenth of ratings"
+"""What a version lacks that the gate refused: only what it passes is trained again on all ratings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +191,8 @@ def publish(
     """Make a version the live one of its objective, and record why. Publishing the live one changes nothing.
 
     Args:
-        force: publish it even if the gate refused it. The record then holds the verdict of the gate beside the reason.
+        force: publish it even if the gate refused it. The record then holds the verdict of the gate beside the reason,
+            and that the version was not refitted.
 
     Raises:
         NotFoundError: there is no such version.
@@ -207,6 +212,8 @@ def publish(
                     "reason, or publish another version"
                 )
             reason = f"forced: {reason}; gate: {chosen.training.gate_reason}"
+            if chosen.training.refit is None:
+                reason += f"; {NOT_REFITTED}"
         if guard is not None:
             guard(connection)
         if not chosen.live:
@@ -236,26 +243,6 @@ def roll_back(engine: Engine, objective: Objective, reason: str, guard: Guard | 
     return chosen
 
 
-def previously_published(connection: Connection, objective: Objective) -> list[int]:
-    """Return the stored versions that rollbacks would make live one after the other; the first is the next one."""
-    published = schema.publications.c
-    history = connection.execute(
-        select(published.number, published.action)
-        .where(published.objective == objective)
-        .order_by(published.publication_key)
-    )
-    stack: list[int] = []  # the live version last
-    for number, action in history:
-        if action == "publish":
-            stack.append(number)
-        else:
-            while stack and stack[-1] != number:
-                stack.pop()
-    stored = {known.number for known in versions(connection)}
-    earlier = [number for number in stack[:-1] if number in stored and number != stack[-1]]
-    return list(dict.fromkeys(reversed(earlier)))
-
-
 def lock_versions(connection: Connection, numbers: Sequence[int]) -> None:
     """Lock versions until this transaction ends, so that none is published while it is pruned."""
     models = schema.models.c
@@ -278,21 +265,6 @@ def _make_live(connection: Connection, chosen: ModelVersion, action: str, reason
             published_at=now_ms(),
         )
     )
-
-
-def was_published(connection: Connection, number: int) -> bool:
-    """Return whether a version has ever been live."""
-    published = schema.publications.c.number
-    return connection.scalar(select(published).where(published == number).limit(1)) is not None
-
-
-def delete_version(engine: Engine, number: int, guard: Guard | None = None) -> None:
-    """Delete a version that is not listed any more, factors first, in pieces, so that other writers need not wait."""
-    for table in (schema.user_factors, schema.item_factors):
-        delete_rows(engine, table, number, guard)
-    with unit_of_work(engine, guard) as work:
-        work.connection.execute(delete(schema.model_weights).where(schema.model_weights.c.number == number))
-        work.connection.execute(delete(schema.models).where(schema.models.c.number == number))
 
 
 def versions(connection: Connection) -> list[ModelVersion]:

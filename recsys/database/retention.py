@@ -8,13 +8,9 @@ from sqlalchemy import Connection, Engine, select, update
 from recsys.database import schema
 from recsys.database.clock import now_ms
 from recsys.database.engine import release_space
-from recsys.database.models import (
-    ModelVersion,
-    delete_version,
-    lock_versions,
-    previously_published,
-    versions,
-)
+from recsys.database.model_rows import delete_version
+from recsys.database.models import ModelVersion, lock_versions, versions
+from recsys.database.publications import previously_published
 from recsys.database.work import Guard, unit_of_work
 from recsys.errors import InputError
 from recsys.results import Objective

@@ -10,10 +10,13 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 from recsys.database import schema
 from recsys.database.clock import now_ms
 from recsys.database.engine import writing
+from recsys.database.leases import LOADING, TRAINING, held_leases
 from recsys.results import Objective
 
 KILLED = "killed"
 """Reason of a run that was still `running` when the next one of its job began."""
+GONE = "killed or suspended: its lease has ended. The same command again goes on where it stopped"
+"""Reason, until then, of a run that is `running` although nothing holds the lease of its job."""
 
 
 class Step:
@@ -88,18 +91,7 @@ def recorded(engine: Engine, job: str) -> Iterator[Run]:
     runs = schema.job_runs.c
     started_at = now_ms()
     with writing(engine) as connection:
-        killed = connection.scalars(
-            update(schema.job_runs)
-            .where(runs.job == job, runs.status == "running")
-            .values(status="failed", reason=KILLED, finished_at=started_at)
-            .returning(runs.run_key)
-        ).all()
-        steps = schema.job_steps.c
-        connection.execute(
-            update(schema.job_steps)
-            .where(steps.run_key.in_(killed), steps.status == "running")
-            .values(status="failed", figures={"error": KILLED}, finished_at=started_at)
-        )
+        end_killed(connection, job)
         row = {"job": job, "status": "running", "reason": "", "detail": {}, "started_at": started_at}
         key = connection.execute(insert(schema.job_runs).values(row).returning(runs.run_key)).scalar_one()
     run, status, exit_code = Run(engine, key, started_at), "failed", 1
@@ -127,6 +119,27 @@ def recorded(engine: Engine, job: str) -> Iterator[Run]:
                     exit_code=exit_code,
                 )
             )
+
+
+def end_killed(connection: Connection, job: str) -> None:
+    """Record the runs of a job that are still `running` as failed, at the last time that they wrote a step."""
+    runs, steps = schema.job_runs.c, schema.job_steps.c
+    for key, started_at in connection.execute(
+        select(runs.run_key, runs.started_at).where(runs.job == job, runs.status == "running")
+    ).all():
+        last_sign = connection.scalar(
+            select(func.max(func.coalesce(steps.finished_at, steps.started_at))).where(steps.run_key == key)
+        )
+        connection.execute(
+            update(schema.job_runs)
+            .where(runs.run_key == key)
+            .values(status="failed", reason=KILLED, finished_at=last_sign or started_at)
+        )
+        connection.execute(
+            update(schema.job_steps)
+            .where(steps.run_key == key, steps.status == "running")
+            .values(status="failed", figures={"error": KILLED})
+        )
 
 
 def record_finished(connection: Connection, job: str, reason: str, detail: Mapping[str, object]) -> None:
@@ -181,7 +194,8 @@ def read_runs(connection: Connection, limit: int, job: str | None = None, before
         statement = statement.where(runs.job == job)
     if before is not None:
         statement = statement.where(runs.run_key < before)
-    return [_as_run(row) for row in connection.execute(statement)]
+    working = _working(connection)
+    return [_as_run(row, working) for row in connection.execute(statement)]
 
 
 def read_run(connection: Connection, number: int) -> StoredRun | None:
@@ -193,6 +207,7 @@ def read_run(connection: Connection, number: int) -> StoredRun | None:
     rows = connection.execute(select(schema.job_steps).where(steps.run_key == number).order_by(steps.step_key))
     return _as_run(
         row,
+        _working(connection),
         tuple(
             StoredStep(
                 each.name,
@@ -208,12 +223,19 @@ def read_run(connection: Connection, number: int) -> StoredRun | None:
     )
 
 
-def _as_run(row: Any, steps: tuple[StoredStep, ...] = ()) -> StoredRun:
+def _working(connection: Connection) -> set[str]:
+    """Return the jobs whose leases are held."""
+    return {job for job, _, _ in held_leases(connection)}
+
+
+def _as_run(row: Any, working: set[str], steps: tuple[StoredStep, ...] = ()) -> StoredRun:
+    # A job holds its lease for as long as its run is recorded as running.
+    is_gone = row.status == "running" and (LOADING if row.job == "load" else TRAINING) not in working
     return StoredRun(
         number=row.run_key,
         job=row.job,
-        status=row.status,
-        reason=row.reason,
+        status="failed" if is_gone else row.status,
+        reason=GONE if is_gone else row.reason,
         detail=row.detail,
         started_at=row.started_at,
         finished_at=row.finished_at,

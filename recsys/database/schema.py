@@ -180,7 +180,7 @@ user_factors = Table(
     Column("number", Key, ForeignKey(models.c.number, ondelete="CASCADE"), primary_key=True),
     Column("user_key", Key, ForeignKey(users.c.user_key, ondelete="CASCADE"), primary_key=True),
     Column("bias", Float, nullable=False),
-    Column("vector", LargeBinary, nullable=False),
+    Column("vector", LargeBinary, nullable=False),  # little-endian float32; of a twin float16, where that is finite
     # Of this row alone, so that erasing a user breaks no checksum; none: stored by an earlier version.
     Column("checksum", BigInteger),
     Index(None, "user_key"),  # erasing a user must not scan every version

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from recsys.database.items import StoredItem
-from recsys.database.models import live_numbers, load_factors, previously_published, version
+from recsys.database.models import live_numbers, load_factors, version
+from recsys.database.publications import previously_published
 from recsys.errors import DamagedVersionError, NoModelError, NotFoundError
 from recsys.results import Objective, Order, PopularBy
 from recsys.scoring.search import TopN

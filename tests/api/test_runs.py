@@ -92,6 +92,11 @@ def test_a_run_that_was_killed_ends_with_the_next_one(engine: Engine) -> None:
     run = killed.__enter__()
     step = run.step("train", "rating")
     step.__enter__()  # as a process leaves them that is killed here
+    with reading(engine) as connection:
+        found = read_run(connection, run.key)
+    assert found is not None
+    assert (found.status, found.finished_at) == ("failed", None)  # nothing holds the lease of a night
+    assert "goes on where it stopped" in found.reason
     with recorded(engine, "nightly"):
         pass
     with reading(engine) as connection:
@@ -99,3 +104,4 @@ def test_a_run_that_was_killed_ends_with_the_next_one(engine: Engine) -> None:
     assert found is not None
     assert (found.status, found.reason) == ("failed", "killed")
     assert [(step.status, step.figures) for step in found.steps] == [("failed", {"error": "killed"})]
+    assert found.finished_at == found.steps[0].started_at  # the last that was seen of it

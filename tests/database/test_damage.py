@@ -9,7 +9,8 @@ from sqlalchemy import Engine, Table, delete, insert, select, update
 
 from recsys.database import schema
 from recsys.database.engine import reading, writing
-from recsys.database.models import load_factors, previously_published, publish, store, version
+from recsys.database.models import load_factors, publish, store, version
+from recsys.database.publications import previously_published
 from recsys.database.retention import prune
 from recsys.database.users import erase_user
 from recsys.errors import DamagedVersionError, TrainingError

@@ -8,17 +8,8 @@ from sqlalchemy import Engine, func, insert, select, update
 
 from recsys.database import schema
 from recsys.database.engine import reading, writing
-from recsys.database.models import (
-    live_numbers,
-    load_factors,
-    load_judged,
-    publish,
-    roll_back,
-    store,
-    version,
-    versions,
-    was_published,
-)
+from recsys.database.models import live_numbers, load_factors, load_judged, publish, roll_back, store, version, versions
+from recsys.database.publications import was_published
 from recsys.database.retention import prune
 from recsys.errors import DamagedVersionError, InputError, LockedError, NotFoundError
 from recsys.factors import FeatureEmbeddings, Head, RankingConstants

@@ -22,7 +22,7 @@ from tests.jobs.cli.test_main import Recsys, free_port
 @pytest.fixture(scope="module")
 def ratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ratings")
-    return sample.write(folder, sample.generate(n_users=200, n_items=80, n_ratings=5000, seed=1))
+    return sample.write(folder, sample.generate(n_users=100, n_items=45, n_ratings=2000, seed=3))
 
 
 @pytest.fixture

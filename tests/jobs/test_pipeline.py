@@ -36,7 +36,7 @@ from recsys.results import NightlyReport
 from recsys.settings import Settings
 from recsys.training.config import config_for
 
-MADE = sample.generate(n_users=100, n_items=60, n_ratings=2500, seed=3)
+MADE = sample.generate(n_users=100, n_items=45, n_ratings=2000, seed=3)
 SMALL = {"n_factors": 4, "n_epochs": 2}
 
 

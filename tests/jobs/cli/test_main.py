@@ -46,7 +46,7 @@ class Recsys:
 def ratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small generated sample: ratings.csv and items.csv."""
     folder = tmp_path_factory.mktemp("ratings")
-    return sample.write(folder, sample.generate(n_users=300, n_items=120, n_ratings=9000, seed=1))
+    return sample.write(folder, sample.generate(n_users=100, n_items=45, n_ratings=2000, seed=3))
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def recsys(tmp_path: Path, database_url: str) -> Recsys:
 
 def test_the_main_job_from_file_to_answers(recsys: Recsys, ratings: Path) -> None:
     loaded = recsys.json("load", str(ratings))
-    assert (loaded["rows_read"], loaded["inserted"], loaded["rejected"]) == (9000, 9000, 0)
-    assert (loaded["users"], loaded["items"]) == (300, 120)
-    assert recsys.json("load", str(ratings))["unchanged"] == 9000
+    assert (loaded["rows_read"], loaded["inserted"], loaded["rejected"]) == (2000, 2000, 0)
+    assert (loaded["users"], loaded["items"]) == (100, 45)
+    assert recsys.json("load", str(ratings))["unchanged"] == 2000
 
     for objective, metric in (("rating", "rmse"), ("ranking", "ndcg")):
         trained = recsys.json("train", "--objective", objective)
@@ -135,10 +135,10 @@ def test_bad_rows_are_set_aside_and_a_mostly_bad_file_is_refused_whole(on_sqlite
 
 def test_a_dry_run_changes_nothing(on_sqlite: Recsys, ratings: Path) -> None:
     foretold = on_sqlite.json("load", str(ratings), "--dry-run")
-    assert foretold["inserted"] == 9000
+    assert foretold["inserted"] == 2000
     assert not (on_sqlite.folder / "recsys.db").exists()
-    assert on_sqlite.json("load", str(ratings))["inserted"] == 9000
-    assert on_sqlite.json("load", str(ratings), "--dry-run")["unchanged"] == 9000
+    assert on_sqlite.json("load", str(ratings))["inserted"] == 2000
+    assert on_sqlite.json("load", str(ratings), "--dry-run")["unchanged"] == 2000
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,10 @@ def test_a_version_that_the_gate_refused_needs_force_and_a_reason(engine: Engine
     assert live(engine) == {"ranking": refused}
     with reading(engine) as connection:
         reason = connection.scalar(select(schema.publications.c.reason))
-    assert reason == "forced: the old one lists withdrawn items; gate: worse than popularity"
+    assert reason == (
+        "forced: the old one lists withdrawn items; gate: worse than popularity; "
+        "trained without each user's newest tenth of ratings"
+    )
     publish(engine, refused, "again")  # it is live already: nothing to force
 
 
@@ -62,8 +65,10 @@ def test_the_command_asks_for_force_and_a_reason(engine: Engine, refused: int, m
     assert live(engine) == {}
     done = run(engine, monkeypatch, "publish", number, "--force", "--reason", "x", "--json")
     assert (json.loads(done.stdout)["number"], json.loads(done.stdout)["live"]) == (refused, True)
+    again = run(engine, monkeypatch, "publish", number, "--force", "--reason", "x").stdout
+    assert "without each user's newest tenth of ratings. To serve all ratings: `recsys train" in " ".join(again.split())
     with reading(engine) as connection:
-        (entry,) = entries(connection)
+        entry = entries(connection)[0]
     assert (entry.action, entry.detail) == ("publish", {"number": refused, "reason": "x", "force": True})
 
 
