@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
@@ -244,7 +245,7 @@ def read_ratings_file(
             yield batch
 
     with progress(f"reading {source.name}", source.n_bytes) as advance:
-        columns = collect(batches(advance), users, items)
+        columns = collect(batches(advance), users, items, partial(source.budget.take, name=source.name))
     if rejects.count > kept:
         raise give_up()
     if not kept:

@@ -1,6 +1,6 @@
 """Ratings by external id as dictionary-encoded columns: the form between a file and the database or a training."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from recsys.data.dataset import NO_TIME, Ratings, ratings_from_keys
 from recsys.data.keyed import hash_ids
+from recsys.data.limits import BYTES_PER_ID, BYTES_PER_RATING
 from recsys.data.rows import RatingBatch
 
 if TYPE_CHECKING:  # the server imports this module but reads no files
@@ -46,10 +47,15 @@ class RatingColumns:
 
 
 class IdEncoder:
-    """Maps external ids to the codes 0, 1, 2 … in the order in which they appear."""
+    """Maps external ids to the codes 0, 1, 2 … in the order in which they appear.
+
+    Attributes:
+        n_bytes: estimated memory of the ids during a load.
+    """
 
     def __init__(self) -> None:
         self._codes: dict[str, int] = {}
+        self.n_bytes = 0
 
     def __len__(self) -> int:
         return len(self._codes)
@@ -57,9 +63,12 @@ class IdEncoder:
     def encode(self, ids: "pa.StringArray") -> NDArray[np.int32]:
         """Return the code of each id; an id that is new gets the next code."""
         encoded = ids.dictionary_encode()
-        codes = np.empty(len(encoded.dictionary), np.int32)
+        codes, n_before = np.empty(len(encoded.dictionary), np.int32), len(self._codes)
         for position, external_id in enumerate(encoded.dictionary.to_pylist()):
             codes[position] = self._codes.setdefault(external_id, len(self._codes))
+        n_new = len(self._codes) - n_before
+        if n_new:
+            self.n_bytes += n_new * (BYTES_PER_ID + encoded.dictionary.nbytes // len(codes))
         result: NDArray[np.int32] = codes[encoded.indices.to_numpy(zero_copy_only=False)]
         return result
 
@@ -91,12 +100,19 @@ class GrowingArray(Generic[Scalar]):
 
 
 def collect(
-    batches: Iterable[RatingBatch], users: IdEncoder | None = None, items: IdEncoder | None = None
+    batches: Iterable[RatingBatch],
+    users: IdEncoder | None = None,
+    items: IdEncoder | None = None,
+    take: Callable[[int], None] | None = None,
 ) -> RatingColumns:
     """Join batches into one set of columns; the rows keep their order.
 
     Args:
         users, items: encoders to continue with, so that several files share their codes.
+        take: called with the estimated memory of the rows and ids of each batch, such as `MemoryBudget.take`.
+
+    Raises:
+        InputError: whatever `take` raises.
     """
     import pyarrow as pa
 
@@ -106,8 +122,11 @@ def collect(
     user_code, item_code = GrowingArray(np.int32), GrowingArray(np.int32)
     rating, rated_at = GrowingArray(np.float64), GrowingArray(np.int64)
     for batch in batches:
+        n_bytes = users.n_bytes + items.n_bytes
         user_code.append(users.encode(batch.user_ids))
         item_code.append(items.encode(batch.item_ids))
+        if take is not None:
+            take(BYTES_PER_RATING * len(batch.rating) + users.n_bytes + items.n_bytes - n_bytes)
         rating.append(batch.rating)
         rated_at.append(batch.rated_at)
     pa.default_memory_pool().release_unused()  # the readers' buffers

@@ -89,7 +89,7 @@ BASE_MEMORY_BYTES = 384 << 20
 
 BYTES_PER_RATING = 40
 """Memory of a rating during a load: 24 bytes of columns, and the arrays that pick the latest of each pair."""
-BYTES_PER_ID = 400
+BYTES_PER_ID = 150
 """Memory of a distinct external id during a load, and its text comes on top."""
 BYTES_PER_ROW = 1000
 """Memory of an item or user during a load, and its text comes on top."""

@@ -83,8 +83,8 @@ class Source:
         self._numbers = NumberReader(low, high, options.unrated, is_weight=columns.is_implicit)
         self._event_weights = options.event_weights
         self._events: set[str] = set()
-        files = {each.entry.file: each.entry.packing for each in (table, items, users) if each is not None}
-        self.budget = MemoryBudget(sum(file.n_bytes * (1 if packing is None else 4) for file, packing in files.items()))
+        files = {each.entry.file for each in (table, items, users) if each is not None}
+        self.budget = MemoryBudget(sum(file.n_bytes for file in files))
 
     def ratings(
         self, on_reject: Callable[[Rejected], None], on_bytes: Callable[[int], None] | None = None

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +140,7 @@ def _from_file(
             n_kept += len(batch.rating)
             yield batch
 
-    encoded = collect(counted(source.ratings(rejects.append)))
+    encoded = collect(counted(source.ratings(rejects.append)), take=partial(source.budget.take, name=source.name))
     if len(rejects) > n_kept:
         raise MostlyBadError(
             f"{source.name}: {len(rejects):,} of {n_kept + len(rejects):,} rows were rejected; the first: {rejects[0]}"

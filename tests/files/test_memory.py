@@ -8,6 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
+
+from jobs.load import load
+from recsys import load_ratings
+from recsys.database.engine import reading
+from recsys.database.ratings import read_ratings
+from recsys.errors import InputError
+from recsys.settings import Settings
 
 MAX_BYTES = 1 << 30
 
@@ -88,3 +96,25 @@ def test_many_distinct_ids_are_read_within_one_gibibyte(tmp_path: Path) -> None:
     outcome, n_bytes = peak(path)
     assert n_bytes < MAX_BYTES, n_bytes
     assert outcome == "read 600000"
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_ids", "is_read"), [(2000, 1, True), (3000, 1, False), (300, 300, True), (400, 400, False)]
+)
+def test_ratings_that_need_more_memory_than_a_load_may_use_are_refused(
+    sqlite_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_rows: int, n_ids: int, is_read: bool
+) -> None:
+    monkeypatch.setattr("recsys.data.budget.BASE_MEMORY_BYTES", MAX_BYTES - 115_000)
+    path = tmp_path / "ratings.csv"
+    path.write_bytes(HEADER + b"".join(b"u%d,i%d,%d\n" % (n % n_ids, n % n_ids, n % 5 + 1) for n in range(n_rows)))
+    if is_read:
+        assert load(sqlite_engine, path, Settings()).rows_read == n_rows
+        assert load_ratings(path).ratings.n_ratings == n_ids
+        return
+    for read in (lambda: load(sqlite_engine, path, Settings()), lambda: load_ratings(path)):
+        with pytest.raises(
+            InputError, match="ratings.csv holds more rows than a load can keep in memory.*split the file"
+        ):
+            read()
+    with reading(sqlite_engine) as connection:
+        assert read_ratings(connection).n_ratings == 0
