@@ -113,7 +113,7 @@ def test_ratings_that_need_more_memory_than_a_load_may_use_are_refused(
         return
     for read in (lambda: load(sqlite_engine, path, Settings()), lambda: load_ratings(path)):
         with pytest.raises(
-            InputError, match="ratings.csv holds more rows than a load can keep in memory.*split the file"
+            InputError, match=r"ratings\.csv holds more rows than a load can keep in memory.*split the file"
         ):
             read()
     with reading(sqlite_engine) as connection:
