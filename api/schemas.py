@@ -64,7 +64,7 @@ Conditions = Annotated[
 Cursor = Annotated[
     str,
     StringConstraints(max_length=20_000),
-    Field(description="`next_cursor` of the page before; no item of an earlier page is listed again."),
+    Field(description="`next_cursor` of the page before, whose items are not listed again. Empty: the first page."),
 ]
 Excluded = Annotated[
     list[str],

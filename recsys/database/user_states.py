@@ -157,7 +157,7 @@ def read_user_ratings(
         .where(rated.user_key == user_key_of(connection, user_id))
         .order_by(rated.rated_at.desc().nulls_last(), place)
     )
-    if cursor is not None:
+    if cursor:
         rated_at, after = _read_cursor(cursor)
         later_key = place > after
         if rated_at is None:

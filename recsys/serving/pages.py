@@ -61,12 +61,12 @@ def start_page(catalogue: Catalogue, kind: ListKind, cursor: str | None) -> Star
     """Return where a page starts.
 
     Args:
-        cursor: `next_cursor` of the page before; `None`: the first page.
+        cursor: `next_cursor` of the page before; `None` or empty: the first page.
 
     Raises:
         InputError: the cursor is not one of such a list.
     """
-    if cursor is None:
+    if not cursor:
         return Start(kind)
     wrong = InputError(f"cursor {cursor[:80]!r} is not the next_cursor of such a list: start without a cursor")
     try:

@@ -41,7 +41,7 @@ class TitleIndex:
             InputError: the cursor is not valid.
         """
         wanted = sorted(normalize_title(words).split(), key=len, reverse=True)
-        start = 0 if after is None else bisect_right(range(len(self.keys)), _read_cursor(after), key=self._entry)
+        start = 0 if not after else bisect_right(range(len(self.keys)), _read_cursor(after), key=self._entry)
         for position in self._containing(wanted[0] if wanted else "", start):
             title, _ = self._entry(position)
             if all(word in title for word in wanted[1:]):

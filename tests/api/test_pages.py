@@ -98,7 +98,11 @@ class TestCursors:
         assert [item["item_id"] for item in second["items"]] == ["e", "d/ä"]
         assert "the list continues after the last one" in second["notice"]
 
-    @pytest.mark.parametrize("cursor", ["", "x", "ü", "AAAA", "A" * 20_000, "cgEAAAAAAAAAAgAA", "%00"])
+    def test_an_empty_cursor_is_the_first_page(self, reader: httpx.Client) -> None:
+        for url in ("/v1/users/u1/recommendations", "/v1/popular", "/v1/items", "/v1/users/u1/ratings"):
+            assert reader.get(url, params={"cursor": ""}).json() == reader.get(url).json()
+
+    @pytest.mark.parametrize("cursor", ["x", "ü", "AAAA", "A" * 20_000, "cgEAAAAAAAAAAgAA", "%00"])
     def test_wrong_cursors(self, reader: httpx.Client, cursor: str) -> None:
         for url in ("/v1/users/u1/recommendations", "/v1/items/a/similar", "/v1/popular?by=count"):
             check_problem(reader.get(url, params={"cursor": cursor}), 422, "next_cursor of such a list")
