@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from recsys.data.dataset import NO_TIME, Ratings
 from recsys.data.sample import generate
 from recsys.factors import Factors, Head, RankingConstants, RatingConstants, Side
-from recsys.results import Objective
+from recsys.results import Architecture, Objective
 from recsys.scoring.fold_in import FoldedUser, FoldIn
-from recsys.scoring.score import score_users
+from recsys.scoring.score import score_rows, score_users
 from recsys.training.config import default_config
 from recsys.training.fit import fit
 
@@ -325,3 +325,51 @@ def test_folded_users_get_nearly_the_lists_of_trained_ones(sampled: Ratings) -> 
         by_popularity.append(len(lists[0] & lists[2]))
     assert np.mean(overlap) > 7
     assert np.mean(overlap) > np.mean(by_popularity) + 1
+
+
+@pytest.mark.parametrize("architecture", ["dot", "neural"])
+@pytest.mark.parametrize("draw", [1, 4, 6])
+def test_dislikes_alone_do_not_pull_towards_what_is_disliked(architecture: Architecture, draw: int) -> None:
+    """Two crowds, each of which likes its own kind of items; a visitor gives one star to eight items of one kind, and
+    so does a user of the training: their lists have at most as many of the kind as the most rated items that are left,
+    or for the neural model, whose layers know popularity in another way, as the list of someone without a vector.
+    """
+    rng = np.random.default_rng(draw)
+    n_users, n_items = 60, 50
+    user_idx = np.repeat(np.arange(n_users), 15)
+    item_idx = np.concatenate([rng.choice(n_items, 15, replace=False) for _ in range(n_users)])
+    likes = user_idx % 2 == item_idx % 2
+    rating = np.where(likes, rng.integers(4, 6, len(likes)), rng.integers(1, 3, len(likes)))
+    odd = np.arange(1, n_items, 2)
+    counts = np.bincount(item_idx, minlength=n_items)
+    disliked = odd[np.argsort(-counts[odd], kind="stable")[:8]]
+    ratings = Ratings(
+        user_idx=np.append(user_idx, np.full(8, n_users)).astype(np.int32),
+        item_idx=np.append(item_idx, disliked).astype(np.int32),
+        rating=np.append(rating, np.ones(8)).astype(np.float32),
+        rated_at=np.full(len(rating) + 8, NO_TIME),
+        user_keys=np.arange(n_users + 1),
+        item_keys=np.arange(n_items),
+        user_hash=np.arange(n_users + 1, dtype=np.uint64),
+        item_hash=np.arange(n_items, dtype=np.uint64),
+        scale=(1.0, 5.0),
+    )
+    config = default_config("ranking", ratings.n_ratings, n_users, ratings.effective_items(), architecture=architecture)
+    factors = fit(ratings, config, rating_scale=(1.0, 5.0), device="cpu").factors
+    folded = FoldIn(factors).solve(disliked, np.ones(8, np.float32))
+    is_odd = np.arange(n_items) % 2 == 1
+    left = np.where(np.isin(np.arange(n_items), disliked), -1, counts)
+
+    def n_odd(vector: NDArray[np.float32]) -> int:
+        score = score_rows(vector[None], factors.item_factors, factors.item_bias, factors.head)[0].astype(float)
+        score[disliked] = -np.inf
+        return int(is_odd[np.argsort(-score, kind="stable")[:10]].sum())
+
+    popular = int(is_odd[np.argsort(-left, kind="stable")[:10]].sum())
+    bound = popular if architecture == "dot" else n_odd(np.zeros_like(folded.vector))
+    assert n_odd(folded.vector) <= bound
+    assert n_odd(factors.user_factors[-1]) <= bound
+    if architecture == "dot":
+        assert isinstance(factors.constants, RankingConstants)
+        plain = replace(factors, constants=replace(factors.constants, dislike_below=-np.inf))
+        assert n_odd(FoldIn(plain).solve(disliked, np.ones(8, np.float32)).vector) > bound

@@ -10,17 +10,15 @@ for a neural model the map from embeddings to vectors. Only `own`, and under `ra
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys.factors import Factors
-from recsys.scoring.fold_in.items import F32, UserMap
+from recsys.scoring.fold_in.items import F32, UserMap, softmax
 from recsys.scoring.fold_in.ranking import RankingFoldIn
 from recsys.scoring.fold_in.rating import RatingFoldIn
-
-DISLIKE_STRENGTH = np.float32(1.0)
-"""How far the vector of a user with dislikes only points away, as a share of how far likes would pull it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,8 @@ class FoldIn:
             ValueError: `rating` without a rating range.
         """
         self._items = factors.items
-        self._width = factors.n_factors
+        self._bias = factors.item_bias
+        self._width, self._n_dot = factors.n_factors, factors.n_dot
         self._known: NDArray[np.bool_] = np.isfinite(factors.item_bias)
         implicit = factors.items.implicit
         # Items without ratings were not in the softmax of the training.
@@ -123,17 +122,33 @@ class FoldIn:
         implicit: F32 | None,
         explain: bool,
     ) -> FoldedUser:
-        """Return the vector of a user who liked nothing they rated: it points away from what such ratings point to.
+        """Return the vector of a user who liked nothing they rated: it points away from what such ratings point to,
 
-        The loss has only positive weights, so its minimum would lie towards what the user dislikes.
+            p = prior − Σ_j y_j / √n − m · Σ_j (q_j − q̄) / ‖Σ_j (q_j − q̄)‖,        m = ‖Σ_j y_j / √n‖
+
+        with q̄ the mean vector of the items as they are listed for someone without a vector. The loss has only positive
+        weights, so its minimum would lie towards what the user dislikes. What people have who rated an item (y_j) says
+        little where items are rated whether they are liked or not; what people like who like it (q_j) does.
         """
         pulls = self._items.factors[idx] / np.float32(len(idx)) if implicit is None else implicit
-        away = -DISLIKE_STRENGTH * pulls
+        apart = self._items.factors[idx] - self._usual_item
+        apart[:, self._n_dot :] = 0  # what goes into the layers of a neural model is no taste
+        length = float(np.linalg.norm(apart.sum(0)))
+        if length > 0:
+            apart *= np.float32(np.linalg.norm(pulls.sum(0)) / length)
+        away = -pulls - apart
         parts = None
         if explain:
             parts = np.zeros((len(item_idx), self._width), np.float32)
             parts[known] = away
         return FoldedUser((start + away.sum(0)).astype(np.float32), prior_bias, parts)
+
+    @cached_property
+    def _usual_item(self) -> F32:
+        """Mean vector of the items (width,), weighed by the softmax of their biases."""
+        share, _ = softmax(self._bias)
+        mean: F32 = share @ self._items.factors
+        return mean
 
     def measure_ridge(self, rated: Sequence[tuple[NDArray[np.int64], F32]], user_vectors: F32, own: F32) -> float:
         """Return how strongly a `ranking` training held back the users' own embeddings; see `RankingFoldIn`.
