@@ -15,6 +15,8 @@ from recsys.results import Objective
 
 KILLED = "killed"
 """Reason of a run that was still `running` when the next one of its job began."""
+KILLED_EXIT_CODE = 137
+"""What a shell calls the end of a process by SIGKILL."""
 GONE = "killed or suspended: its lease has ended. The same command again goes on where it stopped"
 """Reason, until then, of a run that is `running` although nothing holds the lease of its job."""
 
@@ -266,19 +268,18 @@ def judged_before(connection: Connection, objective: Objective, live_number: int
 
 
 def last_ends(connection: Connection) -> dict[str, dict[str, int]]:
-    """Return when each job was last attempted and last succeeded, and its last exit code.
+    """Return when each job was last attempted and last succeeded, and its last exit code: 137 if it was killed.
 
     Returns:
         job → `attempt` and `success` in Unix milliseconds, and `exit_code`; what never happened is left out.
     """
     runs = schema.job_runs.c
     ends: dict[str, dict[str, int]] = {}
-    for job, attempt, newest in connection.execute(
-        select(runs.job, func.max(runs.started_at), func.max(runs.run_key)).group_by(runs.job)
-    ).all():
+    for job, attempt in connection.execute(select(runs.job, func.max(runs.started_at)).group_by(runs.job)).all():
         ends[job] = {"attempt": attempt}
         success = connection.scalar(select(func.max(runs.finished_at)).where(runs.job == job, runs.status == "done"))
-        exit_code = connection.scalar(select(runs.exit_code).where(runs.run_key == newest))
+        [newest] = read_runs(connection, 1, job)
+        exit_code = KILLED_EXIT_CODE if newest.status == "failed" and newest.exit_code is None else newest.exit_code
         ends[job] |= {} if success is None else {"success": success}
         ends[job] |= {} if exit_code is None else {"exit_code": exit_code}
     return ends

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from jobs.cli.main import app
 from recsys.database.engine import reading
-from recsys.database.runs import read_run, recorded
+from recsys.database.runs import last_ends, read_run, recorded
 from recsys.errors import TrainingError
 from tests.api.asking import check_problem
 
@@ -97,6 +97,8 @@ def test_a_run_that_was_killed_ends_with_the_next_one(engine: Engine) -> None:
     assert found is not None
     assert (found.status, found.finished_at) == ("failed", None)  # nothing holds the lease of a night
     assert "goes on where it stopped" in found.reason
+    with reading(engine) as connection:
+        assert last_ends(connection)["nightly"]["exit_code"] == 137
     with recorded(engine, "nightly"):
         pass
     with reading(engine) as connection:

@@ -113,9 +113,10 @@ def test_a_broken_publisher_is_caught(sqlite_engine: Engine, tmp_path: Path) -> 
 
 
 @pytest.mark.crash
-def test_a_thousand_killed_publications(engine: Engine, tmp_path: Path) -> None:
-    n_killed, problems = crash_publications(engine, tmp_path, "publish", 1000, seed=1000)
-    report(f"publications on {engine.dialect.name}: 1,000 trials, {n_killed} killed, {len(problems)} inconsistencies")
+@pytest.mark.parametrize("part", range(4))
+def test_a_thousand_killed_publications(engine: Engine, tmp_path: Path, part: int) -> None:
+    n_killed, problems = crash_publications(engine, tmp_path, "publish", 250, seed=1000 + 250 * part)
+    report(f"publications on {engine.dialect.name}: 250 trials, {n_killed} killed, {len(problems)} inconsistencies")
     assert problems == []
 
 
@@ -196,8 +197,10 @@ def test_a_night_that_is_killed_anywhere_and_run_again_ends_as_if_nothing_had_ha
 
 
 @pytest.mark.crash
-def test_two_hundred_killed_nights(migrated_sqlite: Path, tmp_path: Path) -> None:
-    report(f"nights: 200 trials, {crash_nights(migrated_sqlite, tmp_path, 200, seed=2000)} killed, 0 differences")
+@pytest.mark.parametrize("part", range(4))
+def test_two_hundred_killed_nights(migrated_sqlite: Path, tmp_path: Path, part: int) -> None:
+    n_killed = crash_nights(migrated_sqlite, tmp_path, 50, seed=2000 + 50 * part)
+    report(f"nights: 50 trials, {n_killed} killed, 0 differences")
 
 
 @pytest.mark.parametrize("max_pages", [1, 40, 80])

@@ -21,6 +21,7 @@ def test_five_snapshots_in_order(engine: Engine, shared_data: Path, tmp_path: Pa
         source = shared_data / f"movietweetings-snapshots.zip/movietweetings/{size}"
         report = nightly(engine, settings, [source], device="cpu")
         assert report.status in ("published", "some_refused", "not_better"), report
+        print(size, report.seconds, [each.line() for each in report.objectives])  # noqa: T201 - shown if it fails
         again = nightly(engine, settings, [source], device="cpu")
         assert again.status == "nothing_new"
         assert again.loads[0].inserted == again.loads[0].updated == 0
@@ -28,7 +29,7 @@ def test_five_snapshots_in_order(engine: Engine, shared_data: Path, tmp_path: Pa
             for objective, number in live_numbers(connection).items():
                 training = version(connection, number).training
                 assert training.gate_passed
-                assert training.refit is not None
+                assert training.refit is not None or "without the held-out ratings" in training.gate_reason
                 newest = next(each for each in report.objectives if each.objective == objective)
                 if newest.status == "published":
                     assert newest.model_version == number
