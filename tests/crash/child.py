@@ -142,7 +142,9 @@ def run_night(engine: Engine, path: str | None) -> None:
     train.config_for = lambda *given: config_for(*given[:-1], SMALL)
     refit.MIN_OVERLAP, refit.MAX_LOSS = 0.0, 10.0
     settings = Settings(checkpoints=Path("checkpoints"), gate_margin=1.0, lease_seconds=1.0)
-    nightly(engine, settings, [Path(path)] if path else [], device="cpu")
+    report = nightly(engine, settings, [Path(path)] if path else [], device="cpu")
+    if report.status == "failed":
+        raise SystemExit("\n".join(each.line() for each in report.objectives))
 
 
 def insert_nothing(engine: Engine, _: object) -> None:

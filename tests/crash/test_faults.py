@@ -88,7 +88,7 @@ def test_a_night_on_a_full_disk_fails_and_the_next_one_publishes(
     fill(sqlite_engine)
     with reading(sqlite_engine) as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
-    max_pages = 1 if fault == "no page left" else pages + 20
+    max_pages = 1 if fault == "no page left" else pages + 4
     assert do(sqlite_engine, tmp_path, "night", None, max_pages=max_pages)[0] == 1
     with reading(sqlite_engine) as connection:
         for number in live_numbers(connection).values():
