@@ -25,7 +25,7 @@ from recsys.data.limits import EARLIEST_MS, EPOCH, LATEST_MS, MAX_WEIGHT, MS
 from recsys.results import Order, PopularBy
 from recsys.serving.batch import SentFeedback
 from recsys.serving.encode import MetadataField
-from recsys.serving.filters import Filters, parse_condition
+from recsys.serving.filters import NO_FILTERS, Filters, parse_condition
 from recsys.serving.trending import HALF_LIFE_DAYS
 
 N = Annotated[int, Field(ge=1, le=1000, description="Number of items to list.", examples=[10])]
@@ -83,6 +83,10 @@ Id = Annotated[str, StringConstraints(min_length=0)]
 """Any text but an unpaired surrogate, which JSON allows: pydantic checks for these only where there is a constraint."""
 
 
+FILTERS = frozenset({"category", "not_category", "year_from", "year_to", "attribute"})
+"""Names of the parameters that filter by metadata."""
+
+
 class FilterParams(Params):
     """Query parameters of all lists."""
 
@@ -96,6 +100,8 @@ class FilterParams(Params):
 
     def filters(self, min_ratings: int = 0) -> Filters:
         """Return the filters of a list."""
+        if not min_ratings and self.model_fields_set.isdisjoint(FILTERS):
+            return NO_FILTERS
         return Filters(
             categories=tuple(self.category),
             not_categories=tuple(self.not_category),
@@ -297,6 +303,8 @@ class FilterBody(Body):
 
     def filters(self) -> Filters:
         """Return the filters of a list."""
+        if not self.min_ratings and self.model_fields_set.isdisjoint(FILTERS):
+            return NO_FILTERS
         return Filters(
             categories=tuple(self.category),
             not_categories=tuple(self.not_category),

@@ -1,7 +1,6 @@
 """Lists: recommendations, similar items, popular items, predictions."""
 
 from collections.abc import Collection
-from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
@@ -29,6 +28,7 @@ from recsys.serving.batch import UNEXPLAINED, ListRequest, lists_for
 from recsys.serving.checks import ignored_parts
 from recsys.serving.encode import PLAIN, ItemDetails, metadata_fields, to_json
 from recsys.serving.explain import explain_items
+from recsys.serving.filters import NO_FILTERS
 from recsys.serving.lists import ListQuery, plan_list
 from recsys.serving.live_model import LiveModel
 from recsys.serving.pages import Start, as_page, start_page
@@ -70,17 +70,13 @@ async def recommend(request: Request, user_id: UserId, query: Annotated[Recommen
         return Response(user.answer[2], media_type="application/json")
     catalogue = recommender.catalogue
     start = start_page(catalogue, "recommendations", query.cursor)
-    list_query = ListQuery(n=query.n + 1)
+    exclude = start.shown
+    if query.exclude:
+        exclude = np.concatenate([catalogue.find(query.exclude), exclude])
+    filters = query.filters(query.min_ratings)
+    list_query = ListQuery(query.n + 1, query.exclude_seen, exclude, filters=filters, after=start.last)
     ignored: tuple[Ignored, ...] = ()
-    if not is_plain:
-        filters = query.filters(query.min_ratings)
-        list_query = replace(
-            list_query,
-            exclude_seen=query.exclude_seen,
-            exclude=np.concatenate([catalogue.find(query.exclude), start.shown]),
-            filters=filters,
-            after=start.last,
-        )
+    if query.exclude or filters is not NO_FILTERS:
         ignored = ignored_parts(catalogue, filters, [("exclude", query.exclude)])
     plan = plan_list(recommender, model, user, list_query)
     ranked = plan if isinstance(plan, RankedItems) else plan.finish(await _find(state, plan))
@@ -217,7 +213,7 @@ async def similar(request: Request, item_id: ItemId, query: Annotated[SimilarPar
     start = start_page(catalogue, "similar", query.cursor)
     seen, ignored = await _seen_by(state, recommender, query.exclude_seen_by)
     filters = query.filters(query.min_ratings)
-    exclude = np.concatenate([start.shown, seen])
+    exclude = np.concatenate([start.shown, seen]) if len(seen) else start.shown
     search = recommender.similar.search(item_id, query.n + 1, filters, exclude, start.last)
     ignored += ignored_parts(catalogue, filters)
     content = await _similar_list(state, recommender, search, start, query.n, ignored, query.fields)
@@ -253,7 +249,9 @@ async def _similar_list(
     fields: Collection[str],
 ) -> bytes:
     ranked = recommender.similar.finish(search, await _find(state, search))
-    ranked = as_page(recommender.catalogue, ranked, n, start)._replace(ignored=ignored)
+    ranked = as_page(recommender.catalogue, ranked, n, start)
+    if ignored:
+        ranked = ranked._replace(ignored=ignored)
     return to_json(recommender.catalogue, ranked, ItemDetails(metadata_fields(fields)) if fields else PLAIN)
 
 

@@ -44,7 +44,7 @@ class Catalogue:
         n_explicit: (n_items,) int64, ratings that say how much.
         mean_rating: (n_items,) float64 of these, 0 for an item without any.
         idx_of: external id → position.
-        json_prefixes: (item_id, title) → the beginning of the item in a list as JSON, of those that were listed.
+        json_prefixes: position → the beginning of the item in a list as JSON, of those that were listed.
         attributes: index of the attributes, for filters.
     """
 
@@ -56,7 +56,7 @@ class Catalogue:
     n_explicit: NDArray[np.int64]
     mean_rating: NDArray[np.float64]
     idx_of: GrowingIds
-    json_prefixes: dict[tuple[str, str | None], bytes] = field(repr=False)
+    json_prefixes: dict[int, bytes] = field(repr=False)
     attributes: AttributeIndex = field(repr=False)
     _left_out: dict[Filters, NDArray[np.bool_]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -167,7 +167,7 @@ class Catalogue:
 
     def exclusions(self, filters: Filters, item_idx: NDArray[np.integer]) -> NDArray[np.integer] | NDArray[np.bool_]:
         """Return what a list leaves out: the items at these positions, and those that filters leave out."""
-        if filters == NO_FILTERS:
+        if filters is NO_FILTERS or filters == NO_FILTERS:
             return item_idx
         mask = self.left_out(filters).copy()
         mask[item_idx] = True
@@ -189,12 +189,11 @@ class Catalogue:
 
     def json_prefix(self, item_idx: int) -> bytes:
         """Return `{"item_id":…,"title":…,"score":` for an item."""
-        item = self.items[item_idx]
-        known = item.item_id, item.title
-        prefix = self.json_prefixes.get(known)
+        prefix = self.json_prefixes.get(item_idx)
         if prefix is None:
+            item = self.items[item_idx]
             text = json.dumps({"item_id": item.item_id, "title": item.title}, separators=(",", ":"))
-            self.json_prefixes[known] = prefix = f'{text[:-1]},"score":'.encode()
+            self.json_prefixes[item_idx] = prefix = f'{text[:-1]},"score":'.encode()
         return prefix
 
     @cached_property
@@ -266,7 +265,7 @@ class Catalogue:
             n_explicit=np.append(self.n_explicit, np.zeros(n_new, np.int64)),
             mean_rating=np.append(self.mean_rating, np.zeros(n_new)),
             idx_of=self.idx_of.with_more({item_id: self.n_items + at for at, item_id in enumerate(new)}),
-            json_prefixes=self.json_prefixes,
+            json_prefixes={},
             attributes=self.attributes.with_items(items, hidden),
         )
 

@@ -19,7 +19,7 @@ def ignored_parts(
         ids: name of a parameter, and the item ids that it has.
     """
     found: list[Ignored] = []
-    if filters != NO_FILTERS:
+    if filters is not NO_FILTERS:
         found += _unknown_names(catalogue, filters)
     for where, item_ids in ids:
         unknown = [item_id for item_id in dict.fromkeys(item_ids) if item_id not in catalogue.idx_of]

@@ -106,10 +106,10 @@ def _list_json(catalogue: Catalogue, ranked: RankedItems, details: ItemDetails) 
 
 
 def _items_json(catalogue: Catalogue, ranked: RankedItems, details: ItemDetails) -> bytes:
-    prefix, best = catalogue.json_prefix, ranked.best
+    prefix, known, best = catalogue.json_prefix, catalogue.json_prefixes.get, ranked.best
     pairs = zip(best.item_idx.tolist(), best.scores.tolist(), strict=True)
     if details is PLAIN:
-        return b",".join([b"%b%a}" % (prefix(idx), score) for idx, score in pairs])
+        return b",".join([b"%b%a}" % (known(idx) or prefix(idx), score) for idx, score in pairs])
     items = []
     for at, (idx, score) in enumerate(pairs):
         item = b"%b%a" % (prefix(idx), score)

@@ -5,7 +5,7 @@ with others (`run_searches`, or `recsys.serving.batching`), or the finished list
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ class ListQuery:
 
     n: int = 10
     exclude_seen: bool = True
-    exclude: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    exclude: Sequence[int] | NDArray[np.int64] = ()
     candidates: NDArray[np.int64] | None = None
     filters: Filters = NO_FILTERS
     after: int | None = None

@@ -109,7 +109,7 @@ class LiveModel:
         """The part of the item vectors that is multiplied: (n_items, n_dot)."""
         return self.factors.embeddings
 
-    @property
+    @cached_property
     def known(self) -> NDArray[np.bool_]:
         """(n_items,) mask of the items that the version can list."""
         return np.isfinite(self.item_bias)

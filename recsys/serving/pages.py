@@ -8,12 +8,15 @@ would become too long for a URL: then it carries the last item only, and the lis
 import base64
 import struct
 import zlib
+from binascii import b2a_base64
+from operator import sub
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys.errors import InputError
+from recsys.scoring.search import TopN
 from recsys.serving.catalogue import Catalogue
 from recsys.serving.searches import RankedItems
 
@@ -34,6 +37,8 @@ AFTER_LAST = (
 
 _KINDS: dict[ListKind, bytes] = {"recommendations": b"r", "similar": b"s", "popular": b"p"}
 _HEADER = struct.Struct("<cqqq")
+_PLAIN_CURSORS = [struct.Struct(f"<cqqq{n}q") for n in range(_MAX_PLAIN + 1)]
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _NO_ITEMS = np.empty(0, np.int64)
 
 
@@ -109,18 +114,28 @@ def as_page(catalogue: Catalogue, ranked: RankedItems, n: int, start: Start) -> 
     best = ranked.best
     if len(best.item_idx) <= n:
         return ranked if notice is None else ranked._replace(notice=notice)
-    best = best._replace(item_idx=best.item_idx[:n], scores=best.scores[:n])
-    listed = catalogue.item_keys[best.item_idx]
+    best = TopN(best.item_idx[:n], best.scores[:n])
+    listed: list[int] = catalogue.item_keys[best.item_idx].tolist()
     n_listed = start.n_listed + n
-    keys = _NO_ITEMS
+    keys: list[int] = []
     if n_listed <= MAX_SHOWN:
-        keys = np.concatenate([start.keys, listed]) if len(start.keys) else listed.copy()
-        keys.sort()
-        keys[1:] -= keys[:-1].copy()
+        keys = sorted([*start.keys.tolist(), *listed] if start.n_listed else listed)
+    steps = map(sub, keys, [0, *keys[:-1]])
     version = -1 if ranked.model_version is None else ranked.model_version
-    letter, packed = _KINDS[start.kind], keys.astype("<i8", copy=False).tobytes()
-    if len(keys) > _MAX_PLAIN:
-        letter, packed = letter.upper(), zlib.compress(packed, 1)
-    header = _HEADER.pack(letter, version, n_listed, int(listed[-1]))
-    cursor = base64.urlsafe_b64encode(header + packed).rstrip(b"=").decode()
-    return ranked._replace(best=best, next_cursor=cursor, notice=notice)
+    letter, n_keys = _KINDS[start.kind], len(keys)
+    if n_keys <= _MAX_PLAIN:
+        content = _PLAIN_CURSORS[n_keys].pack(letter, version, n_listed, listed[-1], *steps)
+    else:
+        packed = zlib.compress(struct.pack(f"<{n_keys}q", *steps), 1)
+        content = _HEADER.pack(letter.upper(), version, n_listed, listed[-1]) + packed
+    cursor = b2a_base64(content, newline=False).translate(_URL_SAFE).rstrip(b"=").decode()
+    return RankedItems(
+        ranked.model_version,
+        ranked.source,
+        best,
+        ranked.fallback,
+        ranked.score_kind,
+        ranked.ignored,
+        cursor,
+        notice,
+    )
