@@ -157,7 +157,6 @@ def encoded(value: object) -> str:
 @pytest.mark.parametrize(
     "cursor",
     [
-        "",
         "zzz",
         "é",
         "\ud800",
@@ -172,6 +171,10 @@ def encoded(value: object) -> str:
 def test_invalid_cursors_are_refused(catalogue: Catalogue, cursor: str) -> None:
     with pytest.raises(InputError, match="is not the next_cursor of a page"):
         catalogue.search("", 2, cursor)
+
+
+def test_an_empty_cursor_is_the_first_page(catalogue: Catalogue) -> None:
+    assert catalogue.search("", 2, "") == catalogue.search("", 2)
 
 
 @pytest.mark.parametrize("key", [-1, 0, 10**30, -(10**30)])
