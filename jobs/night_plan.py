@@ -13,7 +13,7 @@ from recsys.database.engine import reading
 from recsys.database.leases import TRAINING, held_leases
 from recsys.database.models import live_numbers
 from recsys.database.retention import obsolete
-from recsys.results import NightPlan, Objective, PlannedStep
+from recsys.results import Architecture, NightPlan, Objective, PlannedStep
 from recsys.settings import Settings
 
 
@@ -24,6 +24,7 @@ def plan_night(
     *,
     load_options: LoadOptions | None = None,
     seed: int = 0,
+    architecture: Architecture | None = None,
 ) -> NightPlan:
     """Return the steps that `nightly` would take, and why. Sources are read and checked; nothing is written but the
     file of rejected rows.
@@ -49,7 +50,9 @@ def plan_night(
             )
         )
     with reading(engine) as connection:
-        steps += [planned_training(connection, objective, seed, n_new) for objective in get_args(Objective)]
+        steps += [
+            planned_training(connection, objective, seed, architecture, n_new) for objective in get_args(Objective)
+        ]
         numbers, _ = obsolete(connection, settings.keep_versions, settings.keep_days)
     would = f"delete the versions {', '.join(map(str, sorted(numbers)))}" if numbers else "delete nothing"
     why = f"{settings.keep_versions} versions of each objective that passed the gate are kept"
@@ -65,7 +68,9 @@ def plan_night(
     return NightPlan(steps=steps)
 
 
-def planned_training(connection: Connection, objective: Objective, seed: int, n_new: int) -> PlannedStep:
+def planned_training(
+    connection: Connection, objective: Objective, seed: int, architecture: Architecture | None, n_new: int
+) -> PlannedStep:
     """Return what a night would do for one objective.
 
     Args:
@@ -78,7 +83,7 @@ def planned_training(connection: Connection, objective: Objective, seed: int, n_
         return PlannedStep(step="train", objective=objective, would=train, why=f"{n_new:,} ratings are new or changed")
     if current_seq(connection) == 0:
         return PlannedStep(step="train", objective=objective, would="fail", why="there are no ratings")
-    latest = already_trained(connection, objective, {}, seed)
+    latest = already_trained(connection, objective, {}, seed, architecture if objective == "ranking" else "dot")
     if latest is None:
         why = "the ratings or the settings changed since the last training"
         return PlannedStep(step="train", objective=objective, would=train, why=why)

@@ -25,7 +25,7 @@ from recsys.database.retention import prune
 from recsys.database.runs import Run, delete_old_runs, recorded
 from recsys.errors import LockedError, NothingToTrainError, RecsysError
 from recsys.extras import has_extra
-from recsys.results import LoadReport, NightlyReport, Objective, ObjectiveReport, TrainReport, as_time
+from recsys.results import Architecture, LoadReport, NightlyReport, Objective, ObjectiveReport, TrainReport, as_time
 from recsys.settings import Settings
 
 KEEP_RUNS_DAYS = 400
@@ -80,6 +80,7 @@ def nightly(
     overrides: Mapping[Objective, Mapping[str, Any]] | None = None,
     device: str = "auto",
     seed: int = 0,
+    architecture: Architecture | None = None,
     on_end: Callable[[NightlyReport], None] = lambda report: None,
 ) -> NightlyReport:
     """Load the sources, train each objective whose ratings changed since it was last trained, and delete old versions.
@@ -88,6 +89,7 @@ def nightly(
 
     Args:
         load_options: how all sources are to be read.
+        architecture: of the lists; `None`: the candidate that suits the ratings best (`jobs.portfolio`).
         on_end: called with the report, also if an error is raised afterwards.
 
     Raises:
@@ -101,7 +103,17 @@ def nightly(
             night.run = run.key
             with reported(settings, night, run), explain_interrupt(night.kept):
                 run_steps(
-                    engine, settings, held, run, night, sources, load_options or {}, overrides or {}, device, seed
+                    engine,
+                    settings,
+                    held,
+                    run,
+                    night,
+                    sources,
+                    load_options or {},
+                    overrides or {},
+                    device,
+                    seed,
+                    architecture,
                 )
     except BaseException as error:
         night.error = described(error)
@@ -142,6 +154,7 @@ def run_steps(
     overrides: Mapping[Objective, Mapping[str, Any]],
     device: str,
     seed: int,
+    architecture: Architecture | None,
 ) -> None:
     """Run all steps of a night."""
     with run.step("lease") as step:
@@ -166,7 +179,8 @@ def run_steps(
         return inputs[0]
 
     for objective in get_args(Objective):
-        job = TrainingJob(objective, overrides=overrides.get(objective, {}), device=device, seed=seed)
+        chosen: Architecture | None = architecture if objective == "ranking" else "dot"
+        job = TrainingJob(objective, chosen, overrides.get(objective, {}), device, seed)
         try:
             train_if_new(engine, settings, held, run, night, job, read_once)
         except Interrupted as interrupted:
@@ -207,7 +221,7 @@ def train_if_new(
     try:
         with reading(engine) as connection:
             latest = already_trained(
-                connection, objective, job.overrides, job.seed, fingerprint=lambda: read_once().fingerprint
+                connection, objective, job.overrides, job.seed, job.architecture, lambda: read_once().fingerprint
             )
             is_left = latest is not None and is_unpublished(connection, latest)
         if latest is not None and not is_left:

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine
 from jobs.fitting import fit_with_progress
 from jobs.interrupt import explain_interrupt
 from jobs.judging import Judgement, judge_version
+from jobs.portfolio import CANDIDATES, Choice, choose_architecture
 from jobs.progress import say
 from jobs.training_data import choose_config
 from jobs.training_input import TrainingInput
@@ -46,6 +47,7 @@ class TrainingJob:
     """What to train, and what to do with the version.
 
     Attributes:
+        architecture: `None`: the one that orders a validation part best; see `jobs.portfolio`.
         overrides: fields of `Config` to set in place of tuned values and defaults; `None` values are ignored.
         accumulate: number of parts to split each batch into, if the device has too little memory for a whole one.
         publish_it: whether to publish the version if the gate allows it.
@@ -53,7 +55,7 @@ class TrainingJob:
     """
 
     objective: Objective
-    architecture: Architecture = "dot"
+    architecture: Architecture | None = "dot"
     overrides: Mapping[str, Any] = field(default_factory=dict)
     device: str = "auto"
     seed: int = 0
@@ -99,18 +101,14 @@ class Pipeline:
                     "n_items": source.ratings.n_items,
                     "n_held_out": test.n_ratings,
                 }
-            with reading(self._engine) as connection:
-                config = choose_config(
-                    connection,
-                    job.objective,
-                    job.architecture,
-                    source.ratings.n_ratings,
-                    source.ratings.n_users,
-                    source.ratings.effective_items(),
-                    job.overrides,
-                )
+            config = self._config(job.architecture or "dot")
+            choice = None
+            if job.architecture is None and job.objective == "ranking":
+                choice = self._choose(training_set)
+                config = self._config(choice.architecture)
+            settled = replace(config, **({} if choice is None else choice.settings))
             twin_file, refit_file = open_checkpoints(
-                settings.checkpoints, config, [self._digest(config, part) for part in (training_set, source.ratings)]
+                settings.checkpoints, settled, [self._digest(settled, part) for part in (training_set, source.ratings)]
             )
             say(f"{job.objective}: training on {training_set.n_ratings:,} ratings, measuring on {test.n_ratings:,}")
             if test.n_users > CURVE_USERS:
@@ -119,17 +117,46 @@ class Pipeline:
                 curve = Judge(
                     job.objective, training_set, test.select(test.user_idx < CURVE_USERS).compact(), source.scale
                 )
-                twin = self._fit(training_set, config, twin_file, curve=curve, baseline=source.bias_baseline)
+                twin = self._fit(training_set, settled, twin_file, curve=curve, baseline=source.bias_baseline)
                 step.figures = {"seconds": round(twin.seconds, 3), "loss": last_loss(twin), "n_epochs": config.n_epochs}
             judge = Judge(job.objective, training_set, test, source.scale)
             with run.step("judge", job.objective, twin_file.path.stem) as step:
                 judgement = judge_version(self._engine, judge, twin.factors, source.bias_baseline, settings.gate_margin)
                 step.figures = judgement.as_record()
-            return self._finish(config, twin, refit_file, judgement, curve.metric, started)
+            return self._finish(config, choice, twin, refit_file, judgement, curve.metric, started)
+
+    def _config(self, architecture: Architecture) -> Config:
+        """Return the settings to train an architecture with."""
+        job, ratings = self.job, self._source.ratings
+        with reading(self._engine) as connection:
+            return choose_config(
+                connection,
+                job.objective,
+                architecture,
+                ratings.n_ratings,
+                ratings.n_users,
+                ratings.effective_items(),
+                job.overrides,
+            )
+
+    def _choose(self, training_set: Ratings) -> Choice:
+        """Return the architecture that suits the training set."""
+        configs = {architecture: self._config(architecture) for architecture in CANDIDATES}
+
+        def fit(ratings: Ratings, config: Config) -> Learner:
+            # Not by `open_checkpoints`: a night that was stopped later has checkpoints of its own.
+            path = checkpoint_path(self._settings.checkpoints, config, self._digest(config, ratings))
+            return self._fit(ratings, config, Checkpoint(path, save_last=True), label="trying")
+
+        with self._run.step("choose", "ranking", self._digest(configs["dot"], training_set)) as step:
+            choice = choose_architecture(training_set, self._source.scale, configs, fit)
+            step.figures = {"architecture": choice.architecture, "measured": dict(choice.measured), **choice.settings}
+        return choice
 
     def _finish(
         self,
         config: Config,
+        choice: Choice | None,
         twin: Learner,
         refit_file: Checkpoint,
         judgement: Judgement,
@@ -139,9 +166,10 @@ class Pipeline:
         """Refit, store and publish a version that was judged."""
         job, source, run = self.job, self._source, self._run
         verdict, served, refit = judgement.verdict, twin, None
+        found = twin.config.get("found", {})
         if verdict.publish or job.force_reason is not None:
             with run.step("refit", job.objective, refit_file.path.stem) as step:
-                refitted = self._fit(source.ratings, config, refit_file, label="refitting")
+                refitted = self._fit(source.ratings, replace(config, **found), refit_file, label="refitting")
                 check = check_refit(refitted.factors, twin.factors, source.ratings, source.parts[0])
                 step.figures = {"seconds": round(refitted.seconds, 3), **check.as_record()}
             if check.problem is None:
@@ -153,6 +181,9 @@ class Pipeline:
                 architecture=config.architecture,
                 configuration={
                     **served.config,
+                    **config.as_record(),
+                    **({"found": found} if found else {}),
+                    **({"candidates": dict(choice.measured)} if choice is not None else {}),
                     "n_users": source.ratings.n_users,
                     "effective_items": source.ratings.effective_items(),
                     "curve_users": min(source.parts[1].n_users, CURVE_USERS),
@@ -183,8 +214,9 @@ class Pipeline:
                 twin=None if served is twin else twin.factors,
             )
             step.figures = {"model_version": number, "refitted": served is not twin}
-        for file in checkpoint_files(self._settings.checkpoints, config):
-            file.unlink(missing_ok=True)
+        for each in (config, *([] if choice is None else [replace(config, architecture=name) for name in CANDIDATES])):
+            for file in checkpoint_files(self._settings.checkpoints, each):
+                file.unlink(missing_ok=True)
         decision = decide_publication(verdict, job.publish_it, job.force_reason)
         if decision.publish:
             decision = self.publish(number, decision, judgement.compared_with, force=not verdict.publish)
@@ -199,6 +231,7 @@ class Pipeline:
             seconds=round(time.perf_counter() - started, 3),
             gate=judgement.gate,
             refit=refit,
+            candidates=None if choice is None else dict(choice.measured),
         )
 
     def resume(self, number: int) -> TrainReport:
@@ -310,12 +343,17 @@ def checkpoint_files(folder: Path, config: Config) -> list[Path]:
     return sorted(folder.glob(f"{config.objective}-{config.architecture}-*.safetensors"))
 
 
+def checkpoint_path(folder: Path, config: Config, digest: str) -> Path:
+    """Return the file of the checkpoint of a training."""
+    return folder / f"{config.objective}-{config.architecture}-{digest}.safetensors"
+
+
 def open_checkpoints(folder: Path, config: Config, digests: list[str]) -> list[Checkpoint]:
     """Return the checkpoints of some trainings; delete those of other trainings of the same objective and architecture.
 
     The last state of a training is saved too, so that a later step that is killed does not train again.
     """
-    paths = [folder / f"{config.objective}-{config.architecture}-{digest}.safetensors" for digest in digests]
+    paths = [checkpoint_path(folder, config, digest) for digest in digests]
     for other in checkpoint_files(folder, config):
         if other not in paths:
             other.unlink(missing_ok=True)

@@ -227,10 +227,13 @@ def recommend_all(engine: Engine, out: Path, query: UserQuery) -> AllListsReport
 def chunk_lists(
     connection: Connection, recommender: Recommender, model: LiveModel | None, chunk: UserChunk, query: ListQuery
 ) -> pa.Table:
-    """Return the lists of some users: trained rows are read in bulk, other users as the API reads them."""
+    """Return the lists of some users: trained rows are read in bulk, other users as the API reads them.
+
+    Weights between items need the ratings themselves, so that all users are read as the API reads them.
+    """
     seen = read_seen(connection, recommender, chunk)
     states: dict[str, UserState] = {}
-    if model is not None:
+    if model is not None and model.factors.weights is None:
         trained_seq, width = model.version.training.trained_seq, model.factors.n_factors
         rows = read_trained_rows(connection, chunk, model.number, trained_seq, width)
         for position, vector, bias in zip(*rows, strict=True):

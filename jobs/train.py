@@ -63,7 +63,7 @@ def already_trained(
     objective: Objective,
     overrides: Mapping[str, Any],
     seed: int,
-    architecture: Architecture = "dot",
+    architecture: Architecture | None = "dot",
     fingerprint: Callable[[], str] | None = None,
 ) -> ModelVersion | None:
     """Return the version that a training now would only repeat: same ratings, same config, same seed.
@@ -72,11 +72,11 @@ def already_trained(
     (`is_unpublished`).
 
     Args:
+        architecture: `None`: of a version that was the best candidate.
         fingerprint: returns the fingerprint of all ratings; `None`: they are read for it.
     """
     live = live_numbers(connection).get(objective)
     seq = current_seq(connection)
-    tuned = read_tuned(connection, objective, architecture)
     found: str | None = None
     for stored in versions(connection):
         if stored.objective != objective:
@@ -84,12 +84,17 @@ def already_trained(
         if is_unpublished(connection, stored) and stored.training.gate.get("compared_with", 0) != live:
             continue
         before = dict(stored.training.configuration)
-        for outcome in ("restarts", "curve_users"):  # see `recsys.training.build.Restart` and `jobs.pipeline`
+        if architecture is None and "candidates" not in before:
+            continue
+        # See `recsys.training.fit.Fitted` and `jobs.pipeline`.
+        for outcome in ("restarts", "found", "candidates", "curve_users"):
             before.pop(outcome, None)
+        of_version = architecture or stored.training.architecture
+        tuned = read_tuned(connection, objective, of_version)
         n_ratings, n_users = stored.training.n_ratings, int(str(before.get("n_users", 0)))
         effective_items = float(str(before.pop("effective_items", 0)))
         parameters = tuned.parameters if tuned is not None and tuned.applies_to(n_ratings) else {}
-        config = config_for(objective, architecture, n_ratings, n_users, effective_items, parameters, overrides)
+        config = config_for(objective, of_version, n_ratings, n_users, effective_items, parameters, overrides)
         if before != {**config.as_record(), "seed": seed, "n_users": n_users}:
             continue
         if stored.training.trained_seq == seq:

@@ -56,7 +56,7 @@ def training_progress(
         metric: name of the value that is measured after each epoch; `None` if none is.
         label: what is being done, before the objective.
     """
-    chosen = pick_device(device)
+    chosen = torch.device("cpu") if config.architecture == "item" else pick_device(device)
     say(describe_memory(train, config, chosen))
     columns = (
         TextColumn("{task.description}"),

@@ -8,7 +8,7 @@ EXTRAS = {
     "dashboard": ("dash", "janus"),
     "report": ("jinja2", "kaleido", "openTSNE", "pandas", "plotly"),
     "serve": ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "threadpoolctl", "uvicorn", "uvloop"),
-    "train": ("optuna", "pandas", "torch"),
+    "train": ("optuna", "pandas", "scipy", "torch"),
 }
 """Extra → modules that it installs, as in pyproject.toml."""
 

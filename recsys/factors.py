@@ -90,6 +90,83 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemWeights:
+    """How much having one item adds to the scores of others: a sparse matrix B (n_items, n_items), by row.
+
+    A user with the items N, of which each counts x_j, has Σ_{j ∈ N} x_j B_ji as part of the score of item i.
+
+    Attributes:
+        starts: (n_items + 1,) int64: the entries of row j are those from `starts[j]` to `starts[j + 1]`.
+        item_idx: (n,) int32, the column of each entry, ascending within a row.
+        values: (n,) float32.
+    """
+
+    starts: NDArray[np.int64]
+    item_idx: NDArray[np.int32]
+    values: NDArray[np.float32]
+
+    @property
+    def n_items(self) -> int:
+        return len(self.starts) - 1
+
+    @classmethod
+    def from_entries(
+        cls, row: NDArray[np.integer], column: NDArray[np.integer], values: NDArray[np.float32], n_items: int
+    ) -> "ItemWeights":
+        """Return the matrix with some entries, given in any order: (n,) each."""
+        order = np.lexsort((column, row))
+        starts = np.zeros(n_items + 1, np.int64)
+        np.cumsum(np.bincount(row, minlength=n_items), out=starts[1:])
+        return cls(starts, column[order].astype(np.int32), values[order].astype(np.float32))
+
+    def rows(self) -> NDArray[np.int64]:
+        """Return the row of each entry: (n,)."""
+        return np.repeat(np.arange(self.n_items), np.diff(self.starts))
+
+    def at(self, rows: NDArray[np.integer], column: int) -> NDArray[np.float32]:
+        """Return the entries of some rows in one column: (n,) → (n,)."""
+        found = np.zeros(len(rows), np.float32)
+        for place, row in enumerate(np.asarray(rows).tolist()):
+            if row < self.n_items:
+                start, stop = self.starts[row], self.starts[row + 1]
+                at = start + np.searchsorted(self.item_idx[start:stop], column)
+                if at < stop and self.item_idx[at] == column:
+                    found[place] = self.values[at]
+        return found
+
+    def times(self, factor: float) -> "ItemWeights":
+        """Return the matrix multiplied by a number."""
+        return ItemWeights(self.starts, self.item_idx, (self.values * np.float32(factor)).astype(np.float32))
+
+    def moved(self, position: NDArray[np.int64], n_items: int) -> "ItemWeights":
+        """Return the same weights over other positions.
+
+        Args:
+            position: (n_items of these,) the new position of each item; −1: the item is left out.
+            n_items: number of items afterwards.
+        """
+        if n_items == self.n_items and np.array_equal(position, np.arange(n_items)):
+            return self
+        row, column = position[self.rows()], position[self.item_idx]
+        kept = (row >= 0) & (column >= 0)
+        row, column, values = row[kept], column[kept], self.values[kept]
+        present = position[position >= 0]
+        if (np.diff(present) <= 0).any():
+            return ItemWeights.from_entries(row, column, values, n_items)
+        starts = np.zeros(n_items + 1, np.int64)  # the order of the entries stays
+        np.cumsum(np.bincount(row, minlength=n_items), out=starts[1:])
+        return ItemWeights(starts, column.astype(np.int32), values)
+
+    def similarity(self) -> "ItemWeights":
+        """Return how much two items say of each other, whichever of them a user has: (B + Bᵀ) / 2."""
+        row, column = self.rows(), self.item_idx.astype(np.int64)
+        both = np.concatenate([row, column]) * self.n_items + np.concatenate([column, row])
+        pair, at = np.unique(both, return_inverse=True)
+        means = (np.bincount(at, np.tile(self.values, 2), len(pair)) / 2).astype(np.float32)
+        return ItemWeights.from_entries(*np.divmod(pair, max(self.n_items, 1)), means, self.n_items)
+
+
+@dataclass(frozen=True, slots=True)
 class RatingConstants:
     """Constants of a `rating` training that fold-in needs.
 
@@ -139,7 +216,8 @@ class Factors:
         r_ui = low + (high − low) / (1 + exp(−z_ui)),   (low, high) = rating_range
 
     A user or item that the model does not know has zero factors and zero bias. For a neural model the `head` takes the
-    place of the product. `recsys.scoring.score` computes both.
+    place of the product. `recsys.scoring.score` computes both. With `weights`, the items that the user has add
+    Σ_j x_j B_ji to the score; `recsys.scoring.profile` has x.
 
     Attributes:
         objective: what was optimised.
@@ -149,6 +227,7 @@ class Factors:
         rating_range: the ends of the sigmoid, half a step outside the rating scale; `None` under `ranking`.
         head: the layers of a neural model; `None` for the dot product.
         constants: what fold-in needs of the training; `None` if the training did not leave any.
+        weights: between items; `None`: the items that a user has add nothing but their part of the user's vector.
     """
 
     objective: Objective
@@ -158,6 +237,7 @@ class Factors:
     rating_range: tuple[float, float] | None = None
     head: Head | None = None
     constants: RatingConstants | RankingConstants | None = None
+    weights: ItemWeights | None = None
 
     @property
     def user_keys(self) -> NDArray[np.int64]:

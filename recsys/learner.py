@@ -159,6 +159,8 @@ class Learner:
         scale = rating_scale or (float(train.rating.min()), float(train.rating.max()))
         history = [asdict(epoch) for epoch in fitted.history]
         record = {**config.as_record(), "seed": seed}
+        if fitted.found:
+            record["found"] = dict(fitted.found)
         if fitted.restarts:
             record["restarts"] = [asdict(restart) for restart in fitted.restarts]
         return cls(data, fitted.factors, record, scale, history, fitted.seconds)

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,9 @@ from recsys.database import migration, schema
 from recsys.database.changes import current_seq
 from recsys.database.engine import connect, reading, writing
 from recsys.database.items import upsert_items
-from recsys.database.models import Training, publish, store
+from recsys.database.models import Training, load_factors, publish, store, version
 from recsys.database.ratings import upsert_ratings
-from recsys.factors import Factors, FeatureEmbeddings, Head, Side
+from recsys.factors import Factors, FeatureEmbeddings, Head, ItemWeights, RankingConstants, Side
 from recsys.results import Objective
 
 SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
@@ -231,6 +232,10 @@ KNOWN_FACTORS = {  # item: (x, y, bias); "new" is unknown to the models
 KNOWN_USERS = {"u1": (1.0, 0.0), "u2": (0.0, 1.0), "s/1 ü": (1.0, 1.0)}  # u3 rated, but is unknown to the models
 
 
+KNOWN_WEIGHTS = {("a", "b"): 0.5, ("a", "c"): 0.2, ("b", "e"): 0.4, ("c", "b"): -0.1, ("c", "d/ä"): 0.6}
+KNOWN_POPULARITY = {"a": 0.03, "b": 0.01, "c": 0.02}
+
+
 def add_known_rows(engine: Engine) -> None:
     """Seven items and six ratings by four users."""
     items = [ItemRow(item_id, *described) for item_id, described in KNOWN_TITLES.items()]
@@ -246,6 +251,32 @@ def add_known_rows(engine: Engine) -> None:
     upsert_ratings(engine, collect([batch]))
     with writing(engine) as connection:
         connection.execute(update(schema.items).where(schema.items.c.item_id == "hidden").values(hidden=True))
+
+
+def add_known_item_model(engine: Engine) -> int:
+    """Store a version of weights between items whose lists can be worked out by hand; it is not live yet.
+
+    A rating of 5 counts 2, of 4 1.5, of 3 1, of 2 .5; below 3 is a dislike.
+    """
+    number = add_known_model(engine, "ranking")
+    with reading(engine) as connection:
+        known, training = load_factors(connection, number), version(connection, number).training
+        rows = connection.execute(select(schema.items.c.item_key, schema.items.c.item_id))
+        item_ids = {row.item_key: row.item_id for row in rows}
+    at = {item_ids[key]: place for place, key in enumerate(known.item_keys.tolist())}
+    row, column = np.array([(at[one], at[other]) for one, other in KNOWN_WEIGHTS]).T
+    factors = replace(
+        known,
+        users=replace(known.users, factors=known.user_factors[:, :0]),
+        items=Side(
+            known.item_keys,
+            known.item_factors[:, :0],
+            np.array([KNOWN_POPULARITY.get(item_id, 0.0) for item_id in at], np.float32),
+        ),
+        constants=RankingConstants(3.0, 4.0, 1.5, 20.0, dislike_below=3.0),
+        weights=ItemWeights.from_entries(row, column, np.array([*KNOWN_WEIGHTS.values()], np.float32), len(at)),
+    )
+    return store(engine, factors, replace(training, architecture="item", configuration={"n_factors": 0}))
 
 
 def add_known_model(

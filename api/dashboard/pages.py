@@ -73,7 +73,7 @@ def item_details(asked: Asked, view: ModelView, item_id: str) -> tuple[list[Comp
     """Return what the map page says about an item, its position, and those of its neighbours."""
     idx = view.require(item_id)
     items = view.items
-    near = nearest_neighbours(view.factors.embeddings, 10, np.array([idx]))
+    near = nearest_neighbours(view.embeddings, 10, np.array([idx]))
     neighbours = near.item_idx[0].tolist()
     frame = pd.DataFrame(
         {

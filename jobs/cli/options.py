@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # The choices of `recsys.results` and `recsys.evaluation.splits`, whose imports take longer than all of `--help`.
 ObjectiveName = Literal["rating", "ranking"]
-ArchitectureName = Literal["dot", "neural"]
+ArchitectureName = Literal["dot", "neural", "item", "blend"]
 SplitName = Literal["last-tenth", "hash", "random", "time-cut", "leave-last-out"]
 PopularByName = Literal["bias", "count", "mean", "trending"]
 OrderName = Literal["desc", "asc"]
@@ -37,8 +37,14 @@ ObjectiveOption = Annotated[
 ArchitectureOption = Annotated[
     ArchitectureName,
     typer.Option(
-        "--architecture", help="Kind of model. `dot`: a dot product of factors; `neural`: layers above embeddings."
+        "--architecture",
+        help="Kind of model. `dot`: a dot product of factors; `neural`: layers above embeddings; "
+        "`item`: weights between items, for lists; `blend`: `dot` and `item` added.",
     ),
+]
+NightArchitectureOption = Annotated[
+    ArchitectureName | None,
+    typer.Option("--architecture", help="Kind of model of the lists. Default: the best of dot, item and blend."),
 ]
 DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda"],

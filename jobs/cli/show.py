@@ -331,6 +331,9 @@ def show_training(console: Console, report: TrainReport) -> None:
     state = "published" if report.published else "stored, not published"
     show_line(console, f"{report.objective} model version {report.model_version}: {state}")
     show_line(console, f"  {report.reason}")
+    if report.candidates:
+        tried = ", ".join(f"{name} {value:.4f}" for name, value in report.candidates.items())
+        show_line(console, f"  {report.architecture}: the best on a validation part (NDCG@10: {tried})")
     console.print(metrics_table(report.metrics, report.baselines))
     again = ""
     if report.refit is not None:

@@ -21,6 +21,7 @@ from jobs.cli.options import (
     MapItemsOption,
     MapOption,
     MapUsersOption,
+    NightArchitectureOption,
     ObjectiveOption,
     SeedOption,
     SetOption,
@@ -200,6 +201,7 @@ def nightly_command(
     time_format: TimeFormatOption = None,
     append: AppendOption = False,
     allow_erased: AllowErasedOption = False,
+    architecture: NightArchitectureOption = None,
     set: SetOption = None,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
@@ -218,13 +220,15 @@ def nightly_command(
 ) -> None:
     """Load new ratings, train both objectives, and publish the versions that are good enough. Run it every night.
 
-    An objective whose ratings did not change is not trained again. The objectives are independent: if one fails, the
-    other is trained all the same, and the exit code is 1. The exit code is 3 if another run is in progress.
+    For lists, a dot product, weights between items and their sum are tried on a validation part, and the best one is
+    trained. An objective whose ratings did not change is not trained again. The objectives are independent: if one
+    fails, the other is trained all the same, and the exit code is 1. The exit code is 3 if another run is in progress.
 
         recsys nightly
         recsys nightly --source /data/ratings.csv --json
         recsys nightly --source events.jsonl --event-weights view=1,cart=3 --append
         recsys nightly --detailed-exit-code
+        recsys nightly --architecture dot
         recsys nightly --dry-run
     """
     from jobs.cli.options import database_to_preview
@@ -247,7 +251,10 @@ def nightly_command(
     overrides = {objective: read_overrides(objective, set or ()) for objective in get_args(Objective)}
     if dry_run:
         with database_to_preview() as (engine, settings):
-            show(plan_night(engine, settings, source or (), load_options=load_options, seed=seed), json)
+            plan = plan_night(
+                engine, settings, source or (), load_options=load_options, seed=seed, architecture=architecture
+            )
+            show(plan, json)
         return
     engine, settings = open_database(create=bool(source))
 
@@ -263,6 +270,7 @@ def nightly_command(
         overrides=overrides,
         device=device,
         seed=seed,
+        architecture=architecture,
         on_end=print_report,
     )
     for each in report.objectives:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from recsys.analysis.maps import procrustes
 from recsys.analysis.neighbours import nearest_neighbours
+from recsys.analysis.spectrum import item_vectors
 from recsys.factors import Factors
 
 
@@ -52,7 +53,7 @@ def compare_items(before: Factors, after: Factors, k: int = 10, judged: NDArray[
         before.item_keys, after.item_keys if judged is None else after.item_keys[judged], return_indices=True
     )
     after_idx = after_idx if judged is None else judged[after_idx]
-    old, new = before.embeddings[before_idx], after.embeddings[after_idx]
+    old, new = item_vectors(before)[before_idx], item_vectors(after)[after_idx]
     overlap = np.zeros(len(keys))
     if len(keys) > 1:
         old_near, new_near = nearest_neighbours(old, k).item_idx, nearest_neighbours(new, k).item_idx

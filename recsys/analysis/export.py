@@ -26,7 +26,7 @@ def export_items(view: ModelView, folder: Path) -> list[Path]:
     Raises:
         InputError: the folder cannot be written.
     """
-    table, vectors = view.table.items(n_components=2), view.factors.embeddings
+    table, vectors = view.table.items(n_components=2), view.embeddings
     flat = pa.array(vectors.ravel())
     columns = {name: pa.array(table[name].tolist()) for name in table.columns if name != "categories"}
     columns["categories"] = pa.array([list(names) for names in table.categories], pa.list_(pa.string()))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from recsys.data.dataset import Ratings
 from recsys.data.keyed import positions
 from recsys.factors import Factors
+from recsys.scoring.profile import profiles_of
 from recsys.scoring.score import predict_ratings
 from recsys.scoring.search import Index
 
@@ -77,7 +78,7 @@ def lists_of(factors: Factors, n: int = 10, ratings: Ratings | None = None, n_us
 
     Args:
         factors: with users.
-        ratings: what users have seen is left out; `None` leaves nothing out.
+        ratings: what users have seen is left out, and is what weights between items see; `None` leaves nothing out.
         n_users: largest number of users.
     """
     chosen = np.unique(np.linspace(0, factors.n_users - 1, min(n_users, factors.n_users)).astype(np.int64))
@@ -94,9 +95,10 @@ def lists_of(factors: Factors, n: int = 10, ratings: Ratings | None = None, n_us
                 item_of[ratings.item_idx[order[starts[row] : starts[row + 1]]]] if row >= 0 else np.empty(0, np.int64)
             )
             excluded.append(seen[seen >= 0])
-    index = Index(factors.item_factors, factors.item_bias, factors.head)
+    index = Index(factors.item_factors, factors.item_bias, factors.head, weights=factors.weights)
+    profiles = None if ratings is None else profiles_of(factors, ratings, factors.user_keys[chosen], factors.item_keys)
     found = np.full((len(chosen), n), -1, np.int64)
-    for at, best in enumerate(index.best(factors.user_factors[chosen], [n] * len(chosen), excluded)):
+    for at, best in enumerate(index.best(factors.user_factors[chosen], [n] * len(chosen), excluded, profiles)):
         found[at, : len(best.item_idx)] = best.item_idx
     return found
 

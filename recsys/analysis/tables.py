@@ -130,7 +130,7 @@ class Tables:
         """
         items, idx = self._view.items, self._view.require(item_id)
         among = items.n_ratings >= min_ratings
-        found = nearest_neighbours(self._view.factors.embeddings, n, np.array([idx]), among if min_ratings else None)
+        found = nearest_neighbours(self._view.embeddings, n, np.array([idx]), among if min_ratings else None)
         table = self._named(found.item_idx[0])
         table["cosine"] = found.cosine[0]
         return table
@@ -143,7 +143,7 @@ class Tables:
         """
         items, rows = self._view.items, []
         for name, idx in items.category_idx.items():
-            auc = direction_auc(self._view.factors.embeddings, items.in_category(name))
+            auc = direction_auc(self._view.embeddings, items.in_category(name))
             rows.append((name, len(idx), int(items.n_ratings[idx].sum()), auc, float(self._view.bias[idx].mean())))
         table = pd.DataFrame(rows, columns=["category", "n_items", "n_ratings", "auc", "mean_bias"])
         return table.astype({"auc": float}).set_index("category")
@@ -164,7 +164,7 @@ class Tables:
 
     def correlations(self) -> pd.DataFrame:
         """Return the correlations of the factors over the items: (n_factors, n_factors); 0 for a constant factor."""
-        vectors = self._view.factors.embeddings.astype(np.float64)
+        vectors = self._view.embeddings.astype(np.float64)
         spread = vectors.std(axis=0)
         centred = np.divide(vectors - vectors.mean(axis=0), spread, out=np.zeros_like(vectors), where=spread > 0)
         names = pd.RangeIndex(1, vectors.shape[1] + 1, name="factor")
@@ -181,7 +181,7 @@ class Tables:
 
         The effective rank is exp(entropy of the shares of variance) (Roy & Vetterli, "The effective rank", 2007).
         """
-        vectors = self._view.factors.embeddings.astype(np.float64)
+        vectors = self._view.embeddings.astype(np.float64)
         if not vectors.size:
             return {"n_factors": float(vectors.shape[1]), "effective": 0.0, "for_90_percent": 0.0}
         variance = np.linalg.svd(vectors - vectors.mean(axis=0), compute_uv=False) ** 2

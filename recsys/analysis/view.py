@@ -14,6 +14,7 @@ from recsys.analysis.health import Finding, check_health
 from recsys.analysis.labels import ItemLabels
 from recsys.analysis.maps import ItemMap, map_items, plane_map
 from recsys.analysis.neighbours import Neighbours, nearest_neighbours
+from recsys.analysis.spectrum import item_vectors
 from recsys.data.dataset import Ratings
 from recsys.data.keyed import positions
 from recsys.errors import NotFoundError
@@ -86,9 +87,14 @@ class ModelView:
         return Plots(self)
 
     @cached_property
+    def embeddings(self) -> NDArray[np.float32]:
+        """The vectors of the items, (n_items, width); see `item_vectors`."""
+        return item_vectors(self.factors)
+
+    @cached_property
     def components(self) -> Components:
         """The principal components of the item vectors."""
-        return principal_components(self.factors.embeddings, N_COMPONENTS)
+        return principal_components(self.embeddings, N_COMPONENTS)
 
     @cached_property
     def map(self) -> ItemMap:
@@ -106,20 +112,20 @@ class ModelView:
         Args:
             earlier: map of another version, to start from and to be turned to.
         """
-        return map_items(self.factors.item_keys, self.factors.embeddings, self.items.n_ratings, earlier)
+        return map_items(self.factors.item_keys, self.embeddings, self.items.n_ratings, earlier)
 
     def with_plane(self) -> "ModelView":
         """Return the view with its components in place of a map, where no map is stored: a map takes too long."""
         if self.stored_map is not None:
             return self
-        return replace(self, stored_map=plane_map(self.factors.item_keys, self.factors.embeddings))
+        return replace(self, stored_map=plane_map(self.factors.item_keys, self.embeddings))
 
     @cached_property
     def cluster_labels(self) -> NDArray[np.int32]:
         """(n_items,) the cluster of each item; −1: none."""
         if self.stored_map is not None or "map" in self.__dict__:
             return self.map.clusters
-        return cluster_items(self.factors.embeddings)
+        return cluster_items(self.embeddings)
 
     @cached_property
     def clusters(self) -> list[Cluster]:
@@ -134,12 +140,12 @@ class ModelView:
     @cached_property
     def neighbours(self) -> Neighbours:
         """The ten nearest neighbours of each judged item, among those; rows and positions are those of `judged`."""
-        return nearest_neighbours(self.factors.embeddings[self.judged], N_NEIGHBOURS)
+        return nearest_neighbours(self.embeddings[self.judged], N_NEIGHBOURS)
 
     @cached_property
     def norms(self) -> NDArray[np.float64]:
         """(n_items,) the length of each item's vector."""
-        norms: NDArray[np.float64] = np.linalg.norm(self.factors.embeddings.astype(np.float64), axis=1)
+        norms: NDArray[np.float64] = np.linalg.norm(self.embeddings.astype(np.float64), axis=1)
         return norms
 
     @cached_property
@@ -168,8 +174,8 @@ class ModelView:
         """What looks wrong; see `recsys.analysis.health`."""
         judged = self.judged
         if len(judged) == len(self.items):
-            return check_health(self.factors.embeddings, self.items)
-        found = check_health(self.factors.embeddings[judged], self.items.select(judged))
+            return check_health(self.embeddings, self.items)
+        found = check_health(self.embeddings[judged], self.items.select(judged))
         return [replace(one, item_idx=tuple(judged[list(one.item_idx)].tolist())) for one in found]
 
     def require(self, item_id: str) -> int:

@@ -10,7 +10,7 @@ from recsys.factors import Factors, Side
 
 
 def version_checksum(factors: Factors, weights: bytes | None) -> str:
-    """Return the SHA-256 of the item side, the weights and the numbers of a version, in hexadecimal."""
+    """Return the SHA-256 of the item side, all weights and the numbers of a version, in hexadecimal."""
     digest = sha256()
     numbers = [factors.global_bias, *(factors.rating_range or ())]
     digest.update(f"{factors.objective} {factors.n_items} {factors.n_factors} {numbers!r}".encode())
@@ -19,6 +19,9 @@ def version_checksum(factors: Factors, weights: bytes | None) -> str:
         if array is not None:
             digest.update(np.ascontiguousarray(array, dtype).tobytes())
     digest.update(weights or b"")
+    if (between := factors.weights) is not None:
+        for part, kind in ((between.starts, "<i8"), (between.item_idx, "<i4"), (between.values, "<f4")):
+            digest.update(np.ascontiguousarray(part, kind).tobytes())
     return digest.hexdigest()
 
 

@@ -3,19 +3,24 @@
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, Table, delete, func, select
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from sqlalchemy import Connection, Engine, Table, delete, func, insert, select
 
 from recsys.database import schema
 from recsys.database.checksums import row_checksums
 from recsys.database.engine import copy_in, fetch_columns, fetch_rows, reading
 from recsys.database.work import Guard, Work, unit_of_work, write_in_pieces
 from recsys.errors import DamagedVersionError
-from recsys.factors import Side
+from recsys.factors import ItemWeights, Side
+
+CHUNK_ENTRIES = 500_000
+"""Most entries in one chunk of weights between items: 4 MB."""
 
 BATCH_ROWS = 50_000
 """Rows that are read at a time."""
@@ -157,6 +162,58 @@ def _read_rows(connection: Connection, table: Table, names: Sequence[str], numbe
     return [np.frombuffer(keys, np.int64), biases, *matrices, checksums]
 
 
+def store_weights(engine: Engine, number: int, weights: ItemWeights | None, guard: Guard | None) -> None:
+    """Store weights between items in chunks of at most `CHUNK_ENTRIES` entries, but whole rows."""
+    if weights is None:
+        return
+    first = 0
+    for chunk in count():
+        last = int(np.searchsorted(weights.starts, weights.starts[first] + CHUNK_ENTRIES, "right")) - 1
+        last = min(max(last, first + 1), weights.n_items)
+        entries = slice(int(weights.starts[first]), int(weights.starts[last]))
+        arrays = {
+            "lengths": np.diff(weights.starts[first : last + 1]),
+            "item_idx": weights.item_idx[entries],
+            "values": weights.values[entries],
+        }
+        packed = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        with unit_of_work(engine, guard) as work:
+            work.connection.execute(insert(schema.item_weights).values(number=number, chunk=chunk, weights=packed))
+        first = last
+        if first >= weights.n_items:
+            return
+
+
+def read_weights(connection: Connection, number: int, n_items: int) -> ItemWeights | None:
+    """Read the weights between the items of a version; `None` if it has none.
+
+    Raises:
+        DamagedVersionError: they are not those of `n_items` items, cannot be read, or are not finite.
+    """
+    stored = schema.item_weights.c
+    statement = select(stored.weights).where(stored.number == number).order_by(stored.chunk)
+    chunks: list[dict[str, NDArray[Any]]] = []
+    try:
+        for (packed,) in connection.execute(statement):
+            chunks.append(load(packed))
+        if not chunks:
+            return None
+        lengths, item_idx, values = (
+            np.concatenate([chunk[name] for chunk in chunks]) for name in ("lengths", "item_idx", "values")
+        )
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise DamagedVersionError(
+            f"model version {number} is damaged: its weights between items cannot be read ({error})"
+        ) from error
+    starts = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    whole = len(lengths) == n_items and len(item_idx) == len(values) == starts[-1] and not (lengths < 0).any()
+    inside = len(item_idx) == 0 or (item_idx.min() >= 0 and item_idx.max() < n_items)
+    if not (whole and inside and np.isfinite(values).all()):
+        raise DamagedVersionError(f"model version {number} is damaged: its weights between items are not whole")
+    return ItemWeights(starts, item_idx.astype(np.int32), values.astype(np.float32))
+
+
 def delete_rows(engine: Engine, table: Table, number: int, guard: Guard | None) -> None:
     """Delete the rows of a version from one table, in pieces."""
     key = table.columns[1]
@@ -172,7 +229,7 @@ def delete_rows(engine: Engine, table: Table, number: int, guard: Guard | None) 
 
 def delete_version(engine: Engine, number: int, guard: Guard | None = None) -> None:
     """Delete a version that is not listed any more, factors first, in pieces, so that other writers need not wait."""
-    for table in (schema.user_factors, schema.item_factors):
+    for table in (schema.user_factors, schema.item_factors, schema.item_weights):
         delete_rows(engine, table, number, guard)
     with unit_of_work(engine, guard) as work:
         work.connection.execute(delete(schema.model_weights).where(schema.model_weights.c.number == number))

@@ -22,8 +22,10 @@ from recsys.database.model_rows import (
     halved,
     read_items_side,
     read_users_side,
+    read_weights,
     store_items,
     store_users,
+    store_weights,
 )
 from recsys.database.publications import previously_published
 from recsys.database.weights import pack_weights, unpack_weights
@@ -102,12 +104,13 @@ def store(
     number = _store_rows(engine, factors, training, guard)
     numbers = [number]
     if twin is not None:
-        # A comparison needs neither what fold-in needs, nor the embeddings of metadata, nor full precision.
+        # A comparison needs neither what fold-in needs, nor the embeddings of metadata, nor full precision. Profiles
+        # need the constants.
         judged = replace(
             twin,
             users=halved(replace(twin.users, features=None)),
             items=halved(replace(twin.items, implicit=None, features=None)),
-            constants=None,
+            constants=None if twin.weights is None else twin.constants,
         )
         check_finite(judged)
         numbers.append(_store_rows(engine, judged, training, guard, number=-number))
@@ -130,7 +133,8 @@ def check_finite(factors: Factors) -> None:
     Raises:
         TrainingError: a number is not finite.
     """
-    for array in (factors.user_factors, factors.user_bias, factors.item_factors, factors.item_bias):
+    arrays = [factors.user_factors, factors.user_bias, factors.item_factors, factors.item_bias]
+    for array in arrays if factors.weights is None else [*arrays, factors.weights.values]:
         if not np.isfinite(array).all():
             raise TrainingError("the model has numbers that are not finite: train with a smaller learning rate")
 
@@ -182,6 +186,7 @@ def _store_rows(
             work.connection.execute(insert(schema.model_weights).values(number=stored, weights=weights))
     store_users(engine, stored, factors.users, guard)
     store_items(engine, stored, factors.items, guard)
+    store_weights(engine, stored, factors.weights, guard)
     return stored
 
 
@@ -342,6 +347,7 @@ def _load(connection: Connection, chosen: ModelVersion, *, users: bool) -> Facto
         rating_range=chosen.rating_range,
         head=weights.head,
         constants=weights.constants,
+        weights=read_weights(connection, number, len(items)),
     )
     for what, expected, found in (("items", chosen.n_items, len(items)), ("users", chosen.n_users, n_users)):
         # A user that was erased before versions had checksums is still counted.

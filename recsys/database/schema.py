@@ -203,6 +203,15 @@ model_weights = Table(
     Column("weights", LargeBinary, nullable=False),
 )
 
+item_weights = Table(
+    "item_weights",
+    metadata,
+    Column("number", Key, ForeignKey(models.c.number, ondelete="CASCADE"), primary_key=True),
+    Column("chunk", Integer, primary_key=True, autoincrement=False),
+    # Some rows of the matrix as safetensors, in the order of the version's item keys.
+    Column("weights", LargeBinary, nullable=False),
+)
+
 item_maps = Table(
     "item_maps",
     metadata,

@@ -9,8 +9,9 @@ from recsys.data.dataset import Ratings
 from recsys.data.keyed import positions
 from recsys.errors import InputError
 from recsys.factors import Factors
+from recsys.scoring.profile import profiles_of
 from recsys.scoring.score import predict_ratings
-from recsys.scoring.search import Index, as_matrix
+from recsys.scoring.search import Index, as_matrix, index_over
 
 _BLOCK = 1 << 22
 """Cells of users and items held at once."""
@@ -95,7 +96,7 @@ def evaluate_ranking(
     The catalogue is the items of `train`, without those that a model knows by their features only; what a user has
     in `train` is not listed. Relevant are test ratings of at least `relevant_from` (None: all). A relevant item
     outside the catalogue, or unknown to the model, cannot be reached but counts. A user whom the model does not
-    know gets the list by number of ratings in `train`, as in serving.
+    know gets the list by number of ratings in `train`, as in serving. Weights between items see the ratings in `train`.
 
     Args:
         factors: may come from other data than `train`; aligned by keys.
@@ -113,13 +114,14 @@ def evaluate_ranking(
     test = test.select(relevant).compact()
     n_relevant = np.bincount(test.user_idx, minlength=test.n_users)
 
-    catalogue = _over_items(factors, train.item_keys)
+    catalogue = index_over(factors, train.item_keys)
     n_rated = train.item_counts()
     popularity = Index(np.zeros((train.n_items, 0), np.float32), n_rated.astype(np.float32))
     no_vectors = np.zeros((test.n_users, 0), np.float32)
     model_user = positions(factors.user_keys, test.user_keys)  # (n_users,), −1 unknown
     train_user = positions(train.user_keys, test.user_keys)
     wanted_item = positions(train.item_keys, test.item_keys)[test.item_idx]  # (n_relevant ratings,), −1 unreachable
+    profiles = profiles_of(factors, train, test.user_keys, train.item_keys)
     starts, order = test.by_user()
     seen_starts, seen_order = train.by_user()
 
@@ -144,7 +146,8 @@ def evaluate_ranking(
             (~known, no_vectors[: int((~known).sum())], popularity),
         ):
             excluded = [seen[at] for at in np.flatnonzero(mine)]
-            lists[mine] = as_matrix(among.best(rows, [k] * len(rows), excluded), k)
+            theirs = None if profiles is None else [profiles[user] for user in users[mine].tolist()]
+            lists[mine] = as_matrix(among.best(rows, [k] * len(rows), excluded, theirs), k)
 
         is_wanted = np.zeros((len(users), train.n_items + 1), bool)
         row, rating = _rows_of(starts, order, users)
@@ -170,17 +173,6 @@ def evaluate_ranking(
         user_ndcg=ndcg,
         gains=gains,
     )
-
-
-def _over_items(factors: Factors, item_keys: NDArray[np.int64]) -> Index:
-    """Return the given items as an index; an item that the model does not know has the bias −inf and is never found."""
-    position = positions(factors.item_keys, item_keys)
-    known = position >= 0
-    item_factors = np.zeros((len(item_keys), factors.n_factors), np.float32)
-    item_factors[known] = factors.item_factors[position[known]]
-    item_bias = np.full(len(item_keys), -np.inf, np.float32)
-    item_bias[known] = factors.item_bias[position[known]]
-    return Index(item_factors, item_bias, factors.head)
 
 
 def _rows_of(

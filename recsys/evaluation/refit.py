@@ -4,13 +4,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recsys.data.dataset import Ratings
 from recsys.data.keyed import positions
 from recsys.evaluation.gate import K
 from recsys.factors import Factors
+from recsys.scoring.profile import added_scores, profiles_of
 from recsys.scoring.score import predict_ratings
-from recsys.scoring.search import Index, as_matrix
+from recsys.scoring.search import Index, as_matrix, index_over
 
 MAX_LOSS = 1.05
 """Largest loss of a refit as a multiple of its twin's."""
@@ -86,18 +88,34 @@ def losses_on_seen(refit: Factors, twin: Factors, training_set: Ratings) -> tupl
     candidates = items[rng.integers(len(items), size=(len(rating), N_CANDIDATES))]  # (n_ratings, n_candidates)
     losses = []
     for factors in (refit, twin):
-        users = positions(factors.user_keys, user_key)
-        rated = positions(factors.item_keys, item_key)
         if factors.objective == "rating":
+            users, rated = positions(factors.user_keys, user_key), positions(factors.item_keys, item_key)
             losses.append(float(((predict_ratings(factors, users, rated) - rating) ** 2).mean(dtype=np.float64)))
             continue
-        index = Index(factors.item_factors, factors.item_bias, factors.head)
-        z_rated = index.pair_scores(factors.user_factors[users], rated)
-        total = np.zeros(len(rating))
-        for column in positions(factors.item_keys, candidates.ravel()).reshape(candidates.shape).T:
-            total += np.exp(np.minimum(index.pair_scores(factors.user_factors[users], column) - z_rated, 500))
+        columns = positions(factors.item_keys, np.column_stack([item_key, candidates]).ravel())
+        z = score_pairs(factors, training_set, np.repeat(user_key, N_CANDIDATES + 1), columns)
+        z = z.reshape(len(rating), N_CANDIDATES + 1)
+        total = np.exp(np.minimum(z[:, 1:] - z[:, :1], 500)).sum(1)
         losses.append(float(np.log1p(total).mean()))
     return losses[0], losses[1]
+
+
+def score_pairs(
+    factors: Factors, ratings: Ratings, user_key: NDArray[np.int64], item_idx: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the scores of pairs, without b_u and b: (n,) keys of users, (n,) positions of items → (n,).
+
+    Args:
+        ratings: what weights between items see.
+    """
+    index = Index(factors.item_factors, factors.item_bias, factors.head)
+    z = index.pair_scores(factors.user_factors[positions(factors.user_keys, user_key)], item_idx)
+    if factors.weights is not None:
+        users, row = np.unique(user_key, return_inverse=True)
+        for at, profile in enumerate(profiles_of(factors, ratings, users, factors.item_keys) or ()):
+            mine = row == at
+            z[mine] += added_scores(factors.weights, profile, factors.n_items)[item_idx[mine]]
+    return z
 
 
 def mean_list_overlap(
@@ -122,10 +140,9 @@ def mean_list_overlap(
         seen.append(rated[rated >= 0])
     lists = []
     for factors in (first, second):
-        rows = positions(factors.item_keys, items)
-        index = Index(factors.item_factors[rows], factors.item_bias[rows], factors.head)
         vectors = factors.user_factors[positions(factors.user_keys, users)]
-        lists.append(as_matrix(index.best(vectors, [k] * len(users), seen), k))
+        profiles = profiles_of(factors, ratings, users, items)
+        lists.append(as_matrix(index_over(factors, items).best(vectors, [k] * len(users), seen, profiles), k))
     listed = lists[0] >= 0
     common = ((lists[0][:, :, None] == lists[1][:, None, :]).any(2) & listed).sum(1)
     length = listed.sum(1)

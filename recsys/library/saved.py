@@ -29,7 +29,7 @@ from recsys.database.models import Training
 from recsys.database.ratings import upsert_ratings
 from recsys.database.weights import pack_weights, unpack_weights
 from recsys.errors import InputError
-from recsys.factors import Factors, Side
+from recsys.factors import Factors, ItemWeights, Side
 from recsys.library.loading import RatingData
 
 FORMAT = 1
@@ -61,6 +61,12 @@ def write_model(folder: Path, model: SavedModel) -> None:
         arrays |= {f"{name}.keys": side.keys, f"{name}.factors": side.factors, f"{name}.bias": side.bias}
         if side.implicit is not None:
             arrays[f"{name}.implicit"] = side.implicit
+    if (between := factors.weights) is not None:
+        arrays |= {
+            "weights.starts": between.starts,
+            "weights.item_idx": between.item_idx,
+            "weights.values": between.values,
+        }
     table = pa.table(
         {
             "user_key": ratings.user_keys[ratings.user_idx],
@@ -131,6 +137,9 @@ def read_model(folder: Path) -> SavedModel:
         rating_range=None if about["rating_range"] is None else tuple(about["rating_range"]),
         head=weights.head,
         constants=weights.constants,
+        weights=None
+        if "weights.starts" not in arrays
+        else ItemWeights(*(arrays[f"weights.{name}"] for name in ("starts", "item_idx", "values"))),
     )
     user_ids = {int(key): user_id for key, user_id in about["users"].items()}
     items = {row[0]: StoredItem(*row) for row in about["items"]}
@@ -160,10 +169,12 @@ def publish_model(model: SavedModel, training: Training, database_url: str, reas
                 upsert_ratings(engine, _columns(data), guard=loading.guard)
             user_id = [data.user_ids[key] for key in model.factors.user_keys.tolist()]
             item_id = [data.items[key].item_id for key in model.factors.item_keys.tolist()]
+            item_keys, weights = ids.item_keys(engine, item_id), model.factors.weights
             factors = replace(
                 model.factors,
                 users=_with_keys(model.factors.users, ids.user_keys(engine, user_id)),
-                items=_with_keys(model.factors.items, ids.item_keys(engine, item_id)),
+                items=_with_keys(model.factors.items, item_keys),
+                weights=None if weights is None else weights.moved(item_keys.argsort().argsort(), len(item_keys)),
             )
             with reading(engine) as connection:
                 seq = current_seq(connection)

@@ -7,7 +7,7 @@ import numpy as np
 from recsys.factors import Factors
 from recsys.library.loading import RatingData
 from recsys.serving.live_model import Embedding, LiveModel
-from recsys.serving.users import UNKNOWN_USER, RatedItems, UserState, new_state
+from recsys.serving.users import UNKNOWN_USER, RatedItems, UserState, new_state, read_profile
 
 
 class UsersInMemory:
@@ -35,7 +35,7 @@ class UsersInMemory:
         user_idx = int(np.searchsorted(self._factors.user_keys, key))
         if user_idx < self._factors.n_users and self._factors.user_keys[user_idx] == key:
             vector, bias = self._factors.user_factors[user_idx], float(self._factors.user_bias[user_idx])
-            return UserState(Embedding(vector, bias), "model", seen)
+            return UserState(Embedding(vector, bias), "model", seen, profile=read_profile(self._model, rated))
         return new_state(self._model, rated, seen)
 
     def rated(self, user_id: str) -> RatedItems:

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, PlainSerializer
 
 Objective = Literal["rating", "ranking"]
-Architecture = Literal["dot", "neural"]
+Architecture = Literal["dot", "neural", "item", "blend"]
 Source = Literal["model", "fold_in", "popularity"]
 PopularBy = Literal["bias", "count", "mean", "trending"]
-ScoreKind = Literal["logit", "cosine", "bias", "count", "mean", "trending"]
+ScoreKind = Literal["logit", "cosine", "weight", "bias", "count", "mean", "trending"]
 Order = Literal["desc", "asc"]
 
 Score = Annotated[float, PlainSerializer(lambda value: round(value, 6), return_type=float)]

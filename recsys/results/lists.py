@@ -27,9 +27,9 @@ class Neighbour(Result):
 class Explanation(Result):
     """How a score came about.
 
-    score = global_bias + user_bias + item_bias + dot_product + layers, exactly. Of the dot
-    product, `contributions` are the ratings of the user that add most; `all_contributions` is the sum over all of their
-    ratings, and what is left of it is what else the model learned of the user.
+    score = global_bias + user_bias + item_bias + dot_product + layers + item_weights, exactly. Of the dot product and
+    the weights between items, `contributions` are the ratings of the user that add most; `all_contributions` is the sum
+    over all of their ratings, and what is left is what else the model learned of the user.
     """
 
     global_bias: float
@@ -37,8 +37,11 @@ class Explanation(Result):
     item_bias: float = Field(description="How much the item is chosen or liked beyond its kind.")
     dot_product: float = Field(description="How well it fits the user's taste.")
     layers: float = Field(description="What the layers of a neural model add; 0 for the dot product.")
+    item_weights: float = Field(
+        default=0.0, description="What weights between items add for the items that the user has; 0 without any."
+    )
     contributions: list[Contribution] = Field(description="The user's ratings that add most, the largest first.")
-    all_contributions: float = Field(description="What all of the user's ratings add to the dot product.")
+    all_contributions: float = Field(description="What all of the user's ratings add.")
     nearest_liked: list[Neighbour] = Field(description="The items nearest to it among those that the user liked.")
 
 
@@ -76,12 +79,12 @@ class ItemList(Result):
 
     model_version: int | None = Field(description="The version that was asked; null where none is live.")
     source: Source = Field(
-        description="How the list came about: `model`, the user's own vector; `fold_in`, a vector solved from their "
-        "ratings now; `popularity`."
+        description="How the list came about: `model`, the user's own vector, or weights of their items; `fold_in`, a "
+        "vector solved from their ratings now; `popularity`."
     )
     score_kind: ScoreKind = Field(
-        description="What the scores are: `logit`, the model's score; `cosine`, a similarity; or the measure of a list "
-        "of popularity: `bias`, `count`, `mean` or `trending`."
+        description="What the scores are: `logit`, the model's score; `cosine`, a similarity; `weight`, how "
+        "much items say of each other; or the measure of a list of popularity: `bias`, `count`, `mean` or `trending`."
     )
     items: list[ListedItem]
     next_cursor: str | None = Field(

@@ -51,6 +51,10 @@ class TrainReport(Result):
     refit: dict[str, Any] | None = Field(
         default=None, description="The training on all ratings beside its twin; null: the version was not refitted."
     )
+    candidates: dict[str, float] | None = Field(
+        default=None,
+        description="Architectures that were tried, with their NDCG@10 on a validation part; null: none was.",
+    )
 
 
 class EvaluateReport(Result):

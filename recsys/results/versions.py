@@ -12,6 +12,8 @@ TRAINING_FACTS = {
     "effective_items": "effective number of items",
     "curve_users": "users that the training curve is measured on",
     "restarts": "restarts with a lower learning rate",
+    "found": "settings found on a validation part",
+    "candidates": "kinds of model that were tried, with their NDCG@10",
 }
 """What a version's configuration holds beside the settings that a person can give, in words."""
 

@@ -66,7 +66,7 @@ def score_rows(
 
 
 def score_users(factors: Factors, user_idx: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the scores of all items for some users: (n,) → (n, n_items)."""
+    """Return the scores of all items for some users, without what profiles add: (n,) → (n, n_items)."""
     scores = score_rows(factors.user_factors[user_idx], factors.item_factors, factors.item_bias, factors.head)
     scores += factors.user_bias[user_idx, None] + np.float32(factors.global_bias)
     return scores

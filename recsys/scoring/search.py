@@ -13,7 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.factors import Head
+from recsys.data.keyed import positions
+from recsys.factors import Factors, Head, ItemWeights
+from recsys.scoring.profile import Profile, added_scores
 from recsys.scoring.score import Excluded, score_rows
 
 DECIMALS = 6
@@ -30,6 +32,9 @@ _GROUP = 64
 
 _EPSILON = 2.0**-23
 """Distance between 1 and the next float32: twice the largest relative rounding error."""
+
+_WORK_OF_PROFILE = 32
+"""Multiplications that take as long as adding what a profile adds to one item's score."""
 
 _BUFFER_SIZE, _MAX_BUFFERS = 1 << 21, 2
 """Score buffers that are kept for the next search: 8 MiB each, enough for 33 users and 62,000 items."""
@@ -52,17 +57,21 @@ class TopN(NamedTuple):
 class Index:
     """Items that can be searched: z_ui = p_u · q_i · s_i + b_i, or the score of a neural model's layers.
 
+    With `weights`, what a user's profile adds is part of the score.
+
     Attributes:
         items: (n_items, width) q. A product with few users is fastest if the transpose is contiguous.
         bias: (n_items,) b; an item with −inf is never found.
         head: the layers of a neural model.
         scale: (n_items,) s; `None`: 1.
+        weights: between items; `None`: profiles add nothing. They may lack the last items of the index.
     """
 
     items: NDArray[np.float32]
     bias: NDArray[np.float32]
     head: Head | None = None
     scale: NDArray[np.float32] | None = None
+    weights: ItemWeights | None = None
 
     @cached_property
     def max_norm(self) -> float:
@@ -72,8 +81,17 @@ class Index:
             square *= self.scale**2
         return float(np.sqrt(square.max(initial=0.0)))
 
+    @property
+    def work(self) -> int:
+        """About how many multiplications the search of one list takes."""
+        return self.items.size + (0 if self.weights is None else _WORK_OF_PROFILE * len(self.bias))
+
     def best(
-        self, vectors: NDArray[np.float32], n: Sequence[int], excluded: Sequence[Excluded] | None = None
+        self,
+        vectors: NDArray[np.float32],
+        n: Sequence[int],
+        excluded: Sequence[Excluded] | None = None,
+        profiles: Sequence[Profile | None] | None = None,
     ) -> list[TopN]:
         """Return the `n` best items for each vector.
 
@@ -81,26 +99,33 @@ class Index:
             vectors: (n_users, width).
             n: (n_users,) length of each list; a list is shorter if fewer items are left.
             excluded: (n_users,) items to leave out of each list.
+            profiles: (n_users,) the items that each user has; `None`: none.
         """
         excluded = [None] * len(vectors) if excluded is None else excluded
+        profiles = [None] * len(vectors) if profiles is None else profiles
         size = max(1, _BLOCK // max(len(self.bias), 1))
         found: list[TopN] = []
         for start in range(0, len(vectors), size):
             block = slice(start, start + size)
-            found += self._best_of_block(vectors[block], n[block], excluded[block])
+            found += self._best_of_block(vectors[block], n[block], excluded[block], profiles[block])
         return found
 
-    def best_after(self, vector: NDArray[np.float32], n: int, excluded: Excluded, after: int) -> TopN:
+    def best_after(
+        self, vector: NDArray[np.float32], n: int, excluded: Excluded, after: int, profile: Profile | None = None
+    ) -> TopN:
         """Return the `n` best items that come after an item, by exact scores of all items: much slower than `best`.
 
         Args:
             vector: (width,).
-            after: position of the item; its score is that for this vector.
+            after: position of the item; its score is that for this vector and profile.
+            profile: the items that the user has; `None`: none.
         """
         scores = np.empty(len(self.bias))
         for start in range(0, len(scores), _BLOCK_AFTER):
             item_idx = np.arange(start, min(start + _BLOCK_AFTER, len(scores)))
             scores[item_idx] = self.pair_scores(np.broadcast_to(vector, (len(item_idx), len(vector))), item_idx)
+        if (added := self.added(profile)) is not None:
+            scores += added
         scores = np.round(scores, DECIMALS)
         is_after = (scores < scores[after]) & (scores > -np.inf)
         is_after[after + 1 :] |= scores[after + 1 :] == scores[after]
@@ -110,8 +135,14 @@ class Index:
         best = left[np.argsort(-scores[left], kind="stable")[:n]]
         return TopN(best, scores[best])
 
+    def added(self, profile: Profile | None) -> NDArray[np.float64] | None:
+        """Return what the items that a user has add to all scores, (n_items,); `None`: nothing."""
+        if self.weights is None or profile is None or not len(profile.item_idx):
+            return None
+        return added_scores(self.weights, profile, len(self.bias))
+
     def pair_scores(self, vectors: NDArray[np.float32], item_idx: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the scores of pairs in float64: vectors (n, width), positions (n,) → (n,)."""
+        """Return the scores of pairs in float64, without what profiles add: (n, width), positions (n,) → (n,)."""
         p, q = vectors.astype(np.float64), self.items[item_idx].astype(np.float64)
         n_dot = p.shape[1] if self.head is None else self.head.n_dot
         scores: NDArray[np.float64] = np.einsum("nf,nf->n", p[:, :n_dot], q[:, :n_dot])
@@ -121,9 +152,14 @@ class Index:
         return scores if self.head is None else scores + self.head(p[:, n_dot:] + q[:, n_dot:])
 
     def _best_of_block(
-        self, vectors: NDArray[np.float32], n: Sequence[int], excluded: Sequence[Excluded]
+        self,
+        vectors: NDArray[np.float32],
+        n: Sequence[int],
+        excluded: Sequence[Excluded],
+        profiles: Sequence[Profile | None],
     ) -> list[TopN]:
         n_items = len(self.bias)
+        added = [self.added(profile) for profile in profiles]
         padded = -(-n_items // _GROUP) * _GROUP
         buffer = _take_buffer(len(vectors) * padded)
         try:
@@ -132,11 +168,21 @@ class Index:
             score_rows(
                 vectors, self.items, self.bias, self.head, scale=self.scale, out=scores[:, :n_items], excluded=excluded
             )
-            user, item_idx = _candidates(scores, n, self._margin(vectors))
+            margin = self._margin(vectors)
+            for row, mine in enumerate(added):
+                if mine is not None:
+                    scores[row, :n_items] += mine.astype(np.float32)
+                    # The term and both sums with it are rounded.
+                    margin[row] += np.float32(4 * _EPSILON * np.abs(mine).max(initial=0.0))
+            user, item_idx = _candidates(scores, n, margin)
         finally:
             if len(_buffers) < _MAX_BUFFERS and buffer.size <= _BUFFER_SIZE:
                 _buffers.append(buffer)
-        exact = np.round(self.pair_scores(vectors[user], item_idx), DECIMALS)
+        exact = self.pair_scores(vectors[user], item_idx)
+        for row, mine in enumerate(added):
+            if mine is not None:
+                exact[user == row] += mine[item_idx[user == row]]
+        exact = np.round(exact, DECIMALS)
         order = np.lexsort((item_idx, -exact, user))
         item_idx, exact = item_idx[order], exact[order]
         ends = np.bincount(user, minlength=len(vectors)).cumsum().tolist()
@@ -153,6 +199,24 @@ class Index:
         """
         norms: NDArray[np.float32] = np.sqrt(np.einsum("nf,nf->n", vectors, vectors))
         return norms * np.float32(self.max_norm * _EPSILON * vectors.shape[1]) + np.float32(10.0**-DECIMALS)
+
+
+def index_over(factors: Factors, item_keys: NDArray[np.int64]) -> Index:
+    """Return the given items as an index; an item that the model does not know has the bias −inf and is never found.
+
+    Args:
+        item_keys: (n_items,) ascending.
+    """
+    position = positions(factors.item_keys, item_keys)
+    known = position >= 0
+    item_factors = np.zeros((len(item_keys), factors.n_factors), np.float32)
+    item_factors[known] = factors.item_factors[position[known]]
+    item_bias = np.full(len(item_keys), -np.inf, np.float32)
+    item_bias[known] = factors.item_bias[position[known]]
+    weights = None
+    if factors.weights is not None:
+        weights = factors.weights.moved(positions(item_keys, factors.item_keys), len(item_keys))
+    return Index(item_factors, item_bias, factors.head, weights=weights)
 
 
 def _take_buffer(size: int) -> NDArray[np.float32]:

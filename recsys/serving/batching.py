@@ -149,7 +149,7 @@ class Searcher:
     def _run_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
         searches, answers = [search for search, _ in waiting], [answer for _, answer in waiting]
-        work = sum(search.index.items.size for search in searches)
+        work = sum(search.index.work for search in searches)
         if work <= MAX_INLINE_WORK and all(search.index.head is None for search in searches):
             self._busy = False
             try:

@@ -8,7 +8,7 @@ from recsys.serving.encode import ItemDetails, to_item_list
 from recsys.serving.live_model import LiveModel
 from recsys.serving.searches import RankedItems
 from recsys.serving.snapshot import Recommender
-from recsys.serving.users import RatedItems, UserState, fold_in_user
+from recsys.serving.users import RatedItems, UserState, fold_in_user, read_profile
 
 N_SHOWN = 3
 """Number of ratings and of nearest items that each explanation names."""
@@ -19,9 +19,10 @@ def explain_list(
 ) -> ItemList:
     """Return a list with an explanation of each item; a list of popularity gets the reason why it is one.
 
-    z = b + b_u + b_i + p_u · q_i (+ the layers of a neural model). The contribution of a rating j to p_u · q_i is
-    part_j · q_i, where Σ_j part_j is the vector that fold-in solves for these ratings (`FoldIn.solve`). A trained
-    vector differs from the folded-in one, so some part of the product belongs to no single rating.
+    z = b + b_u + b_i + p_u · q_i (+ the layers of a neural model) (+ Σ_j x_j B_ji of weights between items). The
+    contribution of a rating j is part_j · q_i + x_j B_ji, where Σ_j part_j is the vector that fold-in solves for these
+    ratings (`FoldIn.solve`). A trained vector differs from the folded-in one, so some part of the product belongs to no
+    single rating.
     """
     explanations = explain_items(recommender, model, user, rated, ranked)
     return to_item_list(recommender.catalogue, ranked, ItemDetails(explanations=explanations))
@@ -49,6 +50,7 @@ class _Explainer:
         known = model.trained[rated.item_idx]
         self._rated = RatedItems(rated.item_idx[known], rated.ratings[known])
         self._parts = None if folded is None else folded.parts  # (n rated, width)
+        self._profile = read_profile(model, rated)
         mean = rated.ratings.mean(dtype=np.float64) - 1e-6 if len(rated.ratings) else 0
         liked = rated.item_idx[rated.ratings >= mean]
         self._liked = liked[model.known[liked]]
@@ -61,12 +63,19 @@ class _Explainer:
         n_dot = model.factors.n_dot
         layers = 0.0 if model.head is None else float(model.head((p + q)[None, n_dot:])[0])
         added = np.zeros(0) if self._parts is None else self._parts[:, :n_dot] @ q[:n_dot]  # (n rated,)
+        by_weights = 0.0
+        if self._profile is not None and model.factors.weights is not None:
+            rows, x = self._profile
+            values = x.astype(np.float64) * model.factors.weights.at(rows, item_idx)
+            added = added + values[np.searchsorted(rows, self._rated.item_idx)]
+            by_weights = float(values.sum())
         return Explanation(
             global_bias=model.factors.global_bias,
             user_bias=self._user.bias,
             item_bias=float(model.item_bias[item_idx]),
             dot_product=float(p[:n_dot] @ q[:n_dot]),
             layers=layers,
+            item_weights=by_weights,
             contributions=[
                 self._contribution(at, float(added[at])) for at in np.argsort(-added, kind="stable")[:N_SHOWN].tolist()
             ],
@@ -85,6 +94,8 @@ class _Explainer:
         others: NDArray[np.int64] = self._liked[self._liked != item_idx]
         embeddings, inverse_norms = self._model.embeddings, self._model.inverse_norms
         cosines = (embeddings[others] @ embeddings[item_idx]) * inverse_norms[others] * inverse_norms[item_idx]
+        if self._model.similarity is not None:
+            cosines = self._model.similarity.at(others, item_idx)
         nearest = np.argsort(-cosines, kind="stable")[:N_SHOWN].tolist()
         items = [self._catalogue.items[others[at]] for at in nearest]
         return [

@@ -49,7 +49,7 @@ def plan_list(
 ) -> Search | RankedItems:
     """Return the search for a user's list, or the list of the most rated items if the user has no vector.
 
-    The score is z = p_u · q_i + b_u + b_i + b.
+    The score is z = p_u · q_i + b_u + b_i + b, and what the user's items add by weights between items.
 
     Args:
         model: the version that lists come from; `None` if no ranking version is live: then the list is one of
@@ -69,6 +69,7 @@ def plan_list(
             fallback=user.fallback,
             offset=offset,
             after=query.after,
+            profile=user.profile,
         )
     best = recommender.popularity.most_rated(query.n, excluded, user.categories, query.after)
     reason = f"{NO_RANKING_MODEL if model is None else user.fallback}; these are the most rated items"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from recsys.data.features import match_features
 from recsys.database.items import StoredItem
 from recsys.database.models import ModelVersion
-from recsys.factors import Factors, FeatureEmbeddings, Head, Side
+from recsys.factors import Factors, FeatureEmbeddings, Head, ItemWeights, Side
 from recsys.results import Objective
 from recsys.scoring.fold_in import FoldIn
 from recsys.scoring.search import Index
@@ -77,6 +77,7 @@ class LiveModel:
                 factors,
                 items=_side(catalogue, vectors, bias, implicit, factors.items.features),
                 users=Side.empty(factors.n_factors, factors.users.features),
+                weights=None if factors.weights is None else factors.weights.moved(idx, n_items),
             ),
             list_bias=np.where(catalogue.hidden, np.float32(-np.inf), bias),
             trained=trained,
@@ -117,7 +118,7 @@ class LiveModel:
     @cached_property
     def index(self) -> Index:
         """The items that lists are searched in."""
-        return Index(self.item_factors, self.list_bias, self.head)
+        return Index(self.item_factors, self.list_bias, self.head, weights=self.factors.weights)
 
     @cached_property
     def inverse_norms(self) -> NDArray[np.float32]:
@@ -127,13 +128,19 @@ class LiveModel:
         return inverse
 
     @cached_property
+    def similarity(self) -> ItemWeights | None:
+        """The similarities of items where their vectors say nothing of them; `None`: they are the cosines."""
+        weights = self.factors.weights
+        return None if weights is None or self.factors.n_factors else weights.similarity()
+
+    @cached_property
     def fold_in(self) -> FoldIn:
         """Solves vectors of users that the version does not know, or whose ratings changed since."""
         return FoldIn(self.factors)
 
     def warm(self) -> None:
         """Compute everything that the first requests would have to wait for."""
-        _ = self.index.max_norm, self.inverse_norms, self.fold_in
+        _ = self.index.max_norm, self.inverse_norms, self.fold_in, self.similarity
 
     def with_catalogue(self, catalogue: Catalogue, changed: list[StoredItem]) -> "LiveModel":
         """Return the same version over a catalogue in which some items were changed or added."""

@@ -6,14 +6,14 @@ from recsys.results import Explanation
 def parts_of(explanation: Explanation | None) -> list[tuple[str, float]]:
     """Return the parts of a score that add up to it: (name, value); nothing for a list of popularity.
 
-    Of the dot product, the ratings that add most stand alone, the user's other ratings together, and what else the
-    model learned of the user.
+    Of the dot product and the weights between items, the ratings that add most stand alone, the user's other ratings
+    together, and what else the model learned of the user.
     """
     if explanation is None:
         return []
     named = [(entry.title or entry.item_id, entry.contribution) for entry in explanation.contributions]
     others = explanation.all_contributions - sum(value for _, value in named)
-    learned = explanation.dot_product - explanation.all_contributions
+    learned = explanation.dot_product + explanation.item_weights - explanation.all_contributions
     parts = [
         ("all items and users", explanation.global_bias),
         ("the user", explanation.user_bias),

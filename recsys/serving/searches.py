@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.results import Ignored, ScoreKind, Source
+from recsys.scoring.profile import Profile
 from recsys.scoring.score import Excluded
 from recsys.scoring.search import Index, TopN
 
@@ -42,6 +43,7 @@ class Search:
 
     Attributes:
         vector: (width,).
+        profile: the items that weights between items start from; `None`: none.
         offset: added to the scores of all items: b_u + b.
         model_version, source, fallback, score_kind: of the list.
         after: position of an item; the list has only items that come after it. `None`: all items.
@@ -57,6 +59,7 @@ class Search:
     offset: float = 0.0
     score_kind: ScoreKind = "logit"
     after: int | None = None
+    profile: Profile | None = None
 
     def finish(self, best: TopN) -> RankedItems:
         """Return the list of the items that were found."""
@@ -69,14 +72,15 @@ def run_searches(searches: Sequence[Search]) -> list[TopN]:
     by_index: dict[int, list[int]] = {}
     for position, search in enumerate(searches):
         if search.after is not None:
-            best = search.index.best_after(search.vector, search.n, search.excluded, search.after)
+            best = search.index.best_after(search.vector, search.n, search.excluded, search.after, search.profile)
             found[position] = TopN(best.item_idx, np.round(best.scores + search.offset, 6))
             continue
         by_index.setdefault(id(search.index), []).append(position)
     for positions in by_index.values():
         group = [searches[position] for position in positions]
         vectors = np.stack([search.vector for search in group])
-        lists = group[0].index.best(vectors, [search.n for search in group], [search.excluded for search in group])
+        n, excluded = [search.n for search in group], [search.excluded for search in group]
+        lists = group[0].index.best(vectors, n, excluded, [search.profile for search in group])
         for position, best, search in zip(positions, lists, group, strict=True):
             # Adding 0 and rounding would leave the scores as they are.
             found[position] = TopN(best.item_idx, np.round(best.scores + search.offset, 6)) if search.offset else best

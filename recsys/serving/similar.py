@@ -1,4 +1,4 @@
-"""Similar items: cosines between item vectors."""
+"""Similar items: cosines between item vectors, or weights between items where there are no vectors."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from recsys.errors import NotFoundError
 from recsys.results import Ignored
+from recsys.scoring.profile import Profile
 from recsys.scoring.search import Index, TopN
 from recsys.serving.catalogue import Catalogue
 from recsys.serving.filters import NO_FILTERS, Filters
@@ -15,11 +16,11 @@ from recsys.serving.popularity import MIN_RATINGS
 from recsys.serving.searches import RankedItems, Search
 
 _RARELY_RATED = 4.0
-"""Subtracted from the cosine of items with fewer than `MIN_RATINGS` ratings: more than any two cosines differ."""
+"""Subtracted from the similarity of items with fewer than `MIN_RATINGS` ratings: more than any two differ."""
 
 
 class SimilarItems:
-    """Similar items of one version over one catalogue.
+    """Similar items of one version over one catalogue: by cosine, or by `LiveModel.similarity`.
 
     Items with fewer than 10 ratings come after all others: their direction is mostly chance, or their metadata.
     """
@@ -29,7 +30,7 @@ class SimilarItems:
         penalty = np.where(catalogue.n_ratings < MIN_RATINGS, np.float32(-_RARELY_RATED), np.float32(0))
         left_out = catalogue.hidden | ~model.known
         bias = np.where(left_out, np.float32(-np.inf), penalty)
-        self._index = Index(model.embeddings, bias, scale=model.inverse_norms)
+        self._index = Index(model.embeddings, bias, scale=model.inverse_norms, weights=model.similarity)
 
     def search(
         self,
@@ -82,7 +83,7 @@ class SimilarItems:
         return self._search(np.array(item_idx), n, filters, exclude, after), tuple(ignored)
 
     def finish(self, search: Search, best: TopN) -> RankedItems:
-        """Return the list that a search found, with cosines as scores."""
+        """Return the list that a search found, with cosines or weights as scores."""
         penalty = np.where(self._catalogue.n_ratings[best.item_idx] < MIN_RATINGS, _RARELY_RATED, 0.0)
         return search.finish(TopN(best.item_idx, np.round(best.scores + penalty, 6)))
 
@@ -97,6 +98,9 @@ class SimilarItems:
         model = self._model
         left_out = np.concatenate([item_idx, exclude]).astype(np.int64) if len(exclude) else item_idx
         directions = model.embeddings[item_idx] * model.inverse_norms[item_idx, None]
+        profile = None
+        if model.similarity is not None:
+            profile = Profile(np.sort(item_idx).astype(np.int32), np.full(len(item_idx), 1 / len(item_idx), np.float32))
         return Search(
             index=self._index,
             vector=directions[0] if len(item_idx) == 1 else directions.mean(0),
@@ -104,8 +108,9 @@ class SimilarItems:
             excluded=self._catalogue.exclusions(filters, left_out),
             model_version=model.number,
             source="model",
-            score_kind="cosine",
+            score_kind="cosine" if profile is None else "weight",
             after=after,
+            profile=profile,
         )
 
     def _unknown(self) -> str:

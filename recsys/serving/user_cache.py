@@ -88,4 +88,5 @@ def _size(state: UserState) -> int:
     """Return about how many bytes a state takes."""
     vector = 0 if state.embedding is None else state.embedding.vector
     n_bytes = 0 if isinstance(vector, int) else sys.getsizeof(vector) + vector.nbytes
-    return _FIXED_BYTES + state.seen.nbytes + n_bytes
+    of_profile = 0 if state.profile is None else state.profile.nbytes
+    return _FIXED_BYTES + state.seen.nbytes + n_bytes + of_profile

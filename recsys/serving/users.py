@@ -15,8 +15,10 @@ from recsys.database.user_states import (
     read_users,
     user_keys_of,
 )
+from recsys.factors import RankingConstants
 from recsys.results import Source
 from recsys.scoring.fold_in import FoldedUser
+from recsys.scoring.profile import Profile, make_profile
 from recsys.serving.catalogue import Catalogue
 from recsys.serving.live_model import Embedding, LiveModel, metadata_embedding
 
@@ -38,6 +40,7 @@ class UserState:
         user_key: `None` if the state must not be cached: the database does not have the user, or they rated an item
             that the catalogue does not have yet.
         seq: the state is not older than this change.
+        profile: the items that weights between items start from; `None`: the version has no such weights.
         answer: the last list without filters: the number of the snapshot, the length that was asked for, and the
             JSON. The only attribute that changes.
     """
@@ -49,6 +52,7 @@ class UserState:
     fallback: str | None = None
     user_key: int | None = None
     seq: int = 0
+    profile: Profile | None = None
     answer: tuple[int, int, bytes] | None = field(default=None, repr=False, compare=False)
 
 
@@ -100,24 +104,35 @@ def read_states(
     A user whose ratings changed since the training, or whom the version does not know, is folded in.
     """
     states = dict.fromkeys(user_ids, UNKNOWN_USER)
-    to_fold_in: list[StoredUser] = []
+    has_weights = model is not None and model.factors.weights is not None
+    trained: dict[int, Embedding] = {}
+    to_read: list[StoredUser] = []
     for user in read_users(connection, user_ids, model.number if model else None):
         changed_at = user.changed_seq or 0
         if model is None or user.vector is None or changed_at > model.version.training.trained_seq:
-            to_fold_in.append(user)
+            to_read.append(user)
             continue
         embedding = Embedding(np.frombuffer(user.vector, "<f4"), user.bias or 0.0)
+        if has_weights:
+            trained[user.user_key] = embedding
+            to_read.append(user)
+            continue
         states[user.user_id] = _cacheable(UserState(embedding, "model", _seen(user, catalogue)), user)
-    if to_fold_in:
-        keys = [user.user_key for user in to_fold_in]
+    if to_read:
+        keys = [user.user_key for user in to_read]
         metadata = read_user_metadata(connection, keys)
         rated = read_rated_items(connection, keys, catalogue)
-        for user in to_fold_in:
-            known = metadata.get(user.user_key)
-            if known is not None:  # None: erased since the first query
-                seen = _seen(user, catalogue)
-                state = new_state(model, rated[user.user_key], seen, known.categories, known.attributes)
-                states[user.user_id] = _cacheable(state, user)
+        for user in to_read:
+            known, theirs = metadata.get(user.user_key), rated[user.user_key]
+            if known is None:  # erased since the first query
+                continue
+            seen = _seen(user, catalogue)
+            if user.user_key in trained:
+                profile = read_profile(model, theirs)
+                state = UserState(trained[user.user_key], "model", seen, profile=profile)
+            else:
+                state = new_state(model, theirs, seen, known.categories, known.attributes)
+            states[user.user_id] = _cacheable(state, user)
     return states
 
 
@@ -141,7 +156,9 @@ def new_state(
         prior = metadata_embedding(features, categories, attributes or {})
     folded = fold_in_user(model, rated, prior)
     if folded is not None:
-        return UserState(Embedding(folded.vector, folded.bias), "fold_in", seen)
+        source: Source = "fold_in" if model.factors.n_factors else "model"
+        profile = read_profile(model, rated)
+        return UserState(Embedding(folded.vector, folded.bias), source, seen, profile=profile)
     if prior is not None:
         reason = f"{NOTHING_RATED}: popular items among users with the same metadata"
         return UserState(prior, "popularity", seen, fallback=reason)
@@ -156,10 +173,23 @@ def fold_in_user(
     known = model.trained[rated.item_idx]
     if not known.any():
         return None
+    if model.factors.n_factors == 0:  # weights between items alone: there is nothing to solve
+        return FoldedUser(np.empty(0, np.float32), 0.0, np.empty((int(known.sum()), 0), np.float32))
     vector, bias = prior if prior is not None else (None, 0.0)
     return model.fold_in.solve(
         rated.item_idx[known], rated.ratings[known], prior=vector, prior_bias=bias, explain=explain
     )
+
+
+def read_profile(model: LiveModel | None, rated: RatedItems) -> Profile | None:
+    """Return the items that weights between items start from; `None` if the version has no such weights."""
+    if model is None or model.factors.weights is None:
+        return None
+    rated = rated.for_model(model)
+    known = model.trained[rated.item_idx]
+    constants = model.factors.constants
+    assert isinstance(constants, RankingConstants)
+    return make_profile(rated.item_idx[known], rated.ratings[known], constants)
 
 
 def read_rated_items(connection: Connection, user_keys: Sequence[int], catalogue: Catalogue) -> dict[int, RatedItems]:

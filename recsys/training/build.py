@@ -194,7 +194,7 @@ def build(
     users = side(train.n_users, items_of_users, features_of_users)
     items = side(train.n_items, users_of_items, features_of_items)
     model: DotProduct | NeuralCF
-    if config.architecture == "dot":
+    if config.architecture in ("dot", "blend"):
         model = DotProduct(users, items, generator)
     else:
         model = NeuralCF(

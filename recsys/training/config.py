@@ -24,8 +24,8 @@ class Config:
 
     Attributes:
         objective: `rating` or `ranking`.
-        architecture: `dot` or `neural`.
-        n_factors: width of the embeddings. `None`: each side by `embedding_width`, only with `neural`.
+        architecture: `dot`, `neural`, `item` or `blend`.
+        n_factors: width of the embeddings. `None`: each side by `embedding_width`, only with `neural`; 0 with `item`.
         n_epochs: passes over the training set.
         batch_size: ratings per step. Under `ranking`, a batch is the users that have about that many.
         learning_rate: AdamW's learning rate at the peak of the one-cycle schedule.
@@ -55,6 +55,13 @@ class Config:
             factors only from their own.
         layer_weight_decay: AdamW's decay of the layers.
         init_std: standard deviation of the factors before training.
+        item_l2: λ, the penalty on the weights between items. `None`: found on a validation part of the training set.
+            These fields are of `item` and `blend` only.
+        item_power: power of its popularity by which an item's weights are divided. `None`: found there too.
+        item_dropout: share of a user's items whose loss the weights between items are penalised for.
+        popularity: strength of an item's popularity beside the weights. `None`: found there too.
+        n_neighbours: weights that are kept for each item, in the mean.
+        alpha: by how much the weights between items are multiplied in `blend`. `None`: found on the validation part.
     """
 
     objective: Objective
@@ -83,6 +90,12 @@ class Config:
     batch_norm: bool = False
     layer_rate: float = 1.0
     layer_weight_decay: float = 0.0
+    item_l2: float | None = None
+    item_power: float | None = None
+    item_dropout: float = 0.0
+    popularity: float | None = None
+    n_neighbours: int = 0
+    alpha: float | None = None
 
     def as_record(self) -> dict[str, Any]:
         """Return the fields with JSON's types."""
@@ -105,8 +118,6 @@ class Config:
         for name in ("n_epochs", "batch_size"):
             if not getattr(self, name) >= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.n_factors is not None and self.n_factors < 1:
-            raise InputError(f"n_factors is {self.n_factors}; it must be at least 1")
         for name in ("learning_rate", "init_std", "layer_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
@@ -127,10 +138,17 @@ class Config:
                 raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.n_sampled is not None and self.n_sampled < 0:
             raise InputError(f"n_sampled is {self.n_sampled}; it must be 0, for the whole catalogue, or more")
-        for name in ("implicit_dropout", "dropout"):
+        for name in ("implicit_dropout", "dropout", "item_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
-        if self.architecture == "dot":
+        if self.architecture in ("item", "blend"):
+            self._check_item()
+        if self.architecture == "item":
+            if self.n_factors:
+                raise InputError(f"n_factors is {self.n_factors}; the item architecture has no factors: leave it out")
+        elif self.n_factors is not None and self.n_factors < 1:
+            raise InputError(f"n_factors is {self.n_factors}; it must be at least 1")
+        if self.architecture != "neural":
             if self.n_factors is None:
                 raise InputError("n_factors has no value: the dot product needs one width for both sides, such as 64")
             if self.hidden:
@@ -141,6 +159,26 @@ class Config:
             raise InputError(
                 "the neural architecture needs at least one hidden layer of width 1 or more, such as 64,32"
             )
+
+    def _check_item(self) -> None:
+        """Check the settings of weights between items.
+
+        Raises:
+            InputError: a setting is out of range.
+        """
+        if self.objective != "ranking":
+            raise InputError(
+                "weights between items order lists and predict no ratings: use --objective ranking, or another "
+                "architecture"
+            )
+        if self.item_l2 is not None and not 0 < self.item_l2 < math.inf:
+            raise InputError(f"item_l2 is {self.item_l2}; it must be above 0")
+        for name in ("item_power", "popularity", "alpha"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise InputError(f"{name} is {value}; it must not be negative")
+        if self.n_neighbours < 1:
+            raise InputError(f"n_neighbours is {self.n_neighbours}; it must be at least 1")
 
 
 def default_config(
@@ -234,6 +272,11 @@ def default_config(
             layer_weight_decay=0.1,
         )
     given = {name: value for name, value in overrides.items() if value is not None}
+    if architecture in ("item", "blend"):
+        chosen = replace(chosen, architecture=architecture, item_dropout=0.5, n_neighbours=100)
+    if architecture == "item":
+        chosen = replace(chosen, n_factors=0, n_epochs=1, features=False)
+        given.pop("n_factors", None)  # a setting of other architectures, as it may stand in recsys.toml
     if "hidden" in given:
         given["hidden"] = tuple(given["hidden"])
     config = replace(chosen, **given)

@@ -12,10 +12,11 @@ from torch import Tensor
 from recsys.data.dataset import Ratings
 from recsys.data.features import Features
 from recsys.data.keyed import positions
-from recsys.factors import Factors, FeatureEmbeddings, RankingConstants, RatingConstants, Side
-from recsys.scoring.fold_in import DEFAULT_RIDGE, FoldIn
+from recsys.factors import Factors, FeatureEmbeddings, RatingConstants, Side
+from recsys.scoring.fold_in import FoldIn
 from recsys.training.build import Run, feature_matrix
 from recsys.training.config import Config
+from recsys.training.item import ranking_constants
 from recsys.training.side import SideModule
 
 _RIDGE_USERS = 128
@@ -68,12 +69,7 @@ def with_ranking_constants(factors: Factors, run: Run, train: Ratings, config: C
 
     The ridge is measured on up to 128 users, spread evenly over the training set.
     """
-    mean, span = float(train.rating.mean(dtype=np.float64)), float(np.ptp(train.rating)) or 1.0
-    dislike_below = -math.inf if train.scale is None else (train.scale[0] + train.scale[1]) / 2
-    n_items = train.n_ratings / train.n_users
-    constants = RankingConstants(
-        mean, span, n_items, DEFAULT_RIDGE, config.rating_weight, config.user_power, dislike_below
-    )
+    constants = ranking_constants(train, config)
     fold_in = FoldIn(replace(factors, constants=constants))
     starts, order = train.by_user()
     item_idx = positions(factors.item_keys, train.item_keys)
@@ -87,7 +83,7 @@ def with_ranking_constants(factors: Factors, run: Run, train: Ratings, config: C
     highest = np.full(train.n_users, -math.inf)
     np.maximum.at(highest, train.user_idx, train.rating)
     user_factors = factors.user_factors.copy()
-    for user in np.flatnonzero(highest < dislike_below).tolist():
+    for user in np.flatnonzero(highest < constants.dislike_below).tolist():
         # The loss has only positive weights: it pulls towards what these users dislike.
         of_user = order[starts[user] : starts[user + 1]]
         folded = fold_in.solve(item_idx[train.item_idx[of_user]], train.rating[of_user])

@@ -3,8 +3,9 @@
 import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -14,11 +15,13 @@ from recsys.data.dataset import Ratings
 from recsys.data.scale import validate_ratings
 from recsys.errors import DivergedError, InputError, TrainingError
 from recsys.factors import Factors
+from recsys.training.blend import blend_with, find_blend
 from recsys.training.build import EpochRecord, Restart, Run, build
 from recsys.training.checkpoint import Checkpoint, Keeper
 from recsys.training.config import Config
 from recsys.training.devices import is_out_of_memory, pick_device
 from recsys.training.export import export, with_ranking_constants
+from recsys.training.item import fit_item
 from recsys.training.loop import Hooks, train_run
 from recsys.training.memory import check_memory
 
@@ -41,12 +44,14 @@ class Fitted:
         history: a record of every epoch.
         seconds: of the whole training, with the parts before a continuation or a restart.
         restarts: the trainings whose loss rose, before this one.
+        found: settings that the config left open, with the values that were chosen on a validation part.
     """
 
     factors: Factors
     history: tuple[EpochRecord, ...]
     seconds: float
     restarts: tuple[Restart, ...] = ()
+    found: Mapping[str, float] = field(default_factory=dict)
 
 
 def fit(
@@ -93,6 +98,28 @@ def fit(
     if accumulate < 1:
         raise InputError(f"accumulate is {accumulate}: a batch can be cut into 1 part or more")
     train = validate_ratings(train, rating_scale)
+    if config.architecture == "item":
+        return fit_in_closed_form(train, config, validate=validate, on_epoch=on_epoch, on_step=on_step)
+    if config.architecture == "blend":
+        check_memory(train, replace(config, architecture="item"), torch.device("cpu"))
+        fit_dot = partial(
+            fit, rating_scale=rating_scale, device=device, seed=seed, accumulate=accumulate, restarts=restarts
+        )
+        started = time.perf_counter()
+        found = find_blend(train, config, lambda part, settings: fit_dot(part, settings).factors)
+        searched = time.perf_counter() - started
+        dot = fit_dot(
+            train,
+            replace(config, architecture="dot"),
+            checkpoint=checkpoint,
+            validate=validate,
+            on_epoch=on_epoch,
+            on_step=on_step,
+        )
+        started = time.perf_counter()
+        factors = blend_with(dot.factors, train, config, found)
+        seconds = dot.seconds + searched + time.perf_counter() - started
+        return replace(dot, factors=factors, seconds=seconds, found=found)
     chosen = pick_device(device)
     job = Job(train, config, rating_scale, seed, accumulate, baseline)
     if chosen.type == "cpu":  # a GPU's allocator says so itself, and `auto` goes on with the CPU
@@ -131,6 +158,36 @@ def fit(
         validate=validate,
         on_epoch=on_epoch,
         on_step=on_step,
+    )
+
+
+def fit_in_closed_form(
+    train: Ratings,
+    config: Config,
+    *,
+    validate: Callable[[Factors], float] | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Fitted:
+    """Fit weights between items, on the CPU: one epoch of one step.
+
+    Raises:
+        TrainingError: memory is too short.
+    """
+    check_memory(train, config, torch.device("cpu"))
+    started = time.perf_counter()
+    factors, loss, settings = fit_item(train, config)
+    seconds = time.perf_counter() - started
+    if on_step:
+        on_step(1, 1)
+    record = EpochRecord(1, loss, validate(factors) if validate else None, seconds)
+    if on_epoch:
+        on_epoch(record)
+    return Fitted(
+        factors,
+        (record,),
+        seconds,
+        found={"item_l2": settings.l2, "item_power": settings.power, "popularity": settings.popularity},
     )
 
 

@@ -7,6 +7,8 @@ import torch
 from recsys.data.dataset import Ratings
 from recsys.errors import TrainingError
 from recsys.training.config import Config
+from recsys.training.item import n_weights
+from recsys.training.item_weights import COLUMNS, MAX_INVERSE
 from recsys.training.models import embedding_width
 from recsys.training.objectives import MAX_SCORES
 
@@ -23,6 +25,8 @@ def estimate_memory(train: Ratings, config: Config) -> int:
     Counted are the tables with gradients and the state of AdamW, the ratings by user and by item, and the scores of a
     batch. Without features, whose part is small.
     """
+    if config.architecture == "item":
+        return item_memory(train, config)
     widths = [
         embedding_width(n) if config.n_factors is None else config.n_factors for n in (train.n_users, train.n_items)
     ]
@@ -43,6 +47,13 @@ def estimate_memory(train: Ratings, config: Config) -> int:
     elif config.hidden:
         total += 4 * 4 * min(config.batch_size, train.n_ratings) * sum(config.hidden)
     return total
+
+
+def item_memory(train: Ratings, config: Config) -> int:
+    """Return about how many bytes weights between items take: the matrix to invert, columns, and weights kept twice."""
+    n = min(train.n_items, MAX_INVERSE if train.n_users > MAX_INVERSE else max(train.n_users, MAX_INVERSE))
+    of_weights = 12 * 4 * n_weights(train.n_items, config)
+    return 4 * (2 * n**2 + 6 * COLUMNS * train.n_items) + of_weights + 6 * 12 * train.n_ratings
 
 
 def available_memory(device: torch.device) -> int | None:
@@ -69,9 +80,12 @@ def check_memory(train: Ratings, config: Config, device: torch.device) -> None:
     """
     needed, available = estimate_memory(train, config), available_memory(device)
     if available is not None and needed > available:
+        fewer = (
+            "fewer weights (--set n_neighbours=20)" if config.architecture == "item" else "fewer factors (--n-factors)"
+        )
         raise TrainingError(
             f"training needs about {format_bytes(needed)} of memory, and device {device.type} has "
-            f"{format_bytes(available)} left: use fewer factors (--n-factors), or a machine with more memory"
+            f"{format_bytes(available)} left: use {fewer}, or a machine with more memory"
         )
 
 

@@ -13,14 +13,12 @@ import torch
 from torch import Tensor
 
 from recsys.data.dataset import Ratings
+from recsys.scoring.profile import MIN_WEIGHT
 from recsys.training.models import Model
 from recsys.training.sparse import Cells, uses_kernels, weighted_squares
 
 MAX_SCORES = 1 << 25
 """Largest number of scores of one batch under `ranking`: 128 MiB in float32."""
-
-_MIN_WEIGHT = 0.05
-"""Smallest weight of an interaction: the user chose even the item that they rated lowest."""
 
 
 class Loss(Protocol):
@@ -143,7 +141,7 @@ class RankingLoss:
         span = float(np.ptp(train.rating)) or 1.0
         liked = 1 + rating_weight * (train.rating - train.rating.mean(dtype=np.float64)) / span  # (n_ratings,)
         eager = (np.bincount(train.user_idx) * (train.n_users / train.n_ratings)) ** user_power  # (n_users,)
-        weight = (np.maximum(liked, _MIN_WEIGHT) / eager[train.user_idx]).astype(np.float32)[order]
+        weight = (np.maximum(liked, MIN_WEIGHT) / eager[train.user_idx]).astype(np.float32)[order]
         self._weight = torch.from_numpy(weight).to(device)
         self._starts = torch.from_numpy(starts).to(device)
         self._item_idx = torch.from_numpy(train.item_idx[order]).to(device)

@@ -90,8 +90,17 @@ class Trial:
 def search_space(config: Config) -> dict[str, SearchRange]:
     """Return the fields to search, those that matter for the objective, each with a range around its default.
 
-    A field whose default is 0, or depends on the data, is not searched.
+    A field whose default is 0, or depends on the data, is not searched. `item` finds λ and the strength of popularity
+    in each trial by itself.
     """
+    if config.architecture == "item":
+        return {
+            "rating_weight": SearchRange("real", config.rating_weight / 4, config.rating_weight * 4),
+            "item_dropout": SearchRange("real", 0.1, 0.9),
+            "n_neighbours": SearchRange.doublings(
+                config.n_neighbours, config.n_neighbours / 4, config.n_neighbours * 4
+            ),
+        }
     factor_of = {"learning_rate": 4.0}
     if config.objective == "ranking":
         factor_of |= {"weight_decay": 10.0, "rating_weight": 4.0}

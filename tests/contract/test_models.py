@@ -25,6 +25,8 @@ KINDS = [
     Kind("dot", "ranking", {"n_factors": 8, "n_epochs": 40, "batch_size": 64, "learning_rate": 0.05}),
     Kind("dot", "rating", {"n_factors": 8, "n_epochs": 40, "batch_size": 64, "learning_rate": 0.03}),
     Kind("neural", "ranking", {"n_epochs": 60, "batch_size": 64, "learning_rate": 0.05, "dropout": 0.0}),
+    Kind("item", "ranking", {}),
+    Kind("blend", "ranking", {"n_factors": 8, "n_epochs": 40, "batch_size": 64, "learning_rate": 0.05}),
     Kind("neural", "rating", {"n_epochs": 60, "batch_size": 64, "learning_rate": 0.03, "dropout": 0.0}),
 ]
 
@@ -114,7 +116,14 @@ def test_the_same_seed_gives_the_same_bits(data: RatingData, kind: Kind) -> None
     once, again, other = fit(data, short), fit(data, short), fit(data, short, seed=1)
     for name in ("user_factors", "item_factors", "user_bias", "item_bias"):
         assert np.array_equal(getattr(again.factors, name), getattr(once.factors, name))
-    assert not np.array_equal(other.factors.item_factors, once.factors.item_factors)
+    weights, equal, others = (each.factors.weights for each in (once, again, other))
+    if weights is not None:
+        assert equal is not None
+        assert np.array_equal(equal.values, weights.values)
+    if once.factors.n_factors:
+        assert not np.array_equal(other.factors.item_factors, once.factors.item_factors)
+    elif weights is not None and others is not None:  # in closed form: there is nothing to draw
+        assert np.array_equal(others.values, weights.values)
 
 
 def test_a_batch_equals_single_lists(learner: Learner) -> None:
@@ -143,4 +152,6 @@ def test_an_explanation_adds_up(learner: Learner) -> None:
             parts = item.explanation
             assert parts is not None
             total = parts.global_bias + parts.user_bias + parts.item_bias + parts.dot_product + parts.layers
-            assert total == pytest.approx(item.score, abs=1e-5)
+            assert total + parts.item_weights == pytest.approx(item.score, abs=1e-5)
+            if not learner.factors.n_factors:
+                assert parts.all_contributions == pytest.approx(parts.dot_product + parts.item_weights, abs=1e-5)

@@ -54,6 +54,23 @@ def test_a_neural_version_is_trained_stored_and_served(recsys: Recsys, ratings: 
     assert recsys("report").strip() == "report/report.html"
 
 
+def test_an_item_version_is_trained_stored_and_served(recsys: Recsys, ratings: Path) -> None:
+    recsys("load", str(ratings))
+    report = recsys.json("train", "--architecture", "item")
+    assert (report["architecture"], report["published"]) == ("item", True)
+    assert report["refit"]["overlap"] > 0.7
+    model = recsys.json("models", "show", str(report["model_version"]))
+    assert model["configuration"]["item_l2"] is None
+    assert set(model["configuration"]["found"]) == {"item_l2", "item_power", "popularity"}
+    recommended = recsys.json("recommend", "u0001", "--explain")
+    assert (recommended["source"], len(recommended["items"])) == ("model", 10)
+    first = recommended["items"][0]
+    assert first["explanation"]["item_weights"] == pytest.approx(first["explanation"]["all_contributions"])
+    assert first["item_id"] not in {item["item_id"] for item in recsys.json("similar", first["item_id"])["items"]}
+    assert recsys.json("recommend", "--all", "--out", "lists.parquet")["users"] == 200
+    assert recsys("report").strip() == "report/report.html"
+
+
 def test_items_that_nobody_rated_have_a_vector_from_their_metadata(loaded: Engine) -> None:
     with reading(loaded) as connection:
         known = ratings_to_train_on(connection)

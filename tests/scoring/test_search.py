@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recsys.factors import Head
+from recsys.factors import Head, ItemWeights
+from recsys.scoring.profile import Profile
 from recsys.scoring.search import DECIMALS, Excluded, Index, TopN
 
 N_LISTED = (0, 1, 2, 3, 10, 40, 100_000)
@@ -199,3 +200,46 @@ def test_pairs_are_scored_in_float64() -> None:
         float(users[u].astype(float) @ among.items[i].astype(float) + among.bias[i]) for u, i in enumerate(place)
     ]
     np.testing.assert_allclose(among.pair_scores(users, place), expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("width", [0, 8])
+@pytest.mark.parametrize("n_items", [1, 65, 3000])
+def test_what_profiles_add_is_part_of_the_exact_score(n_items: int, width: int) -> None:
+    users, plain = made(5, n_items, width)
+    random = np.random.default_rng(1)
+    B = np.where(random.random((n_items, n_items)) < 0.05, random.normal(size=(n_items, n_items)), 0)
+    B = np.round(B, 1).astype(np.float32)  # with many ties
+    row, column = np.nonzero(B)
+    weights = ItemWeights.from_entries(row[::-1], column[::-1], B[row, column][::-1], n_items)
+    index = Index(plain.items, np.round(plain.bias), weights=weights)
+    profiles = [
+        Profile(np.flatnonzero(random.random(n_items) < 0.02).astype(np.int32), np.empty(0, np.float32)) for _ in users
+    ]
+    profiles = [
+        p._replace(x=random.choice([0.5, 1.0, 1.5, -1.0], len(p.item_idx)).astype(np.float32)) for p in profiles
+    ]
+    seen: list[Excluded] = [p.item_idx for p in profiles]
+    n = [3, 10, n_items, 1, 7]
+    together = index.best(users, n, seen, profiles)
+    for at, profile in enumerate(profiles):
+        (alone,) = index.best(users[[at]], [n[at]], [seen[at]], [profile])
+        added = profile.x.astype(float) @ B[profile.item_idx].astype(float)
+        scores = index.items.astype(float) @ users[at].astype(float) + index.bias + added
+        scores[profile.item_idx] = -np.inf
+        told = np.round(scores, DECIMALS)
+        order = np.lexsort((np.arange(n_items), -told))[: min(n[at], n_items - len(profile.item_idx))]
+        for best in (together[at], alone):
+            assert best.item_idx.tolist() == order.tolist()
+            np.testing.assert_allclose(best.scores, told[order], rtol=0, atol=2e-6)
+        if len(order) > 1:
+            after = index.best_after(users[at], 5, seen[at], int(order[0]), profile)
+            assert after.item_idx.tolist() == order[1:6].tolist() or n[at] < 6
+
+
+def test_items_that_came_later_are_in_no_weights() -> None:
+    weights = ItemWeights.from_entries(np.array([0]), np.array([1]), np.ones(1, np.float32), 2)
+    index = Index(np.zeros((3, 0), np.float32), np.zeros(3, np.float32), weights=weights)
+    profile = Profile(np.array([0, 2], np.int32), np.ones(2, np.float32))
+    (best,) = index.best(np.zeros((1, 0), np.float32), [3], None, [profile])
+    assert best.item_idx.tolist() == [1, 0, 2]
+    assert best.scores.tolist() == [1.0, 0.0, 0.0]

@@ -62,6 +62,11 @@ def test_the_space_lies_around_the_defaults() -> None:
         "n_factors": SearchRange("doubling", 16, 256),
         "n_epochs": SearchRange("whole", 15, 60),
     }
+    item = default_config("ranking", 100_000, architecture="item")
+    assert defaults(item) == {"rating_weight": 2.0, "item_dropout": 0.5, "n_neighbours": 100}
+    assert search_space(default_config("ranking", 100_000, architecture="blend")) == search_space(
+        default_config("ranking", 100_000)
+    )
     rating = search_space(default_config("rating", 100_000, l2=0.05, damping=2.5, implicit=False))
     assert rating.keys() == {"learning_rate", "l2", "damping", "batch_size", "n_factors", "n_epochs"}
     assert (rating["l2"], rating["damping"]) == (SearchRange("real", 0.005, 0.5), SearchRange("real", 0.25, 25))

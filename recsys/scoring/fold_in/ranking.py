@@ -9,15 +9,13 @@ from numpy.typing import NDArray
 from recsys.factors import Factors, RankingConstants
 from recsys.scoring.fold_in.items import F32, ItemSet, UserMap, sample_softmax, softmax
 from recsys.scoring.fold_in.newton import Solution, add_to_diagonal, minimise
+from recsys.scoring.profile import liking
 
 DEFAULT_RIDGE = 20.0
 """λ if the training did not leave any."""
 _RIDGE_SHARE = {"dot": 0.5, "neural": 2.0}
 """λ as a share of the training's ridge: the shares that ordered lists best on validation parts."""
 _RIDGE_RANGE = (0.1, 1e4)
-_MIN_WEIGHT = 0.05
-"""Smallest weight of an item, however low its rating, as in training."""
-
 _N_POPULAR = 8192
 """Items with the highest biases, all of which are scored at the start."""
 _N_RARE = 2048
@@ -139,9 +137,8 @@ class RankingFoldIn:
         constants = self._constants
         if constants is None:
             return np.full(len(rating), 10 * len(rating) ** -0.5)
-        liked = 1 + constants.rating_weight * (rating.astype(np.float64) - constants.mean) / constants.span
         activity = (len(rating) / constants.n_items) ** constants.user_power
-        weight: NDArray[np.float64] = np.maximum(liked, _MIN_WEIGHT) / activity
+        weight: NDArray[np.float64] = liking(rating, constants) / activity
         return weight
 
     def _sample(self, vector: F32) -> ItemSet:
