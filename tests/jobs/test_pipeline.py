@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
+from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -20,6 +21,7 @@ from jobs.doctor import diagnose
 from jobs.night_plan import plan_night
 from jobs.nightly import nightly
 from jobs.notify import NotifyError, notify
+from jobs.training_input import TrainingInput
 from recsys.data import sample
 from recsys.data.encoding import collect
 from recsys.data.rows import RatingBatch
@@ -32,9 +34,11 @@ from recsys.database.runs import StoredRun, read_run, read_runs
 from recsys.database.users import erase_user
 from recsys.errors import InputError, LockedError
 from recsys.evaluation.splits import hold_out
+from recsys.learner import Learner
+from recsys.library.loading import RatingData
 from recsys.results import NightlyReport
 from recsys.settings import Settings
-from recsys.training.config import config_for
+from recsys.training.config import Config, config_for
 
 MADE = sample.generate(n_users=100, n_items=45, n_ratings=2000, seed=3)
 SMALL = {"n_factors": 4, "n_epochs": 2}
@@ -103,9 +107,20 @@ def test_promise_10_what_goes_live_has_seen_every_rating_and_its_twin_has_not(
         for number in (1, 2):
             refit, twin = load_factors(connection, number), load_judged(connection, number)
             assert refit.n_users == ratings.n_users
+            # The live version is a training on all ratings, bit for bit.
+            source = TrainingInput.read(loaded, settings).for_objective(refit.objective)
+            [stored] = [each for each in versions(connection) if each.number == number]
+            used = {field.name: stored.training.configuration[field.name] for field in fields(Config)}
+            again = Learner.fit(
+                RatingData(source.ratings, {}, {}),
+                config=Config(**{**used, "hidden": ()}),
+                rating_scale=source.scale,
+                device="cpu",
+            )
+            assert np.array_equal(again.factors.item_factors, refit.item_factors)
+            assert np.array_equal(again.factors.user_factors, refit.user_factors)
             assert not np.array_equal(refit.item_bias, twin.item_bias)
             assert twin.items.implicit is None
-            [stored] = [each for each in versions(connection) if each.number == number]
             assert stored.training.n_ratings == ratings.n_ratings
             assert stored.training.refit is not None
             assert stored.training.newest_rating_at == 4 * 10**12

@@ -9,20 +9,31 @@ from sqlalchemy import Engine
 from jobs.nightly import nightly
 from recsys.database.engine import reading
 from recsys.database.models import live_numbers, roll_back, version, versions
+from recsys.results import Objective
 from recsys.settings import Settings
+
+SMALL: dict[Objective, dict[str, int]] = {
+    "rating": {"n_factors": 8, "n_epochs": 5},
+    "ranking": {"n_factors": 32, "n_epochs": 15},
+}
+"""Trainings that take seconds, and are better than their baselines."""
 
 
 @pytest.mark.long
 @pytest.mark.shared_data
-def test_five_snapshots_in_order(engine: Engine, shared_data: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(1200)
+def test_five_snapshots_in_order(
+    engine: Engine, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.nightly.has_extra", lambda _: False)  # maps take most of the time of such a night
     settings = Settings(checkpoints=tmp_path / "checkpoints")
     n_ratings = []
     for size in ("10K", "20K", "30K", "40K", "50K"):
         source = shared_data / f"movietweetings-snapshots.zip/movietweetings/{size}"
-        report = nightly(engine, settings, [source], device="cpu")
+        report = nightly(engine, settings, [source], device="cpu", overrides=SMALL)
         assert report.status in ("published", "some_refused", "not_better"), report
         print(size, report.seconds, [each.line() for each in report.objectives])  # noqa: T201 - shown if it fails
-        again = nightly(engine, settings, [source], device="cpu")
+        again = nightly(engine, settings, [source], device="cpu", overrides=SMALL)
         assert again.status == "nothing_new"
         assert again.loads[0].inserted == again.loads[0].updated == 0
         with reading(engine) as connection:
@@ -44,5 +55,5 @@ def test_five_snapshots_in_order(engine: Engine, shared_data: Path, tmp_path: Pa
         assert before < live[objective]
     # The ratings are still those of the last training, so nothing is trained, and the rolled back version stays.
     with patch("jobs.notify.notify") as sent:
-        assert nightly(engine, settings, device="cpu").status == "nothing_new"
+        assert nightly(engine, settings, device="cpu", overrides=SMALL).status == "nothing_new"
     assert not sent.called
