@@ -101,11 +101,11 @@ class Pipeline:
                     "n_items": source.ratings.n_items,
                     "n_held_out": test.n_ratings,
                 }
-            config = self._config(job.architecture or "dot")
             choice = None
             if job.architecture is None and job.objective == "ranking":
-                choice = self._choose(training_set)
-                config = self._config(choice.architecture)
+                choice, config = self._choose(training_set)
+            else:
+                config = self._config(job.architecture or "dot")
             settled = replace(config, **({} if choice is None else choice.settings))
             twin_file, refit_file = open_checkpoints(
                 settings.checkpoints, settled, [self._digest(settled, part) for part in (training_set, source.ratings)]
@@ -139,8 +139,8 @@ class Pipeline:
                 job.overrides,
             )
 
-    def _choose(self, training_set: Ratings) -> Choice:
-        """Return the architecture that suits the training set."""
+    def _choose(self, training_set: Ratings) -> tuple[Choice, Config]:
+        """Return the architecture that suits the training set, and its settings."""
         configs = {architecture: self._config(architecture) for architecture in CANDIDATES}
 
         def fit(ratings: Ratings, config: Config) -> Learner:
@@ -151,7 +151,7 @@ class Pipeline:
         with self._run.step("choose", "ranking", self._digest(configs["dot"], training_set)) as step:
             choice = choose_architecture(training_set, self._source.scale, configs, fit)
             step.figures = {"architecture": choice.architecture, "measured": dict(choice.measured), **choice.settings}
-        return choice
+        return choice, configs[choice.architecture]
 
     def _finish(
         self,

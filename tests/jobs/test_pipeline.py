@@ -398,7 +398,7 @@ def test_two_nights_at_once_are_one(sqlite_engine: Engine, settings: Settings, t
         patched.setattr(pipeline, "choose_config", while_the_first_runs)
         report = nightly(sqlite_engine, settings, device="cpu")
     assert report.status == "published"
-    assert len(refused) == 2
+    assert len(refused) == 4  # while rating is trained, and for each candidate of ranking
     with reading(second) as connection:
         assert [run.status for run in read_runs(connection, 10)] == ["done"]
     second.dispose()
