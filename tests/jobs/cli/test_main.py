@@ -92,7 +92,7 @@ def test_nightly_publishes_then_finds_nothing_new_then_trains_on_what_came(recsy
     assert recsys.json("nightly", "--source", str(ratings))["status"] == "nothing_new"
     assert recsys("nightly", "--detailed-exit-code", code=11).splitlines()[-1].startswith("nothing new")
     more = recsys.folder / "more.csv"
-    more.write_text("user_id,item_id,rating,rated_at\nu0001,i0001,5,2020-01-01T00:00:00Z\nu0001,i0002,5,2020-01-01\n")
+    more.write_text("user_id,item_id,rating,rated_at\nnew,i0001,5,2020-01-01T00:00:00Z\nnew,i0002,5,2020-01-01\n")
     second = recsys.json("nightly", "--source", str(more))
     assert len(second["trainings"]) == 2
     assert all("against the live version" in training["reason"] for training in second["trainings"])
