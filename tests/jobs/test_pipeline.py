@@ -110,7 +110,9 @@ def test_promise_10_what_goes_live_has_seen_every_rating_and_its_twin_has_not(
             # The live version is a training on all ratings, bit for bit.
             source = TrainingInput.read(loaded, settings).for_objective(refit.objective)
             [stored] = [each for each in versions(connection) if each.number == number]
-            used = {field.name: stored.training.configuration[field.name] for field in fields(Config)}
+            configuration = stored.training.configuration
+            used = {field.name: configuration[field.name] for field in fields(Config)}
+            used |= configuration.get("found", {})  # type: ignore[arg-type]
             again = Learner.fit(
                 RatingData(source.ratings, {}, {}),
                 config=Config(**{**used, "hidden": ()}),
@@ -119,6 +121,8 @@ def test_promise_10_what_goes_live_has_seen_every_rating_and_its_twin_has_not(
             )
             assert np.array_equal(again.factors.item_factors, refit.item_factors)
             assert np.array_equal(again.factors.user_factors, refit.user_factors)
+            weights = [each.weights.values if each.weights else np.empty(0) for each in (again.factors, refit)]
+            assert np.array_equal(*weights)
             assert not np.array_equal(refit.item_bias, twin.item_bias)
             assert twin.items.implicit is None
             assert stored.training.n_ratings == ratings.n_ratings
