@@ -15,7 +15,6 @@ A catalogue that is too large for one inverse is solved exactly from an inverse 
 few, and otherwise in parts: a part of the items is solved together with the items that are rated with them most.
 """
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -30,8 +29,11 @@ F32 = NDArray[np.float32]
 
 MAX_INVERSE = 8192
 """Largest matrix that is inverted: 256 MiB, and about 10 seconds of two cores."""
-_PART, UNIVERSE = 1024, 4096
-"""Items that are solved together, and items that they are solved among."""
+_PART, UNIVERSE, _HEAD = 1024, 4096, 2048
+"""Items that are solved together, items that they are solved among, and the most rated items that are always among
+these, so that XᵀX of them, the dearest part, is computed once."""
+_SHARED = 128
+"""Items whose common users with all others are counted at a time."""
 COLUMNS = 512
 """Columns that are solved at once from the inverse of the size of the users."""
 _ROWS = 2048
@@ -158,10 +160,13 @@ def solve_columns(X: sparse.csr_array, penalty: F32) -> Iterator[Columns]:
         yield from solve_by_users(X, penalty)
     else:
         by_column, by_item = X.tocsc(), X.T.tocsr()
-        scale = penalty + squares_of(X)
+        squares = squares_of(X)
+        head = np.sort(np.argpartition(-squares, _HEAD)[:_HEAD])
+        of_head = gram(by_column[:, head].tocsr())
         for part in sorted_parts(X, _PART):
-            items = universe_of(by_column, by_item, scale, part, UNIVERSE)
-            yield from solve_among(by_column[:, items].tocsr(), penalty[items], items, part)
+            items = universe_of(by_column, by_item, penalty + squares, part, head, UNIVERSE)
+            A = gram_beside(by_column, items, head, of_head)
+            yield from columns_of(A, penalty[items], items, part)
 
 
 def solve_among(
@@ -176,6 +181,24 @@ def solve_among(
         wanted: (n_wanted,) those of `items` whose columns are returned, ascending.
     """
     yield from columns_of(gram(X), penalty, items, wanted)
+
+
+def gram_beside(by_column: sparse.csc_array, items: NDArray[np.int64], head: NDArray[np.int64], of_head: F32) -> F32:
+    """Return `gram` of some items, of which it is known for the head: (n, n).
+
+    Args:
+        items: (n,) ascending.
+        head: (n_head,) some of them, ascending.
+        of_head: (n_head, n_head) theirs.
+    """
+    A = np.empty((len(items), len(items)), np.float32, order="F")
+    place = np.searchsorted(items, head)
+    A[np.ix_(place, place)] = of_head
+    others = np.setdiff1d(np.arange(len(items)), place)
+    beside = (by_column[:, items[others]].T.tocsr() @ by_column[:, items].tocsr()).toarray()  # (n_others, n)
+    A[others] = beside
+    A[:, others] = beside.T
+    return A
 
 
 def columns_of(A: F32, penalty: F32, items: NDArray[np.int64], wanted: NDArray[np.int64]) -> Iterator[Columns]:
@@ -252,9 +275,10 @@ def universe_of(
     by_item: sparse.csr_array,
     scale: F32,
     part: NDArray[np.int64],
+    head: NDArray[np.int64],
     size: int,
 ) -> NDArray[np.int64]:
-    """Return the items that a part is solved among, ascending: its own, and those that are rated with them most.
+    """Return the items that a part is solved among, ascending: its own, the head, and those rated with its own most.
 
     Items are ordered by Σ_i G_ji² / ((G_jj + Λ_j) (G_ii + Λ_i)), the sum over the part of the squared correlations.
 
@@ -262,10 +286,14 @@ def universe_of(
         by_column, by_item: X (n_users, n_items), and its transpose by row.
         scale: (n_items,) G_ii + Λ_i.
     """
-    rated_with = by_item @ by_column[:, part].tocsr()  # (n_items, n_part)
-    shared = rated_with.multiply(rated_with).multiply(1 / scale[part][None, :])
-    score = np.asarray(shared.sum(1)).ravel() / scale
-    score[part] = np.inf
+    score = np.zeros(len(scale))
+    for start in range(0, len(part), _SHARED):
+        some = part[start : start + _SHARED]
+        rated_with = by_item @ by_column[:, some].tocsr()  # (n_items, n_some)
+        rated_with.data **= 2
+        score += rated_with @ (1 / scale[some])
+    score /= scale
+    score[part] = score[head] = np.inf
     if len(score) <= size:
         return np.arange(len(score))
     return np.sort(np.argpartition(-score, size)[:size])
@@ -274,7 +302,7 @@ def universe_of(
 def sorted_parts(X: sparse.csr_array, size: int) -> list[NDArray[np.int64]]:
     """Return the items in parts of at most `size` that are rated by the same users: (≤ size,) ascending, each.
 
-    The items are cut in two at the median of their main direction, and both halves again.
+    The items are cut in two along their main direction, and both halves again.
     """
     n_items = X.shape[1]
     norms = np.sqrt(squares_of(X))
@@ -288,16 +316,15 @@ def sorted_parts(X: sparse.csr_array, size: int) -> list[NDArray[np.int64]]:
         Q = np.linalg.qr(Y.T @ (Y @ Q))[0]
     vectors = Y.T @ (Y @ Q)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    parts = [np.arange(n_items)]
-    for _ in range(max(0, math.ceil(math.log2(max(n_items, 1) / size)))):
-        parts = [half for part in parts for half in halves(vectors, part)]
-    return [np.sort(part) for part in parts]
+    return [np.sort(part) for part in cut(vectors, np.arange(n_items), -(-n_items // size))]
 
 
-def halves(vectors: F32, part: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return a part cut in two at the median of its main direction: (n_items, d), (n,) → (n / 2,) each."""
+def cut(vectors: F32, part: NDArray[np.int64], n: int) -> list[NDArray[np.int64]]:
+    """Return a part cut into `n` of equal size along its main direction, and along those of its halves."""
+    if n == 1:
+        return [part]
     mine = vectors[part] - vectors[part].mean(0)
     direction = np.linalg.eigh(mine.T @ mine)[1][:, -1]
-    order = np.argsort(mine @ direction, kind="stable")
-    middle = len(part) // 2
-    return part[order[:middle]], part[order[middle:]]
+    ordered = part[np.argsort(mine @ direction, kind="stable")]
+    middle = len(part) * (n // 2) // n
+    return [*cut(vectors, ordered[:middle], n // 2), *cut(vectors, ordered[middle:], n - n // 2)]

@@ -74,6 +74,8 @@ def test_parts_are_exact_among_the_items_they_are_solved_with(monkeypatch: pytes
     penalty = penalties(squares_of(X), 2.0, 0.5)
     monkeypatch.setattr(item_weights, "MAX_INVERSE", 20)
     monkeypatch.setattr(item_weights, "_PART", 12)
+    monkeypatch.setattr(item_weights, "_SHARED", 5)
+    monkeypatch.setattr(item_weights, "_HEAD", 4)
     monkeypatch.setattr(item_weights, "UNIVERSE", 48)
     assert all_columns(X, penalty) == pytest.approx(regressions(X, penalty), abs=1e-5)
     monkeypatch.setattr(item_weights, "UNIVERSE", 16)
