@@ -31,8 +31,8 @@ POPULARITIES = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Strengths of popularity that are tried. The smallest only orders items that the weights say nothing of."""
 DEFAULT_L2, DEFAULT_POWER, DEFAULT_POPULARITY = 400.0, 0.0, 0.03
 """Where there is nothing to choose them by."""
-TURN = 2
-"""The validation part is another than those of `recsys evaluate` and `recsys tune`."""
+TURN = 3
+"""Ratings were held out before by the gate (0), by a night or `recsys tune` (1) and by its confirmation (2)."""
 _SEARCH_ITEMS, _SEARCH_USERS = 4000, 1000
 """Most items and users that settings are chosen by: the most rated items."""
 
