@@ -177,7 +177,7 @@ def answer_to(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, RequestValidationError):
         return invalid(error)
     if isinstance(error, HTTPException):
-        phrase = HTTPStatus(error.status_code).phrase
+        phrase = HTTPStatus(error.status_code).phrase.capitalize()  # "Not found", as of what is not in the database
         detail = f"{request.method} {request.url.path}: {error.detail}; see /docs for the endpoints"
         answer = problem(error.status_code, phrase, detail)
         answer.headers.update(error.headers or {})

@@ -389,7 +389,8 @@ class PutItem(Body):
 
 
 class PostedItem(PutItem):
-    item_id: str = Field(examples=["50"])
+    # The error of such a row says more than that of pydantic.
+    item_id: str = Field(examples=["50"], json_schema_extra={"minLength": 1})
 
 
 class PostedItems(Body):

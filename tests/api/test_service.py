@@ -36,7 +36,7 @@ def test_health(reader: httpx.Client) -> None:
 
 
 def test_unknown_paths_and_methods_are_problems_too(reader: httpx.Client) -> None:
-    check_problem(reader.get("/v1/nothing"), 404, "/v1/nothing")
+    assert check_problem(reader.get("/v1/nothing"), 404, "/v1/nothing")["title"] == "Not found"
     check_problem(reader.get("/redoc"), 404, "/docs")
     check_problem(reader.get("/v1/popular/"), 404, "/v1/popular/")
     answer = reader.put("/v1/popular")
