@@ -45,6 +45,7 @@ class Catalogue:
         mean_rating: (n_items,) float64 of these, 0 for an item without any.
         idx_of: external id → position.
         json_prefixes: position → the beginning of the item in a list as JSON, of those that were listed.
+        json_metadata: position and fields → these metadata of the item as JSON, of some that were listed.
         attributes: index of the attributes, for filters.
     """
 
@@ -58,6 +59,7 @@ class Catalogue:
     idx_of: GrowingIds
     json_prefixes: dict[int, bytes] = field(repr=False)
     attributes: AttributeIndex = field(repr=False)
+    json_metadata: dict[tuple[int, frozenset[str]], bytes] = field(default_factory=dict, repr=False, compare=False)
     _left_out: dict[Filters, NDArray[np.bool_]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod

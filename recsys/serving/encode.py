@@ -12,6 +12,9 @@ from recsys.results import Explanation, Ignored, ItemList, ListedItem
 from recsys.serving.catalogue import Catalogue, year_of
 from recsys.serving.searches import RankedItems
 
+MAX_KEPT = 100_000
+"""Items whose metadata are kept as JSON, about 20 MB of them."""
+
 MetadataField = Literal["year", "categories", "attributes"]
 
 
@@ -114,14 +117,25 @@ def _items_json(catalogue: Catalogue, ranked: RankedItems, details: ItemDetails)
     for at, (idx, score) in enumerate(pairs):
         item = b"%b%a" % (prefix(idx), score)
         if details.fields:
-            metadata = json.dumps(_metadata(catalogue, idx, details.fields), separators=(",", ":"))
-            item += b",%b" % metadata[1:-1].encode()
+            item += b",%b" % _metadata_json(catalogue, idx, details.fields)
         if details.predictions is not None:
             item += b',"prediction":%a' % round(float(details.predictions[at]), 6)
         if details.explanations is not None:
             item += b',"explanation":%b' % details.explanations[at].model_dump_json().encode()
         items.append(item + b"}")
     return b",".join(items)
+
+
+def _metadata_json(catalogue: Catalogue, idx: int, fields: frozenset[MetadataField]) -> bytes:
+    """Return metadata of an item as the members of a JSON object; attributes may be large, and are not kept."""
+    text = catalogue.json_metadata.get((idx, fields))
+    if text is None:
+        text = json.dumps(_metadata(catalogue, idx, fields), separators=(",", ":"))[1:-1].encode()
+        if "attributes" not in fields:
+            if len(catalogue.json_metadata) >= MAX_KEPT:
+                catalogue.json_metadata.clear()
+            catalogue.json_metadata[idx, fields] = text
+    return text
 
 
 def _metadata(catalogue: Catalogue, idx: int, fields: frozenset[MetadataField]) -> dict[str, Any]:
