@@ -173,12 +173,13 @@ def quality_table(seeds: Sequence[int], folds: Sequence[int], folder: Path, cons
     cases: list[tuple[Architecture, str, list[tuple[Case, int]]]] = []
     if seeds:
         large = data.ml_1m(folder)
-        cases.append(("dot", f"1M, {len(seeds)} seeds", [(large, seed) for seed in seeds]))
+        runs = [(large, seed) for seed in seeds]
+        cases += [(architecture, f"1M, {len(seeds)} seeds", runs) for architecture in ("dot", "item", "blend")]
     if folds:
         cases.append(("neural", f"100K, {len(folds)} folds", [(data.ml_100k(fold, folder), fold) for fold in folds]))
     for architecture, name, runs in cases:
         objectives: tuple[Objective, ...] = ("ranking", "rating")
-        for objective in objectives:
+        for objective in objectives[:1] if architecture in ("item", "blend") else objectives:
             found = []
             for case, seed in runs:
                 found.append(quality(case, objective, architecture, seed))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from benchmarks import data, fold_in
-from recsys.results import Objective
+from recsys.results import Architecture, Objective
 
 
-@pytest.mark.parametrize("objective", ["ranking", "rating"])
-def test_hidden_users_are_measured_in_both_trainings(objective: Objective) -> None:
+@pytest.mark.parametrize(("objective", "architecture"), [("ranking", "dot"), ("rating", "dot"), ("ranking", "item")])
+def test_hidden_users_are_measured_in_both_trainings(objective: Objective, architecture: Architecture) -> None:
     case = data.generated(8_000)
     held_out = np.random.default_rng(0).random(len(case.user)) < 0.2
     case = replace(
@@ -22,7 +22,7 @@ def test_hidden_users_are_measured_in_both_trainings(objective: Objective) -> No
         test_item=case.item[held_out],
         test_rating=case.rating[held_out],
     )
-    found = fold_in.quality(case, objective, "dot", seed=0)
+    found = fold_in.quality(case, objective, architecture, seed=0)
     if objective == "ranking":
         assert found.folded > 0.8 * found.trained > 0
     else:
