@@ -10,7 +10,7 @@ PYTEST ?= -n logical --maxprocesses 8 --dist worksteal
 DATA ?=
 PORT ?= 8000
 
-.PHONY: help install demo test test-long crash-test coverage lint bench bench-stability bench-gpu bench-load bench-fold-in bench-serving clean
+.PHONY: help install demo test test-long crash-test coverage lint bench bench-stability bench-gpu bench-load bench-fold-in bench-serving bench-dashboard pictures notebooks clean
 
 help:
 	@echo "make demo [DATA=ratings.zip]  install, load ratings, train, serve on 127.0.0.1:$(PORT)"
@@ -25,6 +25,9 @@ help:
 	@echo "make bench-load               time loading ML-1M into both databases (real ratings needed)"
 	@echo "make bench-fold-in            users folded in beside trained ones (real ratings needed)"
 	@echo "make bench-serving [ARGS=...] requests/s, latency and memory of the service"
+	@echo "make bench-dashboard          times of the dashboard, the map and the report"
+	@echo "make pictures [ARGS=...]      the pictures in docs/images (real ratings and Chromium needed)"
+	@echo "make notebooks                run docs/notebooks and keep their outputs (real ratings needed)"
 
 install: $(VENV)/installed
 
@@ -89,6 +92,16 @@ bench-fold-in: install
 
 bench-serving: install
 	$(BIN)/python -m benchmarks.serving $(ARGS)
+
+bench-dashboard: install
+	for part in map page report server; do $(BIN)/python -m benchmarks.dashboard $$part || exit 1; done
+	$(BIN)/python -m benchmarks.dashboard page --items 1000000
+
+pictures: install
+	$(BIN)/python -m benchmarks.pictures $(ARGS)
+
+notebooks: install
+	$(BIN)/python -m benchmarks.notebooks
 
 clean:
 	rm -rf $(VENV) $(PEERS) $(CLIENT) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage* htmlcov build *.egg-info

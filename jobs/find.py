@@ -1,6 +1,6 @@
 """Ratings in the database → a learning rate, or a value of the config, worth training with.
 
-Both only read: no version is stored, and no lease is needed.
+No version is stored, and no lease is needed. The result is recorded as a run, for the dashboard.
 """
 
 import time
@@ -13,6 +13,8 @@ from sqlalchemy import Engine
 
 from jobs.progress import progress, say
 from jobs.training_data import hold_out_validation, read_training_part
+from recsys.database.engine import writing
+from recsys.database.runs import record_finished
 from recsys.evaluation.gate import usable_scale
 from recsys.extras import require_extra
 from recsys.results import Objective, Result
@@ -112,7 +114,7 @@ def find_learning_rate(
         from recsys.analysis import page
 
         page.write(out, learning_rate_document(objective, found, config.learning_rate, notice))
-    return LrFindReport(
+    result = LrFindReport(
         objective=objective,
         valley=found.valley,
         slide=found.slide,
@@ -124,6 +126,10 @@ def find_learning_rate(
         plot=None if out is None else str(out),
         seconds=round(time.perf_counter() - started, 3),
     )
+    reason = f"{objective}: valley {found.valley:.2g}, slide {found.slide:.2g}, default {config.learning_rate:.2g}"
+    with writing(engine) as connection:
+        record_finished(connection, "lr-find", reason, result.model_dump(mode="json", exclude={"plot"}))
+    return result
 
 
 def learning_rate_document(objective: Objective, found: LrFind, default: float, notice: str | None) -> str:
@@ -219,6 +225,9 @@ def sweep(
         from recsys.analysis import page
 
         page.write(out, sweep_document(report))
+    reason = f"{objective}: the best {field} is {best.value:g} ({validation.metric} {best.metric:.4f})"
+    with writing(engine) as connection:
+        record_finished(connection, "sweep", reason, report.model_dump(mode="json", exclude={"plot"}))
     return report
 
 

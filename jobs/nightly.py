@@ -24,7 +24,7 @@ from recsys.database.leases import LOADING, TRAINING, Lease, lease
 from recsys.database.retention import prune
 from recsys.database.runs import Run, delete_old_runs, recorded
 from recsys.errors import LockedError, NothingToTrainError, RecsysError
-from recsys.extras import has_extra
+from recsys.extras import has_extra, require_extra
 from recsys.results import Architecture, LoadReport, NightlyReport, Objective, ObjectiveReport, TrainReport, as_time
 from recsys.settings import Settings
 
@@ -97,6 +97,8 @@ def nightly(
         LockedError: another training or nightly run is at work, or has taken over the lease.
         RecsysError: a source could not be loaded. What was loaded before it stays.
     """
+    if settings.report_dir is not None:
+        require_extra("report")
     night = Night()
     try:
         with lease(engine, TRAINING, settings.lease_seconds) as held, recorded(engine, "nightly") as run:
@@ -190,6 +192,12 @@ def run_steps(
 
         with run.step("map"):
             try_map_live(engine, held.guard)
+    if settings.report_dir is not None:
+        from jobs.report import try_report
+
+        with run.step("report") as step:
+            written = try_report(engine, settings.report_dir)
+            step.figures = {"written": None if written is None else str(written)}
     with run.step("prune") as step:
 
         def audit(connection: Connection, numbers: list[int]) -> None:

@@ -1,5 +1,6 @@
 """Report of the live model versions as one self-contained HTML page."""
 
+import logging
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine
@@ -13,6 +14,8 @@ from recsys.database.ratings import read_ratings
 from recsys.errors import NoModelError
 from recsys.library.views import read_view
 from recsys.serving.catalogue import read_catalogue
+
+_log = logging.getLogger(__name__)
 
 
 def report(engine: Engine, folder: Path, *, png: bool = False) -> Path:
@@ -34,6 +37,15 @@ def report(engine: Engine, folder: Path, *, png: bool = False) -> Path:
     if png:
         write_images(folder, views)
     return path
+
+
+def try_report(engine: Engine, folder: Path) -> Path | None:
+    """Write the report after a night; an error is logged, since versions are live without a report."""
+    try:
+        return report(engine, folder)
+    except Exception:
+        _log.exception("the report could not be written", extra={"folder": str(folder)})
+        return None
 
 
 def live_views(connection: Connection, ratings: Ratings | None = None) -> list[ModelView]:

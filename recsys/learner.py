@@ -39,9 +39,11 @@ if TYPE_CHECKING:
 
     from recsys.analysis.view import ModelView
     from recsys.library.analysis import LearnerPlots, LearnerTables
+    from recsys.library.finding import LearningRates, Sweep
     from recsys.training.build import EpochRecord
     from recsys.training.checkpoint import Checkpoint
     from recsys.training.config import Config
+    from recsys.training.sweep import SweptField
 
 UNSAVED = 0
 """Number of the version of a learner that no database has stored."""
@@ -328,6 +330,43 @@ class Learner:
             known_share=round(known_share(self.data.ratings, held_out), 4),
             seconds=round(time.perf_counter() - started, 3),
         )
+
+    def lr_find(self, n_steps: int = 200) -> "LearningRates":
+        """Train shortly under a growing learning rate, and suggest one; the learner stays as it is.
+
+        >>> found = learner.lr_find()                                   # doctest: +SKIP
+        >>> found.plot()                                                # doctest: +SKIP
+        >>> Learner.fit(learner.data, learning_rate=found.found.valley) # doctest: +SKIP
+
+        Raises:
+            TrainingError: the loss falls at no learning rate.
+        """
+        require_extra("report")
+        from recsys.library.finding import find_learning_rates
+
+        return find_learning_rates(self, n_steps)
+
+    def sweep(
+        self, field: "SweptField" = "weight_decay", values: Sequence[float] | str = "1e-3:1e1", **overrides: Any
+    ) -> "Sweep":
+        """Train once with each value of one setting, and measure on ratings held out of the learner's own.
+
+        >>> sweep = learner.sweep("l2", "1e-3:1e1", n_epochs=5)         # doctest: +SKIP
+        >>> sweep.table, sweep.plot()                                   # doctest: +SKIP
+
+        Args:
+            field: `weight_decay`, `l2`, `damping` or `learning_rate`.
+            values: numbers, or a range in multiples of ten: `1e-3:1e1`.
+            overrides: other fields of the config, such as `n_epochs`, for all trainings.
+
+        Raises:
+            InputError: the field cannot be swept, or a value is out of range.
+            TrainingError: there are too few ratings, or every training diverged.
+        """
+        require_extra("report")
+        from recsys.library.finding import sweep_setting
+
+        return sweep_setting(self, field, values, **overrides)
 
     def save(self, folder: str | Path) -> None:
         """Write the model and its ratings to a folder, as safetensors, Parquet and JSON.

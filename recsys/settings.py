@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     keep_days: float = Field(
         default=30.0, gt=0, description="Age in days above which `nightly` deletes a version that need not stay."
     )
+    report_dir: Path | None = Field(
+        default=None, description="Folder that `nightly` writes report.html to; none: it writes no report."
+    )
     notify_url: str | None = Field(
         default=None, description="Address that receives the summary of each night by POST, as JSON."
     )

@@ -1,18 +1,23 @@
-"""The programs of docs/examples.md run as they stand there."""
+"""The programs of docs/examples.md and docs/coming-from.md run as they stand there."""
 
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from sqlalchemy import Engine
 
 from tests.api.conftest import serving, url_of
 from tests.jobs.cli.test_main import Recsys
 
-TEXT = (Path(__file__).parents[1] / "docs" / "examples.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[1] / "docs"
+TEXT = (DOCS / "examples.md").read_text(encoding="utf-8")
+BESIDE = re.findall(r"```python\n(.*?)```", (DOCS / "coming-from.md").read_text(encoding="utf-8"), re.DOTALL)
 SCROLL, SESSION, EXPORT = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 (COMMAND,) = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
 
@@ -38,3 +43,23 @@ def test_the_examples_run(known_engine: Engine, tmp_path: Path) -> None:
     assert program == "recsys"
     Recsys(tmp_path, url_of(known_engine))(*arguments)
     assert run(EXPORT, tmp_path) == ["['b', 'c', 'e']"]
+
+
+@pytest.mark.parametrize("program", BESIDE, ids=["implicit", "Surprise"])
+def test_the_same_calls_as_other_libraries(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    pairs = random.permutation(400)[:240]
+    columns = ("userID", "itemID") if "userID" in program else ("user_id", "item_id")
+    frame = pd.DataFrame(
+        {
+            columns[0]: [f"u{pair // 20}" for pair in pairs],
+            columns[1]: [f"i{pair % 20}" for pair in pairs],
+            "rating": random.integers(1, 6, len(pairs)),
+        }
+    )
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"frame": frame}
+    exec(program, names)
+    learner = names["learner"]
+    assert len(learner.recommend("u1", n=5)) == 5
+    assert learner.factors.n_factors == 16

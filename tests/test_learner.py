@@ -69,6 +69,21 @@ def test_tables_and_figures_are_those_of_the_model(learner: Learner, data: Ratin
         assert learner.table.residuals().n.sum() == data.ratings.n_ratings
 
 
+def test_a_learning_rate_and_a_sweep_are_found_on_ratings_held_out_of_its_own(learner: Learner) -> None:
+    before = learner.factors.item_factors.copy()
+    found = learner.lr_find(n_steps=40)
+    assert found.used == learner.config["learning_rate"]
+    assert len(found.table) == len(found.plot().data[0].x) <= 40
+    assert f"valley: {found.found.valley:.2g}" in [trace.name for trace in found.plot().data]
+    sweep = learner.sweep("l2", "1e-2:1e2", n_epochs=1)
+    assert sweep.table.index.tolist() == [0.01, 0.1, 1, 10, 100]
+    measured = [row.metric for row in (*sweep.rows, sweep.used) if row.metric is not None]
+    best = min if learner.factors.objective == "rating" else max
+    assert sweep.best.metric == best(measured)
+    assert list(sweep.plot().data[0].y) == sweep.table[sweep.metric].tolist()
+    np.testing.assert_array_equal(learner.factors.item_factors, before)
+
+
 @pytest.mark.parametrize("architecture", ["dot", "neural"])
 def test_answers_equal_those_of_the_service_bit_for_bit(engine: Engine, data: RatingData, architecture: Any) -> None:
     learners: dict[Objective, Learner] = {}

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-import pandas as pd
-from dash import ClientsideFunction, Dash, Input, Output, Patch, State, dcc, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
@@ -16,31 +16,28 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.dashboard import PREFIX, pages
 from api.dashboard.forms import add_forms
+from api.dashboard.map_page import add_map_data, item_details, map_page, selected_items
 from api.dashboard.overview import overview_page, user_page
 from api.dashboard.parts import Asked, notice, read_params, table
 from api.dashboard.session import CSRF_COOKIE, CURRENT, session_of, set_cookie
 from api.dashboard.store import Views
+from api.dashboard.training import training_page
 from api.problems import problem
 from api.state import AppState, in_thread
-from recsys.analysis.colouring import colouring
-from recsys.analysis.map_figure import focus_points, places
-from recsys.errors import NotFoundError, RecsysError, UnauthorizedError
+from recsys.errors import RecsysError, UnauthorizedError
 
 ASSETS = Path(__file__).parent / "assets"
 PAGES: dict[str, tuple[str, Callable[[Asked], list[Component]]]] = {
     "": ("Overview", overview_page),
-    "map": ("Map", pages.map_page),
+    "map": ("Map", map_page),
     "factors": ("Factors", pages.factors_page),
     "popularity": ("Popularity", pages.popularity_page),
     "item": ("Item", pages.item_page),
     "user": ("User", user_page),
     "compare": ("Compare", pages.compare_page),
     "health": ("Health", pages.health_page),
-    "training": ("Training", pages.training_page),
+    "training": ("Training", training_page),
 }
-MOST_SELECTED = 5000
-"""Items of a selection that are kept; the table shows the first hundred."""
-
 HEADERS = {
     # Dash starts from a script in its page; plotly compiles its WebGL shaders' code.
     "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
@@ -81,6 +78,7 @@ def create_dashboard(state: AppState, root_path: str = "") -> FastAPI:
     dash.layout = lambda: layout(base)
     add_callbacks(dash, state, views, base)
     add_forms(server, state, base)
+    add_map_data(server, state, views)
 
     server.add_middleware(Guard, state=state, base=base)
     return server
@@ -133,7 +131,8 @@ class Guard:
         except UnauthorizedError as error:
             answer: Response = problem(401, error.title, str(error))
             if request.method == "GET" and not path.startswith("_dash"):
-                answer = RedirectResponse(self._base + "sign-in", 303)
+                asked = path + ("?" + request.url.query if request.url.query else "")
+                answer = RedirectResponse(self._base + "sign-in" + (f"?next={quote(asked)}" if asked else ""), 303)
             await answer(scope, receive, send_with_headers)
             return
         except RecsysError as error:
@@ -180,11 +179,12 @@ def layout(base: str) -> Component:
     return html.Div(
         [
             dcc.Location(id="url", refresh=False),
-            dcc.Store(id="shown"),
+            dcc.Store(id="address"),
             dcc.Store(id="ignored"),
+            dcc.Store(id="focused"),
             html.A("Skip to the page", href="#page", className="skip"),
             html.Header([html.Span("recsys", className="brand"), html.Nav(links, **{"aria-label": "Pages"}), *more]),
-            html.Main([html.H1(id="title"), html.Div(id="page", **{"aria-live": "polite"})]),
+            html.Main([html.H1(id="title"), html.Div(id="page", tabIndex="-1", **{"aria-live": "polite"})]),
         ]
     )
 
@@ -200,19 +200,14 @@ def add_callbacks(dash: Dash, state: AppState, views: Views, base: str) -> None:
     @dash.callback(
         Output("page", "children"),
         Output("title", "children"),
-        Output("shown", "data"),
-        Input("url", "pathname"),
-        Input("url", "search"),
-        State("shown", "data"),
+        Input("address", "data"),
+        State("url", "pathname"),
+        State("url", "search"),
     )
-    async def show(pathname: str | None, search: str | None, shown: object) -> Any:
-        params = read_params(search)
+    async def show(address: str | None, pathname: str | None, search: str | None) -> Any:
+        if address is None:  # the browser has not looked at its address yet
+            return no_update, no_update
         page = (pathname or "").removeprefix(base).strip("/")
-        if page == "map":  # the item is shown without drawing the map again
-            params.pop("item", None)
-        address = [page, params]
-        if address == shown:
-            return no_update, no_update, no_update
         name, make = PAGES.get(page, ("Not found", not_found_page))
         try:
             asked = await asked_for(pathname, search)
@@ -222,21 +217,27 @@ def add_callbacks(dash: Dash, state: AppState, views: Views, base: str) -> None:
         except Exception:
             _log.exception("a page of the dashboard failed", extra={"page": page})
             content = [notice("The page could not be made: the server's log has the error.")]
-        return content, name, address
+        return content, name
 
     @dash.callback(
         Output("details", "children"),
-        Output("map", "figure"),
+        Output("focus", "data"),
         Input("url", "search"),
         Input("map", "id"),
+        State("focus", "data"),
         State("url", "pathname"),
     )
-    async def show_item(search: str | None, _map: object, pathname: str | None) -> Any:
+    async def show_item(search: str | None, _map: object, focus: dict[str, object] | None, pathname: str | None) -> Any:
+        if focus is not None and focus.get("item") == read_params(search).get("item"):
+            return no_update, no_update  # the page came with it
         asked = await asked_for(pathname, search)
-        return await in_thread(state, item_on_map, asked)
+        try:
+            return await in_thread(state, item_details, asked)
+        except RecsysError as error:
+            return [notice(error.public)], {"item": None}
 
     @dash.callback(
-        Output("found", "children"), Input("search", "value"), State("url", "search"), State("url", "pathname")
+        Output("found", "children"), Input("query", "data"), State("url", "search"), State("url", "pathname")
     )
     async def find(text: str | None, search: str | None, pathname: str | None) -> Any:
         if not (text or "").strip():
@@ -252,14 +253,19 @@ def add_callbacks(dash: Dash, state: AppState, views: Views, base: str) -> None:
         State("url", "pathname"),
         prevent_initial_call=True,
     )
-    async def select_items(ids: list[str] | None, search: str | None, pathname: str | None) -> Any:
-        if not ids:
+    async def select_items(chosen: dict[str, Any] | None, search: str | None, pathname: str | None) -> Any:
+        if not chosen or not chosen["idx"]:
             return [], "hidden"
         asked = await asked_for(pathname, search)
-        frame = await in_thread(state, selected_items, asked, ids)
+        frame = await in_thread(state, lambda: selected_items(asked.view, chosen["idx"]))
         headers = {"title": "Item", "item_id": "Id", "categories": "Categories", "n_ratings": "Ratings", "bias": "Bias"}
-        caption = f"{len(frame):,} selected items" + (", the first 100" if len(frame) > 100 else "")
-        return [html.H2(caption), table(frame.head(100), headers, {"bias": "+.2f"}, asked, caption)], ""
+        caption = f"{chosen['n']:,} selected items"
+        if chosen["n"] > len(frame):
+            caption += f"; the {len(frame):,} most rated are kept"
+        if len(frame) > 100:
+            caption += ", the first 100"
+        rows = table(frame.head(100), headers, {"bias": "+.2f"}, asked, caption)
+        return [html.Section([html.H2(caption), rows], className="card")], ""
 
     @dash.callback(
         Output("csv", "data"),
@@ -269,46 +275,25 @@ def add_callbacks(dash: Dash, state: AppState, views: Views, base: str) -> None:
         State("url", "pathname"),
         prevent_initial_call=True,
     )
-    async def download(_clicks: int, ids: list[str] | None, search: str | None, pathname: str | None) -> Any:
+    async def download(_clicks: int, chosen: dict[str, Any] | None, search: str | None, pathname: str | None) -> Any:
         asked = await asked_for(pathname, search)
-        frame = await in_thread(state, selected_items, asked, ids or [])
+        frame = await in_thread(state, lambda: selected_items(asked.view, chosen["idx"] if chosen else []))
         frame["categories"] = ["|".join(categories) for categories in frame.categories]
         return {"content": frame.to_csv(index=False), "filename": "items.csv", "type": "text/csv"}
 
-    clientside = {"namespace": "recsys", "prevent_initial_call": True}
-    for function, output, value in (
-        ("clicked", Output("ignored", "data", allow_duplicate=True), Input("map", "clickData")),
-        ("opened", Output("ignored", "data", allow_duplicate=True), Input({"graph": "bias"}, "clickData")),
-        ("asked_user", Output("ignored", "data", allow_duplicate=True), Input("user", "value")),
-        ("selected", Output("selected", "data"), Input("map", "selectedData")),
-    ):
-        dash.clientside_callback(
-            ClientsideFunction(clientside["namespace"], function), output, value, prevent_initial_call=True
-        )
-
-
-def item_on_map(asked: Asked) -> tuple[list[Component], Any]:
-    """Return the details of the item of the address, and the change of the map that shows it."""
-    item_id = asked.params.get("item")
-    try:
-        view = asked.view
-        xy, _ = places(view, asked.params.get("projection", "map"))
-        colours = colouring(view, asked.params.get("colour", "cluster"))
-        content: list[Component] = [
-            html.Section(notice("Nothing is chosen: click an item, or search."), className="card")
-        ]
-        neighbours: list[int] = []
-        idx = None
-        if item_id:
-            content, idx, neighbours = pages.item_details(asked, view, item_id)
-    except NotFoundError as error:
-        return [notice(error.public)], no_update
-    except RecsysError:
-        return [], no_update
-    patch = Patch()
-    for at, trace in enumerate(focus_points(view, xy, colours, neighbours, idx), start=1):
-        patch["data"][at] = trace.to_plotly_json()
-    return content, patch
+    # The address without the item that the map marks: the page is not made again for it.
+    dash.clientside_callback(
+        ClientsideFunction("recsys", "address"),
+        Output("address", "data"),
+        Input("url", "pathname"),
+        Input("url", "search"),
+        State("address", "data"),
+    )
+    # Also for the item that a page comes with.
+    dash.clientside_callback(ClientsideFunction("recsys", "focused"), Output("focused", "data"), Input("focus", "data"))
+    for function, value in (("opened", Input({"graph": "bias"}, "clickData")), ("asked_user", Input("user", "value"))):
+        output = Output("ignored", "data", allow_duplicate=True)
+        dash.clientside_callback(ClientsideFunction("recsys", function), output, value, prevent_initial_call=True)
 
 
 def found_items(asked: Asked, text: str) -> list[Component]:
@@ -322,15 +307,8 @@ def found_items(asked: Asked, text: str) -> list[Component]:
         return [notice(f"No item has “{text[:80]}” in its title.")]
     page = "map" if asked.page == "map" else "item"
     kept = {name: asked.params[name] for name in ("colour", "projection") if name in asked.params and page == "map"}
-    links = [dcc.Link(view.items.names[at], href=asked.link(page, item=view.items.item_ids[at], **kept)) for at in idx]
+    links = [dcc.Link(view.items.name(at), href=asked.link(page, item=view.items.item_ids[at], **kept)) for at in idx]
     return [html.Ul([html.Li(link) for link in links], className="found card")]
-
-
-def selected_items(asked: Asked, ids: list[str]) -> pd.DataFrame:
-    """Return the selected items, the most rated first."""
-    frame = asked.view.table.items(n_components=2)
-    chosen = frame[frame.item_id.isin(set(ids[:MOST_SELECTED]))]
-    return chosen.sort_values("n_ratings", ascending=False, kind="stable")
 
 
 def not_found_page(asked: Asked) -> list[Component]:

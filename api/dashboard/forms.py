@@ -39,7 +39,7 @@ SIGN_IN = """<!DOCTYPE html>
 <main class="sign-in">
 <h1>recsys</h1>
 {problem}
-<form method="post" action="sign-in" class="card">
+<form method="post" action="sign-in{next}" class="card">
 <label class="control wide"><span>API key</span>
 <input type="password" name="key" autocomplete="current-password" required autofocus></label>
 <button type="submit">Sign in</button>
@@ -59,8 +59,12 @@ def add_forms(server: FastAPI, state: AppState, base: str) -> None:
         base: the address of the dashboard.
     """
 
-    async def sign_in_page(_request: Request) -> Response:
-        return HTMLResponse(SIGN_IN.format(problem=""))
+    def sign_in_form(request: Request, message: str = "", status: int = 200) -> Response:
+        query = request.url.query
+        return HTMLResponse(SIGN_IN.format(problem=message, next=escape(f"?{query}" if query else "")), status)
+
+    async def sign_in_page(request: Request) -> Response:
+        return sign_in_form(request)
 
     async def signed_in(request: Request) -> Response:
         form = await read_form(request)
@@ -71,8 +75,8 @@ def add_forms(server: FastAPI, state: AppState, base: str) -> None:
             session, cookie = sign_in(form.get("key", ""), state)
         except RecsysError as error:
             message = f'<p class="notice" role="alert">{escape(error.public)}</p>'
-            return HTMLResponse(SIGN_IN.format(problem=message), error.status)
-        answer = RedirectResponse(base, 303)
+            return sign_in_form(request, message, error.status)
+        answer = RedirectResponse(base + next_page(request), 303)
         set_cookie(answer, request, SESSION_COOKIE, cookie, base)
         set_cookie(answer, request, CSRF_COOKIE, session.csrf, base)
         return answer
@@ -127,6 +131,14 @@ def add_forms(server: FastAPI, state: AppState, base: str) -> None:
     server.add_api_route(PREFIX + "sign-in", signed_in, methods=["POST"])
     for path, function in (("sign-out", sign_out), ("publish", published), ("rollback", rolled_back)):
         server.add_api_route(PREFIX + path, function, methods=["POST"])
+
+
+def next_page(request: Request) -> str:
+    """Return the page that was asked for before the sign-in, with its parameters; the overview if there is none."""
+    page, _, params = request.query_params.get("next", "").partition("?")
+    if not page.isascii() or not page.isalpha():
+        return ""
+    return f"{page}?{quote(params, safe='=&%+:')}" if params else page
 
 
 async def allowed_change(request: Request) -> tuple[dict[str, str], str]:

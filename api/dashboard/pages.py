@@ -5,6 +5,7 @@ import pandas as pd
 from dash import dcc, html
 from dash.development.base_component import Component
 
+from api.dashboard.map_page import why_here
 from api.dashboard.parts import (
     Asked,
     card,
@@ -13,108 +14,16 @@ from api.dashboard.parts import (
     graph,
     item_link,
     notice,
+    search_field,
     select,
     table,
     version_select,
 )
 from recsys.analysis import charts
-from recsys.analysis.colouring import colour_names
-from recsys.analysis.map_figure import MOST_SHOWN, PROJECTIONS, map_figure
-from recsys.analysis.measures import format_setting, format_value, measure_of
-from recsys.analysis.neighbours import nearest_neighbours
-from recsys.analysis.view import MOST_JUDGED, ModelView
-from recsys.results import split_configuration
+from recsys.analysis.measures import format_value, measure_of
+from recsys.analysis.view import MOST_JUDGED
 
 MINIMA = [("10", "10 ratings"), ("0", "any number"), ("1", "1 rating"), ("25", "25"), ("50", "50"), ("100", "100")]
-
-
-def map_page(asked: Asked) -> list[Component]:
-    """Return the map, with controls, a search field, and places for details and a selection."""
-    view = asked.view
-    colour, projection = asked.params.get("colour", "cluster"), asked.params.get("projection", "map")
-    if projection not in PROJECTIONS:
-        projection = "map"
-    figure = map_figure(view, colour, projection)
-    named = dict(colour_names(view))
-    how = "Near items appeal to the same users. Click an item to see its neighbours; the lasso in the corner selects."
-    if view.map.method == "pca" and projection == "map" and len(view.items) >= 50:
-        how = f"No map of this version is stored, so this shows its components: `recsys map` computes one. {how}"
-    if len(view.items) > MOST_SHOWN:
-        how = f"The {MOST_SHOWN:,} most rated of {len(view.items):,} items. {how}"
-    if not len(view.items):
-        return [card("Map", notice("This version knows no items."))]
-    return [
-        controls(
-            version_select(asked),
-            select("colour", "Colour", colour_names(view), colour),
-            select("projection", "Projection", list(PROJECTIONS.items()), projection),
-            html.Label(
-                [html.Span("Search"), dcc.Input(id="search", type="search", debounce=0.2, placeholder="title or id")],
-                className="control",
-            ),
-        ),
-        html.Div(
-            [
-                card(f"Map, coloured by {named[colour].lower()}", graph(figure, how, id="map"), how=how, name="map"),
-                html.Aside(
-                    [html.Div(id="found"), html.Div(id="details", **{"aria-live": "polite"})], className="beside"
-                ),
-            ],
-            className="map-page",
-        ),
-        dcc.Store(id="selected"),
-        dcc.Download(id="csv"),
-        html.Div(id="selection"),
-        html.Div(html.Button("Download CSV", id="download", className="hidden"), className="actions"),
-    ]
-
-
-def item_details(asked: Asked, view: ModelView, item_id: str) -> tuple[list[Component], int, list[int]]:
-    """Return what the map page says about an item, its position, and those of its neighbours."""
-    idx = view.require(item_id)
-    items = view.items
-    near = nearest_neighbours(view.embeddings, 10, np.array([idx]))
-    neighbours = near.item_idx[0].tolist()
-    frame = pd.DataFrame(
-        {
-            "item_id": [items.item_ids[at] for at in neighbours],
-            "title": [items.names[at] for at in neighbours],
-            "cosine": near.cosine[0],
-        }
-    )
-    content = [
-        html.Section(
-            [
-                html.H2(item_link(asked, item_id, items.names[idx])),
-                html.P(
-                    [", ".join(items.categories[idx]) or "no category", f" · {items.rating_count(idx)}"],
-                    className="how",
-                ),
-                html.P(why_here(view, idx, neighbours)),
-                table(frame, {"title": "Nearest items", "cosine": "Cosine"}, {"cosine": ".2f"}, asked, "Nearest items"),
-            ],
-            className="card",
-        )
-    ]
-    return content, idx, neighbours
-
-
-def why_here(view: ModelView, idx: int, neighbours: list[int]) -> str:
-    """Return why an item is where it is: its cluster, and what its neighbours share."""
-    items = view.items
-    counts = {name: sum(name in items.categories[at] for at in neighbours) for name in items.category_idx}
-    shared = sorted((name for name, n in counts.items() if n >= 5), key=lambda name: -counts[name])[:2]
-    sentences = []
-    label = int(view.cluster_labels[idx])
-    if 0 <= label < len(view.clusters):
-        sentences.append(f"Cluster: {view.clusters[label].name}.")
-    if shared:
-        sentences.append(
-            "Of its ten nearest items, " + ", ".join(f"{counts[name]} are {name}" for name in shared) + "."
-        )
-    if items.n_ratings[idx] < 10:
-        sentences.append("It has few ratings, so its place is mostly chance or its categories.")
-    return " ".join(sentences) or "Its nearest items share no category."
 
 
 def factors_page(asked: Asked) -> list[Component]:
@@ -206,16 +115,12 @@ def item_page(asked: Asked) -> list[Component]:
     view, item_id = asked.view, asked.params.get("item", "")
     search = controls(
         version_select(asked),
-        html.Label(
-            [html.Span("Search"), dcc.Input(id="search", type="search", debounce=0.2, placeholder="title or id")],
-            className="control",
-        ),
+        search_field(),
     )
-    found = html.Div(id="found", className="card-like")
     if not item_id:
         most = view.table.items().nlargest(15, "n_ratings")
         headers = {"title": "Most rated items", "categories": "Categories", "n_ratings": "Ratings"}
-        return [search, found, card("Item", table(most, headers, asked=asked, caption="Most rated items"))]
+        return [search, card("Item", table(most, headers, asked=asked, caption="Most rated items"))]
     idx = view.require(item_id)
     items, components = view.items, view.components
     near = view.table.neighbours(item_id, 15)
@@ -236,7 +141,6 @@ def item_page(asked: Asked) -> list[Component]:
     headers = {"title": "Item", "categories": "Categories", "n_ratings": "Ratings", "cosine": "Cosine"}
     return [
         search,
-        found,
         card(
             items.names[idx],
             html.Dl([html.Div([html.Dt(name), html.Dd(value)]) for name, value in facts]),
@@ -334,28 +238,4 @@ def health_page(asked: Asked) -> list[Component]:
             how=judged + "Collapsed dimensions, duplicates, hubs, misplaced categories, lengths, neighbours by chance.",
         ),
         card("Clusters", table(clusters, headers), how="By direction of the vectors, the largest first."),
-    ]
-
-
-def training_page(asked: Asked) -> list[Component]:
-    """Return curves, measures and settings of a training."""
-    view = asked.view
-    curves = [card(curve.title, graph(curve.figure, curve.title)) for curve in view.plot.training()]
-    measures = view.table.measures().reset_index()
-    measures["measure"] = [measure_of(key).name for key in measures.measure]
-    headers = {str(name): str(name) for name in measures.columns} | {"measure": "Measure"}
-    settings = [
-        html.Div([html.Dt(name), html.Dd(format_setting(value))])
-        for part in split_configuration(view.configuration)
-        for name, value in part.items()
-    ]
-    return [
-        controls(version_select(asked)),
-        card(
-            view.name,
-            table(measures, headers, dict.fromkeys(headers, ".4f")) if len(measures) else notice("No measures."),
-            how="On ratings that the training did not see, beside the baselines.",
-        ),
-        html.Div(curves or [card("Curves", notice("No training history was recorded."))], className="pair"),
-        card("Settings", html.Dl(settings) if settings else notice("No settings were recorded.")),
     ]

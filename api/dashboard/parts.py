@@ -1,5 +1,6 @@
 """Parts that pages share: headings, controls, tables, figures, notices."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from recsys.analysis.view import ModelView
 from recsys.database.models import ModelVersion
 from recsys.errors import InputError
 
+TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d")
 GRAPH = {
     "displaylogo": False,
     "responsive": True,
@@ -120,6 +122,18 @@ def version_select(asked: Asked, name: str = "version", label: str = "Version", 
     return select(name, label, options, current, default="")
 
 
+def search_field() -> html.Div:
+    """Return a field for titles, and the place of what is found, which opens below it.
+
+    What the field says goes into the store `query`, a moment after the last key.
+
+    A plain text area: Dash's own field loses the place of the cursor where its value is read while a person types.
+    """
+    field = html.Textarea(id="search", rows=1, placeholder="title or id", spellCheck="false", autoComplete="off")
+    label = html.Label([html.Span("Search"), field], className="control")
+    return html.Div([label, dcc.Store(id="query"), html.Div(id="found")], className="searching")
+
+
 def controls(*children: Component) -> html.Div:
     """Return a row of controls."""
     return html.Div(list(children), className="controls")
@@ -160,13 +174,14 @@ def table(
                 value = ", ".join(map(str, value))
             elif value is None or value != value:
                 value = "–"
-            elif name in (formats or {}):
+            elif name in (formats or {}) and not isinstance(value, str):
                 value = format(value, (formats or {})[name]).replace("-", "−")
             elif isinstance(value, float):
                 value = f"{value:.3f}".replace("-", "−")
             elif isinstance(value, int) and not isinstance(value, bool):
                 value = f"{value:,}"
-            cells.append(html.Td(value, className="number" if name in numeric else ""))
+            kind = "number" if name in numeric else "time" if isinstance(value, str) and TIME.fullmatch(value) else ""
+            cells.append(html.Td(value, className=kind))
         rows.append(html.Tr(cells))
     head = html.Tr(
         [html.Th(headers[name], scope="col", className="number" if name in numeric else "") for name in columns]

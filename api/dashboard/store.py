@@ -4,17 +4,21 @@ import time
 from collections import OrderedDict
 from threading import Lock
 
+import numpy as np
+
 from api.state import AppState
 from recsys.analysis.view import ModelView
 from recsys.database.engine import reading
 from recsys.database.models import ModelVersion, versions
 from recsys.errors import NoModelError, NotFoundError
-from recsys.library.views import read_view
+from recsys.library.views import read_view, with_some_users
 from recsys.serving.live_model import LiveModel
 from recsys.serving.snapshot import load_live_model
 
 MOST_KEPT = 4
 """Versions that are kept in memory, those used last."""
+LISTED_CELLS = 20_000_000
+"""Scores that are computed for the lists of some users: the larger the catalogue, the fewer users."""
 KEPT_SECONDS = 120.0
 """Age after which a version is read again, for new titles, counts and maps."""
 
@@ -25,6 +29,7 @@ class Views:
     def __init__(self, state: AppState) -> None:
         self._state = state
         self._kept: OrderedDict[int, tuple[ModelView, float]] = OrderedDict()
+        self._with_users: dict[int, tuple[ModelView, float]] = {}
         self._lock = Lock()
 
     def versions(self) -> list[ModelVersion]:
@@ -55,13 +60,32 @@ class Views:
         with self._lock:
             view, read_at = self._kept.get(number, (None, 0.0))
             if view is None or time.monotonic() - read_at > KEPT_SECONDS:
-                catalogue = self._state.live.current.catalogue
+                snapshot = self._state.live.current
+                live = next((model for model in snapshot.models.values() if model.number == number), None)
+                factors = None if live is None else live.as_trained()  # a live version is in memory already
                 with reading(self._state.engine) as connection:
-                    view = read_view(connection, number, catalogue).with_plane()
+                    view = read_view(connection, number, snapshot.catalogue, factors=factors).with_plane()
                 self._kept[number] = view, time.monotonic()
             self._kept.move_to_end(number)
             while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
+        return view
+
+    def read_at(self, number: int) -> int:
+        """Return when a version in memory was read, in seconds of a clock that only runs on."""
+        return int(self._kept[number][1]) if number in self._kept else 0
+
+    def with_users(self, number: int) -> ModelView:
+        """Return a version with some of its users and their ratings."""
+        with self._lock:
+            view, read_at = self._with_users.get(number, (None, 0.0))
+        if view is None or time.monotonic() - read_at > KEPT_SECONDS:
+            view = self.get(number)
+            n_users = int(np.clip(LISTED_CELLS // max(1, len(view.items)), 50, 1000))
+            with reading(self._state.engine) as connection:
+                view = with_some_users(connection, view, n_users)
+            with self._lock:
+                self._with_users = {number: (view, time.monotonic())}
         return view
 
     def live_model(self, number: int) -> LiveModel:

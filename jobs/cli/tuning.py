@@ -49,7 +49,7 @@ def lr_find_command(
 
     The default was measured on whole trainings. Keep it, unless a suggestion is more than a factor of three away. A
     rating model starts with its biases already fitted, so the loss may fall too little for a suggestion; the command
-    then says so. Nothing is stored.
+    then says so. No version is stored; the dashboard's page Training shows the plot.
 
         recsys lr-find
         recsys lr-find --steps 400 --out lr.html

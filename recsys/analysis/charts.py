@@ -37,7 +37,12 @@ def bars(names: Sequence[str], values: Sequence[float], title: str, hover: Seque
     figure.update_layout(showlegend=False, margin={"t": 12, "l": 12})
     figure.update_xaxes(title=figure_text(title), zeroline=True)
     figure.update_yaxes(
-        tickvals=list(range(len(names))), ticktext=texts, autorange="reversed", automargin=True, showgrid=False
+        tickvals=list(range(len(names))),
+        ticktext=texts,
+        autorange="reversed",
+        automargin=True,
+        showgrid=False,
+        zeroline=False,
     )
     return figure
 
@@ -157,6 +162,6 @@ def explanation_bars(parts: Sequence[tuple[str, float]], score: float) -> go.Fig
         chart_layout(ROW_PX * (len(parts) + 1) + 90),
     )
     figure.update_layout(showlegend=False, margin={"t": 12, "l": 12})
-    figure.update_yaxes(autorange="reversed", automargin=True, showgrid=False)
+    figure.update_yaxes(autorange="reversed", automargin=True, showgrid=False, zeroline=False)
     figure.update_xaxes(title="Score", zeroline=True)
     return figure

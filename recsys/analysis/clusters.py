@@ -99,18 +99,19 @@ def describe_clusters(labels: NDArray[np.int32], items: ItemLabels, n_examples: 
     if len(items) >= 10:
         low, high = np.quantile(items.n_ratings, [0.25, 0.9])
         masks |= {"rarely rated": items.n_ratings <= low, "popular": items.n_ratings > high}
+    shares = {name: float(mask.mean()) for name, mask in masks.items()}
     clusters: list[Cluster] = []
     names: set[str] = set()
     for number in range(int(labels.max(initial=-1)) + 1):
         members = np.flatnonzero(labels == number)
         told = []
         for name, mask in masks.items():
-            inside, overall = float(mask[members].mean()), float(mask.mean())
+            inside, overall = float(mask[members].mean()), shares[name]
             if inside * len(members) >= 2 and inside >= 0.2 and inside > _STANDS_OUT * overall:
                 told.append((inside * np.log(inside / overall), name, inside, overall))
         told.sort(key=lambda row: (-row[0], row[1]))
         by_count = members[np.argsort(-items.n_ratings[members], kind="stable")]
-        examples = tuple(items.names[idx] for idx in by_count[:n_examples].tolist())
+        examples = tuple(items.name(idx) for idx in by_count[:n_examples].tolist())
         name = " · ".join(row[1] for row in told[:2]) or f"like {examples[0]}"
         if name in names:
             name = f"{name}, like {examples[0]}"

@@ -18,22 +18,23 @@ MIN_LOSS_SPAN = 0.02
 
 def learning_rate_figure(
     learning_rates: NDArray[np.float64],
-    losses: NDArray[np.float64],
+    losses: NDArray[np.float64] | None,
     smoothed: NDArray[np.float64],
     marks: Mapping[str, float],
 ) -> go.Figure:
     """Draw the loss against the learning rate, and mark some learning rates.
 
     Args:
-        learning_rates, losses, smoothed: (n_steps,) values of each step.
+        learning_rates, losses, smoothed: (n_steps,) values of each step; without `losses` only the curve is drawn.
         marks: name → learning rate.
     """
     figure = go.Figure()
-    figure.add_trace(
-        go.Scatter(
-            x=learning_rates, y=losses, mode="markers", name="loss of a batch", marker={"color": GREY, "size": 4}
+    if losses is not None:
+        figure.add_trace(
+            go.Scatter(
+                x=learning_rates, y=losses, mode="markers", name="loss of a batch", marker={"color": GREY, "size": 4}
+            )
         )
-    )
     figure.add_trace(
         go.Scatter(x=learning_rates, y=smoothed, mode="lines", name="smoothed", line={"color": INK, "width": 2})
     )
@@ -51,7 +52,7 @@ def learning_rate_figure(
     figure.update_layout(chart_layout(HEIGHT_PX))
     figure.update_xaxes(title="Learning rate (logarithmic)", **LOG_AXIS)
     # A training that diverges has losses so high that the rest of the curve would look flat.
-    low, first = float(losses.min()), float(smoothed[0])
+    low, first = float((smoothed if losses is None else losses).min()), float(smoothed[0])
     fall = max(first - low, MIN_LOSS_SPAN * first)
     figure.update_yaxes(title="Training loss", range=[first - 1.1 * fall, first + fall])
     return figure

@@ -130,7 +130,7 @@ def duplicate_items(vectors: NDArray[np.float32], items: ItemLabels, near: Neigh
                 "duplicates",
                 "note",
                 f"{len(together):,} items have so few ratings that they share their vectors in {len(barely):,} groups",
-                f"The largest group has {len(barely[0])}: {_names(items, barely[0])}. Such vectors come from the "
+                f"The largest group has {len(barely[0])} ({_names(items, barely[0])}). Such vectors come from the "
                 "categories alone.",
                 tuple(together[:100]),
             )
@@ -179,10 +179,15 @@ def misplaced_categories(vectors: NDArray[np.float32], items: ItemLabels) -> lis
         to_own = np.einsum("nf,nf->n", units[own], unit_rows(sums[at] - units[own]))
         wrong = own[(to_own < _NOT_OWN) & (cosine[own, best[own]] > _OTHER)]
         for other in np.unique(best[wrong]).tolist():
-            idx = wrong[best[wrong] == other].tolist()
-            if len(idx) < max(5, _MISPLACED_SHARE * len(own)):
+            group = wrong[best[wrong] == other]
+            if len(group) < max(5, _MISPLACED_SHARE * len(own)):
                 continue
-            ours, theirs = float(to_own[np.isin(own, idx)].mean()), float(cosine[idx, other].mean())
+            # The group pulls the direction of its category towards itself: measured without it, all of it shows.
+            others = unit_rows(sums[at] - units[group].sum(axis=0) - units[own] * ~np.isin(own, group)[:, None])
+            to_others = np.einsum("nf,nf->n", units[own], others)
+            belongs = (to_others < _NOT_OWN) & (cosine[own, other] > _OTHER)
+            idx = own[belongs].tolist()
+            ours, theirs = float(to_others[belongs].mean()), float(cosine[idx, other].mean())
             findings.append(
                 Finding(
                     "category",

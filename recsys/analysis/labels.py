@@ -1,7 +1,7 @@
 """Names, categories and counts of items, for figures and tables."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -20,6 +20,7 @@ class ItemLabels:
         n_ratings: (n_items,) number of ratings of each item.
         mean_rating: (n_items,) float64, NaN without ratings; empty if it is not known.
         year: (n_items,) float64, NaN where it is not known; empty if no item has one.
+        by_category: category → positions of its items, ascending, where they are known already.
     """
 
     item_ids: Sequence[str]
@@ -28,6 +29,7 @@ class ItemLabels:
     n_ratings: NDArray[np.int64]
     mean_rating: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     year: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    by_category: Mapping[str, NDArray[np.int64]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         lengths = {len(self.item_ids), len(self.titles), len(self.categories), len(self.n_ratings)}
@@ -76,6 +78,9 @@ class ItemLabels:
     @cached_property
     def category_idx(self) -> dict[str, NDArray[np.int64]]:
         """Category → positions of its items, ascending; the largest category first, equal ones by name."""
+        if self.by_category is not None:
+            known = [(name, idx) for name, idx in self.by_category.items() if len(idx)]
+            return dict(sorted(known, key=lambda each: (-len(each[1]), each[0])))
         counts = Counter(name for categories in self.categories for name in set(categories))
         found: dict[str, list[int]] = {name: [] for name in sorted(counts, key=lambda name: (-counts[name], name))}
         for idx, categories in enumerate(self.categories):

@@ -1,4 +1,4 @@
-"""The map of the items as a figure for the dashboard and for notebooks, fast with many points."""
+"""The map of the items as a figure for notebooks, fast with many points."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,9 +8,10 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from recsys.analysis.colouring import CATEGORY, Colouring, colouring
-from recsys.analysis.style import GREY, INK, VERMILLION, chart_layout, figure_text, shorten
+from recsys.analysis.style import GREY, INK, chart_layout, figure_text, shorten
 
 if TYPE_CHECKING:
+    from recsys.analysis.clusters import Cluster
     from recsys.analysis.view import ModelView
 
 MOST_SHOWN = 200_000
@@ -24,8 +25,6 @@ def map_figure(
     view: "ModelView",
     colour: str = "cluster",
     projection: str = "map",
-    highlighted: Sequence[int] = (),
-    centre: int | None = None,
     n_names: int = 0,
 ) -> go.Figure:
     """Draw the items as points, with WebGL.
@@ -33,8 +32,6 @@ def map_figure(
     Args:
         colour: see `recsys.analysis.colouring.colour_names`.
         projection: `map`, where near items are alike; or `pca`, the first two components.
-        highlighted: positions of items that are drawn larger and named; all others are faded.
-        centre: position of one item that is marked, such as the one whose neighbours are highlighted.
         n_names: number of the most rated items that are named.
 
     Raises:
@@ -46,14 +43,11 @@ def map_figure(
     if colours.on_top is not None:
         shown = shown[np.argsort(colours.on_top[shown], kind="stable")]
     figure = go.Figure(layout=chart_layout(MAP_HEIGHT_PX))
-    focus = [*highlighted, *([] if centre is None else [centre])]
-    figure.add_trace(points(view, xy, shown, colours, faded=bool(focus)))
-    if focus:
-        figure.add_traces(focus_points(view, xy, colours, highlighted, centre))
-    named = [] if focus else view.items.most_rated(n_names).tolist()
+    figure.add_trace(points(view, xy, shown, colours))
+    named = view.items.most_rated(n_names).tolist()
     if named:
-        figure.add_trace(_named_points(view, xy, named, colours, "named", 7, INK))
-    if colour == "cluster" and not focus:
+        figure.add_trace(_named_points(view, xy, named, colours))
+    if colour == "cluster":
         figure.update_layout(annotations=cluster_names(view, xy, shown))
     title = figure_text(colours.title)
     if colour.startswith(CATEGORY):
@@ -81,9 +75,7 @@ def places(view: "ModelView", projection: str) -> tuple[NDArray[np.float32], tup
     return xy, (names[0], names[1])
 
 
-def points(
-    view: "ModelView", xy: NDArray[np.float32], shown: NDArray[np.int64], colours: Colouring, faded: bool = False
-) -> go.Scattergl:
+def points(view: "ModelView", xy: NDArray[np.float32], shown: NDArray[np.int64], colours: Colouring) -> go.Scattergl:
     """Return the points of some items; `customdata` holds their ids."""
     items = view.items
     size = 4 + 8 * np.sqrt(items.n_ratings[shown] / max(1, int(items.n_ratings.max(initial=1))))
@@ -99,7 +91,7 @@ def points(
         hovertemplate="%{text}<extra></extra>",
         marker={
             "size": size.astype(np.float32),
-            "opacity": 0.18 if faded else 0.75,
+            "opacity": 0.75,
             "line": {"width": 0},
             **_marker_colours(colours, shown),
         },
@@ -114,24 +106,34 @@ def hover_text(view: "ModelView", idx: int) -> str:
     return f"<b>{name}</b><br>{figure_text(shorten(items.item_ids[idx], 40))} · {items.rating_count(idx)}"
 
 
-def cluster_names(view: "ModelView", xy: NDArray[np.float32], shown: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """Return an annotation for each cluster, at the median of its points, as far as they do not overlap."""
+def cluster_places(
+    view: "ModelView", xy: NDArray[np.float32], shown: NDArray[np.int64]
+) -> list[tuple["Cluster", tuple[float, float]]]:
+    """Return the clusters, the largest first, each with the median of its points."""
     labels = view.cluster_labels[shown]
-    span = np.maximum(np.ptp(xy[shown], axis=0), 1e-9)
-    placed: list[NDArray[np.float64]] = []
     found = []
     for cluster in view.clusters:
         members = shown[labels == cluster.number]
-        if not len(members):
-            continue
-        at = np.median(xy[members], axis=0).astype(np.float64)
+        if len(members):
+            x, y = np.median(xy[members], axis=0).tolist()
+            found.append((cluster, (x, y)))
+    return found
+
+
+def cluster_names(view: "ModelView", xy: NDArray[np.float32], shown: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """Return an annotation for each cluster, at the median of its points, as far as they do not overlap."""
+    span = np.maximum(np.ptp(xy[shown], axis=0), 1e-9)
+    placed: list[NDArray[np.float64]] = []
+    found = []
+    for cluster, place in cluster_places(view, xy, shown):
+        at = np.array(place)
         if any((np.abs(at - other) / span < (0.16, 0.035)).all() for other in placed):
             continue
         placed.append(at)
         found.append(
             {
-                "x": float(at[0]),
-                "y": float(at[1]),
+                "x": place[0],
+                "y": place[1],
                 "text": f"<b>{figure_text(shorten(cluster.name, 34))}</b>",
                 "showarrow": False,
                 "bgcolor": "rgba(255,255,255,0.75)",
@@ -142,31 +144,15 @@ def cluster_names(view: "ModelView", xy: NDArray[np.float32], shown: NDArray[np.
     return found
 
 
-def focus_points(
-    view: "ModelView", xy: NDArray[np.float32], colours: Colouring, highlighted: Sequence[int], centre: int | None
-) -> list[go.Scattergl]:
-    """Return the points of highlighted items, and of one that is marked; each may be empty."""
-    return [
-        _named_points(view, xy, highlighted, colours, "neighbours", 11, INK),
-        _named_points(view, xy, [] if centre is None else [centre], colours, "chosen", 16, VERMILLION),
-    ]
-
-
 def _named_points(
-    view: "ModelView",
-    xy: NDArray[np.float32],
-    chosen: Sequence[int],
-    colours: Colouring,
-    name: str,
-    size: int,
-    line: str,
+    view: "ModelView", xy: NDArray[np.float32], chosen: Sequence[int], colours: Colouring
 ) -> go.Scattergl:
     idx = np.array(chosen, np.int64)
     return go.Scattergl(
         x=xy[idx, 0],
         y=xy[idx, 1],
         mode="markers+text",
-        name=name,
+        name="named",
         text=_apart_names(view, xy, idx),
         textposition="top center",
         textfont={"size": 11},
@@ -174,9 +160,9 @@ def _named_points(
         hovertext=[hover_text(view, item) for item in idx.tolist()],
         hovertemplate="%{hovertext}<extra></extra>",
         marker={
-            "size": size,
+            "size": 7,
             "opacity": 1,
-            "line": {"width": 1.5, "color": line},
+            "line": {"width": 1.5, "color": INK},
             **_marker_colours(colours, idx, False),
         },
     )

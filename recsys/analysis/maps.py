@@ -6,6 +6,7 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.analysis.cells import near_neighbours
 from recsys.analysis.clusters import cluster_items
 from recsys.analysis.components import principal_components
 from recsys.analysis.neighbours import nearest_neighbours
@@ -65,7 +66,7 @@ def map_items(
     if len(rest):
         among = np.zeros(len(item_keys), bool)
         among[shown] = True
-        near = nearest_neighbours(vectors, 3, rest, among)
+        near = near_neighbours(vectors, 3, rest, among, seed)
         weight = np.maximum(near.cosine, 1e-3)[:, :, None]
         xy[rest] = (xy[near.item_idx] * weight).sum(axis=1) / weight.sum(axis=1)
     if earlier is not None:
@@ -96,7 +97,7 @@ def tsne(vectors: NDArray[np.float32], start: NDArray[np.float64], seed: int = 0
     from openTSNE.nearest_neighbors import PrecomputedNeighbors
 
     perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
-    near = nearest_neighbours(vectors, int(3 * perplexity))
+    near = near_neighbours(vectors, int(3 * perplexity), seed=seed)
     distance = np.sqrt(np.maximum(0, 2 - 2 * near.cosine)).astype(np.float64)
     index = PrecomputedNeighbors(near.item_idx, distance)
     affinities = PerplexityBasedNN(perplexity=perplexity, knn_index=index, n_jobs=1)

@@ -19,7 +19,13 @@ MOST_RATINGS = 200_000
 """Ratings that residuals are computed from; a larger set is sampled."""
 
 
-def residual_table(factors: Factors, ratings: Ratings, by: ResidualGroup = "prediction", seed: int = 0) -> pd.DataFrame:
+def residual_table(
+    factors: Factors,
+    ratings: Ratings,
+    by: ResidualGroup = "prediction",
+    seed: int = 0,
+    n_ratings: NDArray[np.int64] | None = None,
+) -> pd.DataFrame:
     """Return how far predictions are from ratings, in groups.
 
     A calibrated model has a mean rating equal to the mean prediction in each group of `prediction`.
@@ -29,6 +35,7 @@ def residual_table(factors: Factors, ratings: Ratings, by: ResidualGroup = "pred
         ratings: any ratings; best those that the training did not see.
         by: `rating`, the value given; `prediction`, tenths of the predictions; `activity`, the number of ratings of
             the user; `popularity`, the number of ratings of the item. Numbers are grouped by powers of two.
+        n_ratings: (factors.n_items,) for `popularity`; by default the counts in `ratings`.
 
     Returns:
         Index `group`; columns `n`, `mean_rating`, `mean_prediction`, `bias` (prediction minus rating), `rmse`.
@@ -36,16 +43,9 @@ def residual_table(factors: Factors, ratings: Ratings, by: ResidualGroup = "pred
     Raises:
         ValueError: the model was not trained to predict ratings.
     """
-    chosen = np.arange(ratings.n_ratings)
-    if len(chosen) > MOST_RATINGS:
-        chosen = np.sort(np.random.default_rng(seed).choice(len(chosen), MOST_RATINGS, replace=False))
+    chosen, prediction = _predicted(factors, ratings, seed)
     user, item = ratings.user_idx[chosen], ratings.item_idx[chosen]
     rating = ratings.rating[chosen].astype(np.float64)
-    prediction = predict_ratings(
-        factors,
-        positions(factors.user_keys, ratings.user_keys)[user],
-        positions(factors.item_keys, ratings.item_keys)[item],
-    ).astype(np.float64)
     if by == "rating":
         group, names = np.unique(rating, return_inverse=True)[::-1]
         labels = [f"{value:g}" for value in names]
@@ -54,9 +54,12 @@ def residual_table(factors: Factors, ratings: Ratings, by: ResidualGroup = "pred
         group = np.clip(np.searchsorted(edges, prediction, side="right") - 1, 0, max(0, len(edges) - 2))
         labels = [f"{low:.2f}–{high:.2f}" for low, high in pairwise(edges)] or ["all"]
     else:
-        counts = ratings.item_counts() if by == "popularity" else np.bincount(ratings.user_idx)
+        counts = np.bincount(ratings.user_idx)
+        if by == "popularity":
+            at = positions(factors.item_keys, ratings.item_keys)
+            counts = ratings.item_counts() if n_ratings is None else np.where(at >= 0, np.append(n_ratings, 0)[at], 0)
         group = np.floor(np.log2(np.maximum(counts[item if by == "popularity" else user], 1))).astype(np.int64)
-        labels = [f"{2**power}–{2 ** (power + 1) - 1}" for power in range(int(group.max(initial=0)) + 1)]
+        labels = ["1", *(f"{2**power}–{2 ** (power + 1) - 1}" for power in range(1, int(group.max(initial=0)) + 1))]
     frame = pd.DataFrame({"group": group, "rating": rating, "prediction": prediction})
     frame["squared"] = (frame.prediction - frame.rating) ** 2
     grouped = frame.groupby("group", sort=True)
@@ -71,6 +74,47 @@ def residual_table(factors: Factors, ratings: Ratings, by: ResidualGroup = "pred
     )
     table.index = pd.Index([labels[number] for number in table.index.tolist()], name="group", dtype=object)
     return table
+
+
+def user_residuals(factors: Factors, ratings: Ratings, seed: int = 0) -> pd.DataFrame:
+    """Return how far predictions are from the ratings of each user, the worst first.
+
+    Args:
+        factors: a rating model.
+        ratings: any ratings.
+
+    Returns:
+        Index `user_key`; columns `n`, `mean_rating`, `bias` (prediction minus rating), `rmse`.
+
+    Raises:
+        ValueError: the model was not trained to predict ratings.
+    """
+    chosen, prediction = _predicted(factors, ratings, seed)
+    rating = ratings.rating[chosen].astype(np.float64)
+    frame = pd.DataFrame({"user_key": ratings.user_keys[ratings.user_idx[chosen]], "rating": rating})
+    frame["error"] = prediction - rating
+    frame["squared"] = frame.error**2
+    grouped = frame.groupby("user_key", sort=True)
+    columns = {
+        "n": grouped.size(),
+        "mean_rating": grouped.rating.mean(),
+        "bias": grouped.error.mean(),
+        "rmse": np.sqrt(grouped.squared.mean()),
+    }
+    return pd.DataFrame(columns).sort_values("rmse", ascending=False, kind="stable")
+
+
+def _predicted(factors: Factors, ratings: Ratings, seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the rows of at most `MOST_RATINGS` ratings, and their predictions."""
+    chosen = np.arange(ratings.n_ratings)
+    if len(chosen) > MOST_RATINGS:
+        chosen = np.sort(np.random.default_rng(seed).choice(len(chosen), MOST_RATINGS, replace=False))
+    prediction = predict_ratings(
+        factors,
+        positions(factors.user_keys, ratings.user_keys)[ratings.user_idx[chosen]],
+        positions(factors.item_keys, ratings.item_keys)[ratings.item_idx[chosen]],
+    )
+    return chosen, prediction.astype(np.float64)
 
 
 def lists_of(factors: Factors, n: int = 10, ratings: Ratings | None = None, n_users: int = 1000) -> NDArray[np.int64]:

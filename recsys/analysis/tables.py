@@ -13,8 +13,7 @@ from recsys.analysis.categories import direction_auc, telling_categories
 from recsys.analysis.compare import compare_items, list_overlap, rank_biased_overlap
 from recsys.analysis.components import both_ends
 from recsys.analysis.measures import BASELINES, as_words
-from recsys.analysis.neighbours import nearest_neighbours
-from recsys.analysis.quality import ResidualGroup, list_summary, lists_of, residual_table
+from recsys.analysis.quality import ResidualGroup, list_summary, lists_of, residual_table, user_residuals
 from recsys.data.dataset import Ratings
 from recsys.data.keyed import positions
 from recsys.errors import InputError
@@ -130,7 +129,7 @@ class Tables:
         """
         items, idx = self._view.items, self._view.require(item_id)
         among = items.n_ratings >= min_ratings
-        found = nearest_neighbours(self._view.embeddings, n, np.array([idx]), among if min_ratings else None)
+        found = self._view.nearest(idx, n, among if min_ratings else None)
         table = self._named(found.item_idx[0])
         table["cosine"] = found.cosine[0]
         return table
@@ -215,12 +214,29 @@ class Tables:
         Raises:
             InputError: the version is not a rating model, or no ratings are at hand.
         """
+        chosen = self._ratings_of_users(ratings)
+        return residual_table(self._view.factors, chosen, by, n_ratings=self._view.items.n_ratings)
+
+    def user_residuals(self, min_ratings: int = MIN_RATINGS, ratings: Ratings | None = None) -> pd.DataFrame:
+        """Return how far predictions are from the ratings of each user, the worst first; see `user_residuals`.
+
+        Args:
+            min_ratings: fewest ratings of a user.
+            ratings: by default those of the training, on which every model looks better than it is.
+
+        Raises:
+            InputError: the version is not a rating model, or no ratings are at hand.
+        """
+        table = user_residuals(self._view.factors, self._ratings_of_users(ratings))
+        return table[table.n >= min_ratings]
+
+    def _ratings_of_users(self, ratings: Ratings | None) -> Ratings:
         chosen = self._view.ratings if ratings is None else ratings
         if self._view.factors.rating_range is None:
             raise InputError("a ranking model predicts no ratings: look at a rating model")
         if chosen is None or not self._view.factors.n_users:
             raise InputError("residuals need ratings and the users of the model: use a Learner")
-        return residual_table(self._view.factors, chosen, by)
+        return chosen
 
     def lists(self, n: int = 10) -> dict[str, float]:
         """Return coverage, Gini coefficient and popularity share of the lists of up to 1,000 users.

@@ -104,13 +104,25 @@ def read_items_side(connection: Connection, number: int, n_factors: int) -> Side
     return Side(keys, vectors, bias, implicit)
 
 
-def read_users_side(connection: Connection, number: int, n_factors: int) -> Side:
+def some_user_keys(connection: Connection, number: int, n: int) -> list[int]:
+    """Return the keys of at most n users of a version, evenly spaced."""
+    stored = schema.user_factors.c
+    keys = connection.scalars(select(stored.user_key).where(stored.number == number).order_by(stored.user_key)).all()
+    chosen = np.unique(np.linspace(0, len(keys) - 1, min(n, len(keys))).astype(np.int64)).tolist()
+    return [keys[at] for at in chosen]
+
+
+def read_users_side(connection: Connection, number: int, n_factors: int, among: Sequence[int] | None = None) -> Side:
     """Read the users of a version.
+
+    Args:
+        among: keys of the users to read, at most some thousand; `None`: all.
 
     Raises:
         DamagedVersionError: a row has another checksum, a vector another length, or a number is not finite.
     """
-    keys, bias, vectors, checksums = _read_rows(connection, schema.user_factors, ("vector",), number, n_factors)
+    table = schema.user_factors
+    keys, bias, vectors, checksums = _read_rows(connection, table, ("vector",), number, n_factors, among)
     side = Side(keys, vectors, bias)
     if any(stored is not None for stored in checksums):
         for key, stored, found in zip(keys.tolist(), checksums, row_checksums(side, slice(0, len(side))), strict=True):
@@ -121,7 +133,14 @@ def read_users_side(connection: Connection, number: int, n_factors: int) -> Side
     return side
 
 
-def _read_rows(connection: Connection, table: Table, names: Sequence[str], number: int, n_factors: int) -> list[Any]:
+def _read_rows(
+    connection: Connection,
+    table: Table,
+    names: Sequence[str],
+    number: int,
+    n_factors: int,
+    among: Sequence[int] | None = None,
+) -> list[Any]:
     """Return keys, biases, a matrix for each named column (`None` if the column is null), and the checksums."""
     key = table.columns[1]
     checksum = [table.c.checksum] if "checksum" in table.c else []
@@ -130,7 +149,8 @@ def _read_rows(connection: Connection, table: Table, names: Sequence[str], numbe
     checksums: list[int | None] = []
     blobs = [bytearray() for _ in names]
     lengths: list[set[int]] = [set() for _ in names]
-    rows = fetch_rows(connection, select(*columns).where(table.c.number == number).order_by(key))
+    chosen = select(*columns).where(table.c.number == number).order_by(key)
+    rows = fetch_rows(connection, chosen if among is None else chosen.where(key.in_(among)))
     while batch := list(islice(rows, BATCH_ROWS)):  # column by column is several times as fast as row by row
         batch_keys, batch_bias, *parts = zip(*batch, strict=True)
         keys.extend(batch_keys)

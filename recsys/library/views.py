@@ -1,6 +1,7 @@
 """Model versions as `recsys.analysis` looks at them, from a database or from a trained model in memory."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ from sqlalchemy import Connection
 from recsys.analysis.labels import ItemLabels
 from recsys.analysis.maps import ItemMap
 from recsys.analysis.view import ModelView
-from recsys.data.dataset import Ratings
+from recsys.data.dataset import NO_TIME, Ratings
 from recsys.database.clock import now_ms
 from recsys.database.maps import has_map, read_map
+from recsys.database.model_rows import read_users_side, some_user_keys
 from recsys.database.models import load_factors, version
+from recsys.database.user_states import read_ratings_of
 from recsys.factors import Factors
 from recsys.library.loading import RatingData
 from recsys.serving.catalogue import Catalogue
@@ -27,6 +30,7 @@ def read_view(
     users: bool = False,
     ratings: Ratings | None = None,
     with_map: bool = True,
+    factors: Factors | None = None,
 ) -> ModelView:
     """Read a model version with the names of its items.
 
@@ -34,13 +38,15 @@ def read_view(
         users: read the users too, for lists and residuals.
         ratings: for lists and residuals.
         with_map: read its map too, if one is stored.
+        factors: of the version, where they are in memory already.
 
     Raises:
         NotFoundError: there is no such version.
         DamagedVersionError: what is stored is not what was written.
     """
     stored = version(connection, number)
-    factors = load_factors(connection, number, users=users)
+    if factors is None:
+        factors = load_factors(connection, number, users=users)
     return ModelView(
         number=stored.number,
         objective=stored.objective,
@@ -54,6 +60,29 @@ def read_view(
         stored_map=item_map_of(connection, number, factors) if with_map else None,
         ratings=ratings,
     )
+
+
+def with_some_users(connection: Connection, view: ModelView, n_users: int = 1000) -> ModelView:
+    """Return a view with some of its users, evenly chosen, and their ratings, for residuals and lists."""
+    keys = some_user_keys(connection, view.number, n_users)
+    side = read_users_side(connection, view.number, view.factors.n_factors, keys)
+    user_key, item_key, rating, is_implicit = read_ratings_of(connection, keys)
+    if view.objective == "rating":
+        user_key, item_key, rating = user_key[~is_implicit], item_key[~is_implicit], rating[~is_implicit]
+    user_keys, user_idx = np.unique(user_key, return_inverse=True)
+    item_keys, item_idx = np.unique(item_key, return_inverse=True)
+    ratings = Ratings(
+        user_idx=user_idx.astype(np.int32),
+        item_idx=item_idx.astype(np.int32),
+        rating=rating,
+        rated_at=np.full(len(rating), NO_TIME),
+        user_keys=user_keys,
+        item_keys=item_keys,
+        user_hash=np.zeros(len(user_keys), np.uint64),
+        item_hash=np.zeros(len(item_keys), np.uint64),
+    )
+    users = replace(side, features=view.factors.users.features)
+    return replace(view, factors=replace(view.factors, users=users), ratings=ratings)
 
 
 def stored_item_map(connection: Connection, number: int) -> ItemMap | None:
@@ -75,6 +104,7 @@ def labels_of(catalogue: Catalogue, item_idx: NDArray[np.int64]) -> ItemLabels:
     n_ratings = catalogue.n_ratings[item_idx]
     years = [item.attributes.get("year") for item in items]
     year = np.array([value if isinstance(value, int) else np.nan for value in years], np.float64)
+    everything = len(item_idx) == catalogue.n_items and bool((item_idx == np.arange(catalogue.n_items)).all())
     return ItemLabels(
         item_ids=[item.item_id for item in items],
         titles=[item.title for item in items],
@@ -82,6 +112,7 @@ def labels_of(catalogue: Catalogue, item_idx: NDArray[np.int64]) -> ItemLabels:
         n_ratings=n_ratings,
         mean_rating=np.where(n_ratings > 0, catalogue.mean_rating[item_idx], np.nan),
         year=np.empty(0) if np.isnan(year).all() else year,
+        by_category=catalogue.idx_by_category if everything else None,
     )
 
 

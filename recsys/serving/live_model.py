@@ -85,6 +85,22 @@ class LiveModel:
             implicit=implicit,
         )
 
+    def as_trained(self) -> Factors | None:
+        """Return the factors with the items of the training only, ascending by key.
+
+        Where the version knows the whole catalogue, the arrays are those of this model. `None` if the catalogue's keys
+        do not ascend, or the version has weights between its items, which are those of the catalogue here.
+        """
+        keys, items = self.factors.item_keys, self.factors.items
+        if self.factors.weights is not None or not (keys[1:] > keys[:-1]).all():
+            return None
+        if self.trained.all():
+            return self.factors
+        kept = np.flatnonzero(self.trained)
+        implicit = None if items.implicit is None else items.implicit[kept]
+        side = Side(keys[kept], items.factors[kept], items.bias[kept], implicit, items.features)
+        return replace(self.factors, items=side)
+
     @property
     def number(self) -> int:
         return self.version.number

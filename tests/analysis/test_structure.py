@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from recsys.analysis import cells
 from recsys.analysis.categories import area_under_curve, direction_auc
 from recsys.analysis.clusters import cluster_items, describe_clusters
 from recsys.analysis.compare import compare_items, list_overlap, rank_biased_overlap
@@ -14,6 +16,7 @@ from recsys.analysis.quality import gini, list_summary, residual_table
 from recsys.data.dataset import Ratings
 from recsys.errors import InputError, NotFoundError
 from recsys.factors import Side
+from recsys.scoring.score import predict_ratings
 from tests.analysis.planted import KINDS, PER_KIND, labels, vectors, view
 
 KIND = np.repeat(np.arange(4), PER_KIND)
@@ -34,6 +37,29 @@ class TestNeighbours:
         assert found.item_idx.shape == (2, 4)
         assert (KIND[found.item_idx] == 2).all()
         assert 130 not in found.item_idx[1]
+
+    def test_of_one_item_are_the_same(self) -> None:
+        made = view()
+        q, among = made.factors.embeddings, KIND == 2
+        for idx in (0, 125, 239):
+            for chosen in (None, among):
+                one = made.nearest(idx, 4, chosen)
+                same = nearest_neighbours(q, 4, np.array([idx]), chosen)
+                np.testing.assert_array_equal(one.item_idx, same.item_idx)
+                np.testing.assert_allclose(one.cosine, same.cosine, atol=1e-6)
+
+    @pytest.mark.parametrize("among", [None, np.arange(2400) % 3 > 0])
+    def test_almost_all_are_found_in_a_large_catalogue(
+        self, among: NDArray[np.bool_] | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        q = np.concatenate([vectors(noise=0.7, seed=seed) for seed in range(10)])  # 40 groups
+        exact = nearest_neighbours(q, 5, among=among)
+        monkeypatch.setattr(cells, "EXACT_ITEMS", 100)
+        found = cells.near_neighbours(q, 5, among=among)
+        same = (found.item_idx[:, :, None] == exact.item_idx[:, None]).any(axis=2)
+        assert same.mean() > 0.99
+        assert (found.item_idx != np.arange(len(q))[:, None]).all()
+        np.testing.assert_array_equal(found.item_idx, cells.near_neighbours(q, 5, among=among).item_idx)
 
     @pytest.mark.parametrize("n", [0, 1, 2])
     def test_few_items(self, n: int) -> None:
@@ -181,6 +207,27 @@ class TestQuality:
         assert residual_table(made, ratings, "activity").index.tolist() == ["2–3"]
         (only,) = residual_table(made, ratings, "prediction").rmse
         assert only == pytest.approx(np.sqrt(2))
+
+    def test_the_user_with_the_largest_errors_comes_first(self) -> None:
+        made = view(objective="rating")
+        ratings = Ratings(
+            user_idx=np.array([0, 0, 1, 1], np.int32),
+            item_idx=np.array([0, 1, 0, 1], np.int32),
+            rating=np.zeros(4, np.float32),
+            rated_at=np.zeros(4, np.int64),
+            user_keys=np.array([3, 8]),
+            item_keys=np.array([5, 200]),
+            user_hash=np.zeros(2, np.uint64),
+            item_hash=np.zeros(2, np.uint64),
+        )
+        at = np.array([3, 3, 8, 8]), np.array([5, 200, 5, 200])
+        predicted = predict_ratings(made.factors, *at)
+        ratings = replace(ratings, rating=(predicted + np.array([0.5, -0.5, 1.0, 2.0])).astype(np.float32))
+        table = replace(made, ratings=ratings).table.user_residuals(min_ratings=2)
+        assert table.index.tolist() == [8, 3]
+        np.testing.assert_allclose(table.rmse, [np.sqrt(2.5), 0.5], atol=1e-6)
+        np.testing.assert_allclose(table.bias, [-1.5, 0.0], atol=1e-6)
+        assert replace(made, ratings=ratings).table.user_residuals(min_ratings=3).empty
 
     def test_a_ranking_model_has_no_residuals(self) -> None:
         with pytest.raises(InputError, match="look at a rating model"):

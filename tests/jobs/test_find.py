@@ -16,6 +16,7 @@ from recsys.data.encoding import collect
 from recsys.database import migration, schema
 from recsys.database.engine import connect, reading
 from recsys.database.ratings import upsert_ratings
+from recsys.database.runs import read_runs
 from recsys.errors import InputError, TrainingError
 from recsys.settings import Settings
 
@@ -24,7 +25,7 @@ SMALL: dict[str, float | None] = {"n_factors": 4, "n_epochs": 2}
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A database of 6,000 generated ratings; nothing here writes to it."""
+    """A database of 6,000 generated ratings; nothing here adds versions to it."""
     url = f"sqlite:///{tmp_path_factory.mktemp('finders') / 'test.db'}"
     engine = connect(url)
     migration.upgrade(engine)
@@ -75,6 +76,9 @@ def test_a_learning_rate_is_found_and_drawn(loaded: Engine, tmp_path: Path) -> N
     assert "two thirds" in page
     assert [path.name for path in out.parent.iterdir()] == ["lr.html"]
     assert n_models(loaded) == 0
+    with reading(loaded) as connection:
+        (run,) = read_runs(connection, 1, "lr-find")
+    assert (run.status, run.detail["learning_rates"]) == ("done", report.learning_rates)
 
 
 def test_a_loss_that_hardly_falls_is_said_to_prove_nothing(loaded: Engine, tmp_path: Path) -> None:
@@ -107,6 +111,9 @@ def test_a_sweep_trains_each_value_and_the_default(loaded: Engine, tmp_path: Pat
     measured = {row.value: row.metric for row in (*report.rows, report.default) if row.metric is not None}
     assert len(measured) == 4
     assert (report.metric, report.higher_is_better) == (("rmse", False) if objective == "rating" else ("ndcg", True))
+    with reading(loaded) as connection:
+        (run,) = read_runs(connection, 1, "sweep")
+    assert [row["metric"] for row in run.detail["rows"]] == [row.metric for row in report.rows]
     assert measured[report.best] == (min if objective == "rating" else max)(measured.values())
     page = out.read_text()
     assert f"weight_decay of the {objective} model" in page

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,8 +65,8 @@ def outcomes(monkeypatch: pytest.MonkeyPatch) -> Callable[[Outcome, Outcome], No
     return set_outcomes
 
 
-def test_a_rating_training_that_fails_does_not_keep_ranking_from_being_trained(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+def test_a_rating_training_that_fails_does_not_keep_ranking_from_being_trained_and_reported(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     upsert_ratings(engine, collect([sample.generate(n_users=80, n_items=40, n_ratings=1500, seed=1).ratings]))
     train = Pipeline.train
@@ -76,12 +77,13 @@ def test_a_rating_training_that_fails_does_not_keep_ranking_from_being_trained(
         return train(pipeline)
 
     monkeypatch.setattr(Pipeline, "train", failing)
-    report = nightly(engine, Settings(), device="cpu")
+    report = nightly(engine, Settings(report_dir=tmp_path / "report"), device="cpu")
     rating, ranking = report.objectives
     assert report.status == "failed"
     assert (rating.status, rating.model_version, rating.reason) == ("failed", None, "training diverged")
     assert (ranking.objective, ranking.model_version) == ("ranking", 1)
     assert ranking.status in ("published", "not_better")
+    assert (tmp_path / "report" / "report.html").exists() == (ranking.status == "published")
     assert [training.objective for training in report.trainings] == ["ranking"]
     status, reason, detail = last_run(engine)
     assert status == "failed"

@@ -12,10 +12,35 @@
     window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
   };
 
+  window.recsysPage = { set };
+
   document.addEventListener("change", (event) => {
     const name = event.target.dataset && event.target.dataset.param;
     if (name) set(name, event.target.value, event.target.dataset.default);
   });
+
+  let typing = 0;
+  const search = (event) => {
+    clearTimeout(typing);
+    typing = setTimeout(() => window.dash_clientside.set_props("query", { data: event.target.value }), 200);
+  };
+  document.addEventListener("input", (event) => { if (event.target.id === "search") search(event); });
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest || !event.target.closest(".found a")) return;
+    document.getElementById("search").value = "";
+    window.dash_clientside.set_props("query", { data: "" });
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.target.id === "search" && event.key === "Enter") event.preventDefault();
+  });
+
+  // The session ended: the server answers a reload with the form to sign in, which leads back here.
+  const plainFetch = window.fetch;
+  window.fetch = async (...request) => {
+    const answer = await plainFetch(...request);
+    if (answer.status === 401) location.reload();
+    return answer;
+  };
 
   const theme = () => localStorage.getItem("theme")
     || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
@@ -47,8 +72,14 @@
   const point = (data) => data && data.points && data.points[0] && data.points[0].customdata;
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     recsys: {
-      clicked(data) {
-        if (point(data)) set("item", String(point(data)));
+      address(pathname, search, before) {
+        const params = new URLSearchParams(search || "");
+        if (/\/map$/.test(pathname)) params.delete("item");
+        const address = pathname + "?" + params;
+        return address === before ? unchanged() : address;
+      },
+      focused(data) {
+        window.recsysFocus(data);
         return unchanged();
       },
       opened(data) {
@@ -64,10 +95,6 @@
       asked_user(value) {
         set("user", value || "");
         return unchanged();
-      },
-      selected(data) {
-        if (!data || !data.points) return unchanged();
-        return data.points.filter((one) => one.curveNumber === 0).map((one) => String(one.customdata)).slice(0, 5000);
       },
     },
   });

@@ -17,10 +17,11 @@ from jobs.maps import map_live
 from recsys.data.encoding import collect
 from recsys.data.rows import ItemRow, RatingBatch
 from recsys.database import schema
-from recsys.database.engine import connect, reading
+from recsys.database.engine import connect, reading, writing
 from recsys.database.items import upsert_items
 from recsys.database.models import Training, publish, store
 from recsys.database.ratings import upsert_ratings
+from recsys.database.runs import record_finished
 from recsys.factors import Factors, Side
 from recsys.results import Objective
 from tests.analysis.planted import labels, vectors
@@ -53,6 +54,13 @@ def add_planted(engine: Engine) -> None:
     for objective, q in (("ranking", first), ("ranking", moved), ("rating", first)):
         publish(engine, add_version(engine, objective, q), "planted")  # type: ignore[arg-type]
     map_live(engine)
+    found = {"learning_rates": [0.001, 0.01, 0.1], "smoothed": [1.0, 0.5, 0.9], "valley": 0.01, "slide": 0.02}
+    swept = [{"value": value, "metric": 0.9 + value} for value in (0.01, 0.1, 1.0)]
+    detail = {"field": "l2", "metric": "rmse", "rows": swept, "default": swept[0]}
+    with writing(engine) as connection:
+        for objective in ("ranking", "rating"):
+            record_finished(connection, "lr-find", "planted", {**found, "default": 0.01, "objective": objective})
+        record_finished(connection, "sweep", "planted", {**detail, "objective": "rating"})
 
 
 def add_version(engine: Engine, objective: Objective, q: NDArray[np.float32]) -> int:
@@ -81,6 +89,20 @@ def add_version(engine: Engine, objective: Objective, q: NDArray[np.float32]) ->
         gate_reason="planted",
     )
     return store(engine, factors, training)
+
+
+def add_one_item(engine: Engine) -> None:
+    """One item without a title, one rating, and a version of both that is not live."""
+    upsert_items(engine, [ItemRow("only", None, (), None)])
+    batch = RatingBatch(
+        user_ids=pa.array(["user 0"], pa.string()),
+        item_ids=pa.array(["only"], pa.string()),
+        rating=np.array([4.0]),
+        rated_at=np.array([1]),
+        line=np.array([1]),
+    )
+    upsert_ratings(engine, collect([batch]))
+    add_version(engine, "ranking", np.ones((1, 16), np.float32))
 
 
 @dataclass

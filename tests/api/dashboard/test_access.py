@@ -77,8 +77,9 @@ class TestKeys:
     def test_without_a_session_pages_lead_to_the_sign_in_and_data_is_refused(self, engine: Engine) -> None:
         create_key(engine, "analyst", ["read"], actor="test")
         with serving(url_of(engine)) as client:
-            page = client.get("/dashboard/map")
-            assert (page.status_code, page.headers["location"]) == (303, "/dashboard/sign-in")
+            page = client.get("/dashboard/map?item=a%26b")
+            where = "/dashboard/sign-in?next=map%3Fitem%3Da%2526b"
+            assert (page.status_code, page.headers["location"]) == (303, where)
             assert client.get("/dashboard/_dash-layout").status_code == 401
             assert client.post("/dashboard/_dash-update-component", json={}).status_code == 401
             assert "API key" in client.get("/dashboard/sign-in").text
@@ -117,6 +118,15 @@ class TestKeys:
             signed_in(client, admin)
             form = {"number": "2", "reason": "asked for", "csrf": client.cookies["recsys_csrf"]}
             assert "is%20live" in client.post("/dashboard/publish", data=form).headers["location"]
+
+    @pytest.mark.parametrize(
+        ("asked", "opened"), [("map?item=a%26b", "map?item=a%26b"), ("", ""), ("//elsewhere.example/", "")]
+    )
+    def test_a_sign_in_leads_to_the_page_that_was_asked_for(self, engine: Engine, asked: str, opened: str) -> None:
+        _, text = create_key(engine, "analyst", ["read"], actor="test")
+        with serving(url_of(engine)) as client:
+            answer = client.post("/dashboard/sign-in", params={"next": asked}, data={"key": text})
+            assert answer.headers["location"] == f"/dashboard/{opened}"
 
     def test_a_revoked_key_ends_its_session(self, engine: Engine) -> None:
         key, text = create_key(engine, "analyst", ["read"], actor="test")

@@ -3,17 +3,137 @@
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from sqlalchemy import Engine
 
+from api.dashboard.app import PAGES
 from recsys.database.engine import reading
-from recsys.database.models import live_numbers
+from recsys.database.keys import create_key, revoke_key
+from recsys.database.models import delete_version, live_numbers
 from tests.analysis.planted import vectors
 from tests.api.conftest import serving, url_of
-from tests.api.dashboard.conftest import HOSTILE, Opened, add_planted, add_version, open_page
+from tests.api.dashboard.conftest import HOSTILE, Opened, add_one_item, add_planted, add_version, open_page
 
 pytestmark = pytest.mark.browser
 
-DRAWN = "#map .gl-canvas"
+DRAWN = "#map .state:empty"
+"""The map is there: the points came."""
+
+CHOSEN = "window.recsysMap && window.recsysMap.focus.item === '{}'"
+SHOWN = {
+    "": "Ranking: version 2 is live",
+    "map": "Map, coloured by cluster",
+    "factors": "Categories as directions",
+    "popularity": "Loved beyond their kind",
+    "item?item=i7": HOSTILE,
+    "user?user=user%203": "Why ",
+    "compare": "Version 2 beside version 1",
+    "health": "Clusters",
+    "training": "Settings",
+    "training?version=3": "Users whose ratings are predicted worst",
+}
+"""Page → a text of its last part, or one that only this page has."""
+
+
+def on_page(page: Any, idx: int) -> tuple[float, float]:
+    """Return where the point of an item is on the page, in pixels."""
+    box = page.locator("#map canvas").bounding_box()
+    x, y = page.evaluate("(idx) => window.recsysMap.place(idx)", idx)
+    return box["x"] + x, box["y"] + y
+
+
+def test_dragging_and_the_wheel_move_the_map(opened: Opened) -> None:
+    page = opened.goto("map", DRAWN)
+    page.wait_for_function("window.recsysMap.drawn > 0")
+    before = on_page(page, 7)
+    box = page.locator("#map canvas").bounding_box()
+    page.mouse.move(box["x"] + 300, box["y"] + 300)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 340, box["y"] + 320, steps=3)
+    page.mouse.up()
+    moved = on_page(page, 7)
+    assert (round(moved[0] - before[0]), round(moved[1] - before[1])) == (40, 20)
+    page.mouse.wheel(0, -200)  # away from the place under the pointer
+    page.wait_for_function("window.recsysMap.view.zoom > 1.4")
+    zoom = page.evaluate("window.recsysMap.view.zoom")
+    closer = on_page(page, 7)
+    assert closer[0] - (box["x"] + 340) == pytest.approx(zoom * (moved[0] - (box["x"] + 340)), abs=1)
+    pixels = page.evaluate("new Set(window.recsysMap.pixels).size")
+    assert pixels > 5  # background, and points of several colours
+    page.get_by_role("button", name="Show all items").click()
+    assert on_page(page, 7) == pytest.approx(before)
+
+
+def serious_violations(page: Any) -> list[tuple[str, str]]:
+    """Return what axe finds on a page that keeps people from using it: rule and element."""
+    found = Axe().run(page).response["violations"]
+    return [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+
+
+def test_every_page_is_whole_accessible_and_fits(opened: Opened) -> None:
+    assert {path.partition("?")[0] for path in SHOWN} == set(PAGES)
+    for path, text in SHOWN.items():
+        page = opened.goto(path)
+        page.get_by_text(text).first.wait_for()
+        assert (path, serious_violations(page)) == (path, [])
+        page.set_viewport_size({"width": 800, "height": 900})
+        page.wait_for_function("document.documentElement.scrollWidth <= 800")
+        page.set_viewport_size({"width": 1400, "height": 900})
+    assert opened.trouble == []
+    assert opened.foreign == []
+
+
+@pytest.mark.long
+def test_every_page_is_accessible_when_dark_and_narrow(browser: Any, planted: str) -> None:
+    opened = open_page(browser, planted, color_scheme="dark", viewport={"width": 800, "height": 900})
+    for path, text in SHOWN.items():
+        page = opened.goto(path)
+        page.get_by_text(text).first.wait_for()
+        assert (path, serious_violations(page)) == (path, [])
+    opened.page.context.close()
+
+
+def test_dark_by_the_systems_choice_and_a_telephone(browser: Any, planted: str) -> None:
+    opened = open_page(browser, planted, color_scheme="dark", viewport={"width": 390, "height": 800})
+    page = opened.goto("popularity")
+    page.get_by_text("Highest and lowest bias").wait_for()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(25, 25, 24)"
+    assert serious_violations(page) == []
+    page.wait_for_function("document.documentElement.scrollWidth <= 390")
+    page.get_by_role("button", name="Light or dark").click()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(246, 246, 243)"
+    page.reload()
+    page.get_by_text("Highest and lowest bias").wait_for()
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"  # the choice stays
+    page.context.close()
+
+
+def test_the_keyboard_reaches_everything(opened: Opened) -> None:
+    page = opened.goto("")
+    keyboard = page.keyboard
+    keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the page"
+    keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "page"
+    page.get_by_role("link", name="Map", exact=True).first.focus()
+    keyboard.press("Enter")
+    page.wait_for_url("**/dashboard/map")
+    page.locator(DRAWN).first.wait_for(state="attached")
+    page.locator("#map canvas").focus()
+    keyboard.press("+")
+    keyboard.press("ArrowRight")
+    assert page.evaluate("[window.recsysMap.view.zoom, window.recsysMap.view.x > window.recsysMap.x0]") == [1.4, True]
+    page.locator("select[data-param=colour]").focus()
+    keyboard.press("ArrowDown")  # to the number of ratings
+    page.wait_for_function("window.recsysMap && window.recsysMap.src.includes('colour=popularity')")
+    page.get_by_label("Search").focus()
+    keyboard.type("war 200")
+    page.get_by_role("link", name="War 200").wait_for()
+    keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "War 200"
+    keyboard.press("Enter")
+    page.locator("#details h2").get_by_text("War 200").wait_for()
+    assert page.url.endswith("map?item=i200&colour=popularity")
 
 
 def test_search_click_and_address(opened: Opened) -> None:
@@ -23,24 +143,18 @@ def test_search_click_and_address(opened: Opened) -> None:
     page.locator("#details h2").get_by_text("War 200").wait_for()
     assert page.url.endswith("map?item=i200")
     assert "Of its ten nearest items, 10 are Drama" in page.locator("#details").inner_text()
-    page.wait_for_function("document.querySelector('#map .js-plotly-plot').data.length === 3")
-    names = page.evaluate("document.querySelector('#map .js-plotly-plot').data[1].customdata")
-    assert "i5" in names
+    page.wait_for_function(CHOSEN.format("i200"))
+    assert 5 in page.evaluate("window.recsysMap.focus.neighbours")  # it was moved beside this one
     # a real click on another point
-    where = page.evaluate(
-        """() => { const plot = document.querySelector('#map .js-plotly-plot');
-        const at = plot.data[0].customdata.indexOf('i90');
-        const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();
-        return [box.left + xaxis._offset + xaxis.d2p(plot._fullData[0].x[at]),
-                box.top + yaxis._offset + yaxis.d2p(plot._fullData[0].y[at])]; }"""
-    )
-    page.mouse.move(*where)
-    page.wait_for_function("document.querySelector('#map .hoverlayer').children.length > 0")
-    page.mouse.click(*where)
-    page.wait_for_function("location.search !== '?item=i200'")
-    page.locator("#details h2").get_by_text("Comedy").wait_for()
+    page.mouse.move(*on_page(page, 90))
+    page.locator("#map .tip").get_by_text("Comedy 90").wait_for()
+    page.mouse.click(*on_page(page, 90))
+    page.wait_for_function("location.search === '?item=i90'")
+    page.locator("#details h2").get_by_text("Comedy 90").wait_for()
     page.go_back()
     page.locator("#details h2").get_by_text("War 200").wait_for()
+    page.reload()  # the address is enough to show it
+    page.wait_for_function(CHOSEN.format("i200"))
 
 
 def test_colour_version_and_projection_are_in_the_address(opened: Opened) -> None:
@@ -49,8 +163,9 @@ def test_colour_version_and_projection_are_in_the_address(opened: Opened) -> Non
     page.get_by_text("Map, coloured by horror (60)").wait_for()
     assert "version=1" in page.url
     assert "colour=category%3AHorror" in page.url
-    colours = page.evaluate("Array.from(document.querySelector('#map .js-plotly-plot')._fullData[0].marker.color)")
-    assert (len(colours), sum(colours)) == (240, 60)
+    page.locator(DRAWN).wait_for(state="attached")
+    colours = page.evaluate("Array.from(window.recsysMap.points.colour)")
+    assert (len(colours), colours.count(254), colours.count(0)) == (240, 60, 180)
     page.locator("select[data-param=version]").select_option("3")
     page.wait_for_function("location.search.includes('version=3')")
     page.reload()
@@ -62,12 +177,13 @@ def test_colour_version_and_projection_are_in_the_address(opened: Opened) -> Non
 
 def test_a_lasso_becomes_a_table_and_a_file(opened: Opened, tmp_path: Any) -> None:
     page = opened.goto("map", DRAWN)
-    page.evaluate("Plotly.relayout(document.querySelector('#map .js-plotly-plot'), {dragmode: 'select'})")
-    box = page.locator("#map .nsewdrag").bounding_box()
-    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    page.get_by_role("button", name="Draw around items").click()
+    box = page.locator("#map canvas").bounding_box()
+    corners = [(2, 2), (box["width"] - 2, 2), (box["width"] - 2, box["height"] - 2), (2, box["height"] - 2)]
+    page.mouse.move(box["x"] + 2, box["y"] + 2)
     page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=5)
-    page.mouse.move(box["x"] + box["width"] - 5, box["y"] + box["height"] - 5, steps=5)
+    for x, y in corners:
+        page.mouse.move(box["x"] + x, box["y"] + y, steps=2)
     page.mouse.up()
     page.get_by_role("heading", name="240 selected items, the first 100").wait_for()
     with page.expect_download() as download:
@@ -118,4 +234,48 @@ def test_empty_then_published_with_a_reason(browser: Any, sqlite_engine: Engine)
         page.get_by_text("planted by hand").first.wait_for()
         with reading(sqlite_engine) as connection:
             assert live_numbers(connection)["ranking"] == number
+        page.context.close()
+
+
+def test_a_version_that_is_pruned_while_it_is_viewed(browser: Any, sqlite_engine: Engine) -> None:
+    add_planted(sqlite_engine)
+    with serving(url_of(sqlite_engine)) as client:
+        opened = open_page(browser, str(client.base_url))
+        page = opened.goto("map?version=1", DRAWN)
+        delete_version(sqlite_engine, 1)
+        page.get_by_label("Search").fill("war 200")
+        page.get_by_text("there is no version 1 any more").wait_for()
+        page.get_by_role("link", name="Health").click()  # the choice of a version does not follow to another page
+        page.get_by_text("By direction of the vectors").wait_for()
+        opened.goto("health?version=1").get_by_text("choose another one").wait_for()
+        assert opened.trouble == []
+        page.context.close()
+
+
+def test_sign_in_to_one_item_without_a_title_and_nothing_live(browser: Any, sqlite_engine: Engine) -> None:
+    add_one_item(sqlite_engine)
+    key, text = create_key(sqlite_engine, "analyst", ["read"], actor="test")
+    with serving(url_of(sqlite_engine)) as client:
+        opened = open_page(browser, str(client.base_url))
+        page = opened.page
+        page.goto(f"{opened.base}/dashboard/item?item=only")
+        assert serious_violations(page) == []
+        page.get_by_label("API key").fill("wrong")
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_text("unknown, expired or revoked").wait_for()
+        opened.trouble.clear()  # the browser notes the 401
+        page.get_by_label("API key").fill(text)
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name="only").wait_for()  # the page that was asked for
+        for path in PAGES:
+            assert "could not be made" not in opened.goto(path).locator("#page").inner_text()
+        opened.goto("").get_by_text("No version is live").wait_for()
+        assert page.locator("form.change").count() == 0  # a reader publishes nothing
+        assert opened.trouble == []
+        revoke_key(sqlite_engine, str(key.number), actor="test")
+        while page.request.get(f"{opened.base}/dashboard/", max_redirects=0).status != 303:
+            page.wait_for_timeout(50)  # the server reads its keys again soon
+        page.get_by_role("link", name="Health").click()
+        page.wait_for_url("**/sign-in?next=health")
+        page.get_by_label("API key").wait_for()
         page.context.close()
