@@ -87,6 +87,20 @@ FILTERS = frozenset({"category", "not_category", "year_from", "year_to", "attrib
 """Names of the parameters that filter by metadata."""
 
 
+def filters_of(given: "FilterParams | FilterBody", min_ratings: int) -> Filters:
+    """Return the filters of a list, from a query or a body."""
+    if not min_ratings and given.model_fields_set.isdisjoint(FILTERS):
+        return NO_FILTERS
+    return Filters(
+        categories=tuple(given.category),
+        not_categories=tuple(given.not_category),
+        year_from=given.year_from,
+        year_to=given.year_to,
+        attributes=tuple(map(parse_condition, given.attribute)),
+        min_ratings=min_ratings,
+    )
+
+
 class FilterParams(Params):
     """Query parameters of all lists."""
 
@@ -100,16 +114,7 @@ class FilterParams(Params):
 
     def filters(self, min_ratings: int = 0) -> Filters:
         """Return the filters of a list."""
-        if not min_ratings and self.model_fields_set.isdisjoint(FILTERS):
-            return NO_FILTERS
-        return Filters(
-            categories=tuple(self.category),
-            not_categories=tuple(self.not_category),
-            year_from=self.year_from,
-            year_to=self.year_to,
-            attributes=tuple(map(parse_condition, self.attribute)),
-            min_ratings=min_ratings,
-        )
+        return filters_of(self, min_ratings)
 
 
 Fields = Annotated[
@@ -303,16 +308,7 @@ class FilterBody(Body):
 
     def filters(self) -> Filters:
         """Return the filters of a list."""
-        if not self.min_ratings and self.model_fields_set.isdisjoint(FILTERS):
-            return NO_FILTERS
-        return Filters(
-            categories=tuple(self.category),
-            not_categories=tuple(self.not_category),
-            year_from=self.year_from,
-            year_to=self.year_to,
-            attributes=tuple(map(parse_condition, self.attribute)),
-            min_ratings=self.min_ratings,
-        )
+        return filters_of(self, self.min_ratings)
 
 
 class SimilarBody(FilterBody):

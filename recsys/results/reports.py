@@ -235,7 +235,7 @@ class PageReport(Result):
 
 
 class KeySummary(Result):
-    """What is known of an API key, without the key."""
+    """The record of an API key; the key itself is not in it."""
 
     number: int
     name: str = Field(examples=["web shop"])

@@ -83,7 +83,7 @@ def profiles_of(
 def added_scores(weights: ItemWeights, profile: Profile, n_items: int) -> NDArray[np.float64]:
     """Return what a user's items add to the scores: Σ_j x_j B_ji, (n_items,).
 
-    The sums are in float64 and in the order of the items, so they are the same whoever else is scored.
+    The sums are in float64 and in the order of the items, so they do not depend on which other users are scored.
 
     Args:
         n_items: at least those of `weights`; later items get nothing, and have no weights of their own.

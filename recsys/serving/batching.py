@@ -224,9 +224,9 @@ class PostWriter:
         pairs: set[Pair] = set()
         n_rows = 0
         for post, answer in self._waiting:
-            fits = not taken or n_rows + len(post.rows) <= MAX_ROWS
-            (taken if fits and pairs.isdisjoint(post.pairs) else left).append((post, answer))
-            pairs |= post.pairs
+            fits, mine = not taken or n_rows + len(post.rows) <= MAX_ROWS, post.pairs
+            (taken if fits and pairs.isdisjoint(mine) else left).append((post, answer))
+            pairs |= mine
             n_rows += len(post.rows)
         self._waiting = left
         return taken
@@ -235,12 +235,10 @@ class PostWriter:
         try:
             while self._waiting:
                 group = self._take()
-                posts, answers = [post for post, _ in group], [answer for _, answer in group]
                 try:
-                    reports = await self._run(self._executor, posts, LOCK_SECONDS)
+                    reports = await self._run(self._executor, [post for post, _ in group], LOCK_SECONDS)
                 except Exception as error:
-                    is_of_all = isinstance(error, RecsysError) and not isinstance(error, OF_A_ROW)
-                    if is_of_all:
+                    if isinstance(error, RecsysError) and not isinstance(error, OF_A_ROW):
                         # Those that wait would fail too, each group of them after as long a wait.
                         group, self._waiting = group + self._waiting, []
                         _fail([answer for _, answer in group], error)
@@ -250,7 +248,7 @@ class PostWriter:
                         self._alone.add(task)
                         task.add_done_callback(self._alone.discard)
                 else:
-                    _settle(answers, reports)
+                    _settle([answer for _, answer in group], reports)
         finally:
             self._writing = None
 

@@ -56,9 +56,9 @@ class GrowingRows:
 class GrowingList(Sequence[_T]):
     """Values in order. Never changes; one with a few more values shares the memory of the others."""
 
-    def __init__(self, values: list[_T], n: int | None = None) -> None:
-        """Create a list of the first `n` values; `None`: of all. It owns `values` from now on."""
-        self._values, self._n = values, len(values) if n is None else n
+    def __init__(self, values: list[_T]) -> None:
+        """Create a list that owns `values` from now on."""
+        self._values, self._n = values, len(values)
 
     def with_more(self, more: Sequence[_T]) -> "GrowingList[_T]":
         """Return these values, and `more` behind them. They are copied if others were added to these before."""

@@ -142,7 +142,7 @@ class TestPost:
         assert row["rated_at"] == "2020-09-13T12:26:40Z"
 
     def test_the_first_rating_beyond_what_was_seen_is_kept(self, client: httpx.Client) -> None:
-        """Only a configured scale refuses; what was rated so far is no scale."""
+        """Only a configured scale refuses a rating; the range of the ratings so far does not."""
         assert client.post("/v1/ratings", json=posted("u9", "a", 0.5)).json()["inserted"] == 1
 
     def test_an_event_counts_once_and_the_next_list_respects_it(self, client: httpx.Client) -> None:
