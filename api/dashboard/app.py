@@ -291,7 +291,11 @@ def add_callbacks(dash: Dash, state: AppState, views: Views, base: str) -> None:
     )
     # Also for the item that a page comes with.
     dash.clientside_callback(ClientsideFunction("recsys", "focused"), Output("focused", "data"), Input("focus", "data"))
-    for function, value in (("opened", Input({"graph": "bias"}, "clickData")), ("asked_user", Input("user", "value"))):
+    for function, value in (
+        ("opened", Input({"graph": "bias"}, "clickData")),
+        ("opened_user", Input({"graph": "users"}, "clickData")),
+        ("asked_user", Input("user", "value")),
+    ):
         output = Output("ignored", "data", allow_duplicate=True)
         dash.clientside_callback(ClientsideFunction("recsys", function), output, value, prevent_initial_call=True)
 

@@ -12,10 +12,12 @@ from api.dashboard.forms import MAX_REASON
 from api.dashboard.parts import Asked, card, controls, graph, notice, select, table, version_select
 from recsys.analysis import charts
 from recsys.analysis.measures import format_value, measure_of
+from recsys.analysis.users import user_map
 from recsys.database.engine import reading
 from recsys.database.models import ModelVersion
 from recsys.database.publications import read_publications
 from recsys.database.runs import read_runs
+from recsys.database.users import read_user_ids
 from recsys.serving.explain import explain_list
 from recsys.serving.lists import ListQuery, recommend
 from recsys.serving.parts import parts_of
@@ -209,7 +211,7 @@ def user_page(asked: Asked) -> list[Component]:
         ),
     )
     if not user_id:
-        return [row, card("User", notice("Type the id of a user, then press Enter."))]
+        return [row, users_card(asked)]
     model = asked.views.live_model(asked.view.number)
     snapshot = asked.state.live.current
     catalogue = snapshot.catalogue
@@ -230,16 +232,14 @@ def user_page(asked: Asked) -> list[Component]:
     parts: list[Component] = [row]
     listed = pd.DataFrame(items, columns=["rank", "item_id", "title", "score"])
     headers = {"rank": "Rank", "title": "Item", "score": "Score"}
-    parts.append(
-        card(f"List of {user_id}", table(listed, headers, {"score": ".3f"}, asked, "The user's list"), how=source)
-    )
+    first = [card(f"List of {user_id}", table(listed, headers, {"score": ".3f"}, asked, "The user's list"), how=source)]
     why = [item for item in explained.items if parts_of(item.explanation)]
     if why:
         chosen = min(max(asked.number("rank") or 1, 1), len(why))
         options = [(str(at + 1), f"{at + 1}. {(item.title or item.item_id)[:40]}") for at, item in enumerate(why)]
         item = why[chosen - 1]
         figure = charts.explanation_bars(parts_of(item.explanation), item.score)
-        parts.append(
+        first.append(
             card(
                 f"Why {item.title or item.item_id}",
                 controls(select("rank", "Item", options, str(chosen))),
@@ -247,6 +247,7 @@ def user_page(asked: Asked) -> list[Component]:
                 how="The exact parts of its score; they add up.",
             )
         )
+    parts.append(html.Div(first, className="pair"))
     frame = pd.DataFrame(
         {
             "item_id": [catalogue.items[idx].item_id for idx in rated.item_idx.tolist()],
@@ -260,3 +261,19 @@ def user_page(asked: Asked) -> list[Component]:
     how = f"{len(frame):,} ratings, the highest first." if len(frame) <= 100 else f"The highest 100 of {len(frame):,}."
     parts.append(card("Ratings", table(frame.head(100), headers, formats, asked, "The user's ratings"), how=how))
     return parts
+
+
+def users_card(asked: Asked) -> html.Section:
+    """Return a map of some users, each of whom opens with a click."""
+    view = asked.views.with_users(asked.view.number)
+    if not view.factors.n_users or not len(view.items):
+        return card("User", notice("Type the id of a user, then press Enter."))
+    with reading(asked.state.engine) as connection:
+        names = read_user_ids(connection, view.factors.user_keys.tolist())
+    users = view.table.users()
+    figure = user_map(view, users[users.index.isin(list(names))], names)  # not those who were erased meanwhile
+    return card(
+        f"Map of {len(users):,} users",
+        graph(figure, "Users over the map of the items", id={"graph": "users"}),
+        how="Each user stands amid the items of their list; grey points are items. Click a user, or type an id.",
+    )

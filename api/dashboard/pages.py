@@ -17,11 +17,12 @@ from api.dashboard.parts import (
     search_field,
     select,
     table,
+    user_links,
     version_select,
 )
 from recsys.analysis import charts
 from recsys.analysis.measures import format_value, measure_of
-from recsys.analysis.view import MOST_JUDGED
+from recsys.analysis.view import MOST_JUDGED, ModelView
 
 MINIMA = [("10", "10 ratings"), ("0", "any number"), ("1", "1 rating"), ("25", "25"), ("50", "50"), ("100", "100")]
 
@@ -197,7 +198,37 @@ def compare_page(asked: Asked) -> list[Component]:
                 {"before": ".4f", "after": ".4f"},
             ),
         ),
+        *lists_cards(asked, view, before),
         card("Biggest movers", table(movers, headers, formats, asked), how="Items with at least ten ratings."),
+    ]
+
+
+def lists_cards(asked: Asked, view: ModelView, before: ModelView) -> list[Component]:
+    """Return how far the lists of some users differ between two versions."""
+    after = asked.views.with_users(view.number)
+    earlier = asked.views.with_same_users(before.number, after)
+    if not (after.factors.n_users and earlier.factors.n_users):
+        return []
+    lists = after.table.compare_lists(earlier)
+    if lists.empty:
+        return []
+    facts = [
+        ("Items of a list that stayed, mean", f"{lists.overlap.mean():.0%}"),
+        ("Rank-biased overlap, mean", f"{lists.rbo.mean():.2f}"),
+        ("Users whose items are the same", f"{(lists.overlap == 1).mean():.0%}"),
+    ]
+    changed = lists.sort_values(["rbo", "overlap"], kind="stable").head(10).reset_index()
+    changed = user_links(asked, changed)
+    headers = {"user": "User", "overlap": "Items that stayed", "rbo": "Rank-biased overlap"}
+    title = "Lists that changed most"
+    return [
+        card(
+            f"Lists of {len(lists):,} users",
+            html.Dl([html.Div([html.Dt(name), html.Dd(value)]) for name, value in facts]),
+            table(changed, headers, {"overlap": ".0%", "rbo": ".2f"}, caption=title),
+            how="Ten items each. Rank-biased overlap: 1 where both lists are the same; the first places count most. "
+            "Below are the lists that changed most.",
+        )
     ]
 
 

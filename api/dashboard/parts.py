@@ -15,7 +15,9 @@ from api.dashboard.session import Session
 from api.dashboard.store import Views
 from api.state import AppState
 from recsys.analysis.view import ModelView
+from recsys.database.engine import reading
 from recsys.database.models import ModelVersion
+from recsys.database.users import read_user_ids
 from recsys.errors import InputError
 
 TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d")
@@ -142,6 +144,19 @@ def controls(*children: Component) -> html.Div:
 def item_link(asked: Asked, item_id: str, title: str) -> dcc.Link:
     """Return a link to the page of an item."""
     return dcc.Link(title, href=asked.link("item", item=item_id))
+
+
+def user_links(asked: Asked, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of users who are still there, with a column `user`: a link to the page of each.
+
+    Args:
+        frame: with a column `user_key`.
+    """
+    with reading(asked.state.engine) as connection:
+        ids = read_user_ids(connection, frame.user_key.tolist())
+    kept = frame[frame.user_key.isin(list(ids))]
+    links = [dcc.Link(ids[key], href=asked.link("user", user=ids[key])) for key in kept.user_key.tolist()]
+    return kept.assign(user=links)
 
 
 def table(

@@ -76,7 +76,7 @@ class Views:
         return int(self._kept[number][1]) if number in self._kept else 0
 
     def with_users(self, number: int) -> ModelView:
-        """Return a version with some of its users and their ratings."""
+        """Return a version with some of its users, evenly chosen, and their ratings."""
         with self._lock:
             view, read_at = self._with_users.get(number, (None, 0.0))
         if view is None or time.monotonic() - read_at > KEPT_SECONDS:
@@ -87,6 +87,11 @@ class Views:
             with self._lock:
                 self._with_users = {number: (view, time.monotonic())}
         return view
+
+    def with_same_users(self, number: int, view: ModelView) -> ModelView:
+        """Return a version with the users of a view, as far as it knows them."""
+        with reading(self._state.engine) as connection:
+            return with_some_users(connection, self.get(number), among=view.factors.user_keys.tolist())
 
     def live_model(self, number: int) -> LiveModel:
         """Return a version as lists need it, live or not."""

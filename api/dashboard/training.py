@@ -3,18 +3,17 @@
 from typing import Any
 
 import numpy as np
-from dash import dcc, html
+from dash import html
 from dash.development.base_component import Component
 
 from api.dashboard.overview import when
-from api.dashboard.parts import Asked, card, controls, graph, notice, table, version_select
+from api.dashboard.parts import Asked, card, controls, graph, notice, table, user_links, version_select
 from recsys.analysis.findings import learning_rate_figure, sweep_figure
 from recsys.analysis.measures import format_setting, measure_of
 from recsys.analysis.quality import ResidualGroup
 from recsys.analysis.view import ModelView
 from recsys.database.engine import reading
 from recsys.database.runs import read_runs
-from recsys.database.users import read_user_ids
 from recsys.results import Objective, split_configuration
 
 RESIDUALS: dict[ResidualGroup, str] = {
@@ -77,11 +76,7 @@ def users_cards(asked: Asked, view: ModelView) -> list[Component]:
     charts = [card("Calibration", calibrated, how=how)]
     charts += [card(title, graph(view.plot.residuals(by), title)) for by, title in RESIDUALS.items()]
     parts.append(html.Div(charts, className="pair"))
-    worst = view.table.user_residuals().head(15).reset_index()
-    with reading(asked.state.engine) as connection:
-        ids = read_user_ids(connection, worst.user_key.tolist())
-    worst = worst[worst.user_key.isin(list(ids))]  # not those who were erased meanwhile
-    worst["user"] = [dcc.Link(ids[key], href=asked.link("user", user=ids[key])) for key in worst.user_key.tolist()]
+    worst = user_links(asked, view.table.user_residuals().head(15).reset_index())
     names = {"user": "User", "n": "Ratings", "mean_rating": "Mean rating", "bias": "Prediction minus rating"}
     formats = {"mean_rating": ".2f", "bias": "+.2f", "rmse": ".2f"}
     title = "Users whose ratings are predicted worst"

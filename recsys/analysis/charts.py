@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from recsys.analysis.colouring import DIVERGING
-from recsys.analysis.style import BLUE, GREY, INK, PALETTE, VERMILLION, chart_layout, figure_text, shorten
+from recsys.analysis.style import BLUE, GREY, MIDDLE, PALETTE, VERMILLION, chart_layout, figure_text, shorten
 
 HEIGHT_PX = 360
 ROW_PX = 24
@@ -155,7 +155,7 @@ def explanation_bars(parts: Sequence[tuple[str, float]], score: float) -> go.Fig
             orientation="h",
             increasing={"marker": {"color": BLUE}},
             decreasing={"marker": {"color": VERMILLION}},
-            totals={"marker": {"color": INK}},
+            totals={"marker": {"color": MIDDLE}},
             connector={"line": {"color": GREY, "width": 1}},
             hovertemplate="%{y}: <b>%{x:+.3f}</b><extra></extra>",
         ),

@@ -100,12 +100,12 @@ class ItemScatter:
         return place_labels(pixels, names, size, usual_width, self.size / 2, n)
 
     def markers(self, item_idx: Sequence[int], group: str, colour: str, opacity: float) -> go.Scatter:
-        """Return the markers of some items; hovering shows name, categories and number of ratings."""
+        """Return the markers of some items; hovering shows name, categories, id and number of ratings."""
         hover = [
             [
                 figure_text(shorten(self.items.name(item), 80)),
                 figure_text(shorten(", ".join(self.items.categories[item]), 80) or "no category"),
-                self.items.rating_count(item),
+                f"{figure_text(shorten(self.items.item_ids[item], 40))} · {self.items.rating_count(item)}",
             ]
             for item in item_idx
         ]

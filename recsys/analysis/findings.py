@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from recsys.analysis import page
-from recsys.analysis.style import BLUE, GREY, INK, PALETTE, VERMILLION, chart_layout, figure_text
+from recsys.analysis.style import BLUE, GREY, MIDDLE, PALETTE, VERMILLION, chart_layout, figure_text
 
 HEIGHT_PX = 480
 # plotly draws powers a quarter larger than the font: at size 10 they do not touch in a narrow window.
@@ -36,7 +36,7 @@ def learning_rate_figure(
             )
         )
     figure.add_trace(
-        go.Scatter(x=learning_rates, y=smoothed, mode="lines", name="smoothed", line={"color": INK, "width": 2})
+        go.Scatter(x=learning_rates, y=smoothed, mode="lines", name="smoothed", line={"color": MIDDLE, "width": 2})
     )
     for (name, learning_rate), colour in zip(marks.items(), PALETTE, strict=False):
         height = float(np.interp(np.log(learning_rate), np.log(learning_rates), smoothed))
@@ -46,7 +46,7 @@ def learning_rate_figure(
                 y=[height],
                 mode="markers",
                 name=figure_text(f"{name}: {learning_rate:.2g}"),
-                marker={"color": colour, "size": 12, "line": {"width": 1, "color": INK}},
+                marker={"color": colour, "size": 12, "line": {"width": 1, "color": MIDDLE}},
             )
         )
     figure.update_layout(chart_layout(HEIGHT_PX))
@@ -117,7 +117,7 @@ def tuning_figure(values: Sequence[float | None], metric_name: str, higher_is_be
             y=[None if np.isnan(value) else float(value) for value in running],
             mode="lines",
             name="best so far",
-            line={"color": INK, "width": 2, "shape": "hv"},
+            line={"color": MIDDLE, "width": 2, "shape": "hv"},
             hoverinfo="skip",
         )
     )

@@ -1,8 +1,10 @@
 """Figures of a model version, one method each."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 
 from recsys.analysis import charts
@@ -13,6 +15,7 @@ from recsys.analysis.map_figure import map_figure
 from recsys.analysis.quality import ResidualGroup
 from recsys.analysis.style import BLUE, chart_layout
 from recsys.analysis.tables import MIN_RATINGS
+from recsys.analysis.users import user_map
 from recsys.data.dataset import Ratings
 from recsys.errors import InputError
 
@@ -56,7 +59,7 @@ class Plots:
             NotFoundError: the model does not know the item.
         """
         table = self._view.table.neighbours(item_id, n, min_ratings)
-        return charts.bars(table.title.tolist(), table.cosine.tolist(), "Cosine")
+        return charts.bars(table.title.tolist(), table.cosine.tolist(), "Cosine", named(table))
 
     def components(self) -> go.Figure:
         """Draw the share of the variance that each principal component explains."""
@@ -72,7 +75,8 @@ class Plots:
             InputError: there is no such component.
         """
         table = self._view.table.ends(component, n, min_ratings)
-        return charts.bars(table.title.tolist(), table.position.tolist(), f"Position along component {component}")
+        title = f"Position along component {component}"
+        return charts.bars(table.title.tolist(), table.position.tolist(), title, named(table))
 
     def bias(self, n: int = 10, min_ratings: int = MIN_RATINGS) -> go.Figure:
         """Draw the bias of each item against its number of ratings, and name the items at both ends.
@@ -111,6 +115,17 @@ class Plots:
         """Draw the length of each item's vector against its number of ratings."""
         return bias_points(self._view.norms, self._view.items, "Length of the vector", 1)
 
+    def users(self, n_users: int = 1000, names: Mapping[int, str] | None = None) -> go.Figure:
+        """Draw some users over the map of the items, each amid the items of their list; see `Tables.users`.
+
+        Args:
+            names: key of a user → external id.
+
+        Raises:
+            InputError: the users of the model are not at hand.
+        """
+        return user_map(self._view, self._view.table.users(n_users), names)
+
     def training(self) -> list[Curve]:
         """Draw what was recorded after each epoch: one figure for the losses, one for each other measure."""
         return training_curves(self._view.history, self._view.metrics, self._view.configuration)
@@ -139,3 +154,8 @@ class Plots:
         figure.update_xaxes(title=f"Neighbours of {k} that stayed", dtick=1)
         figure.update_yaxes(title="Items")
         return figure
+
+
+def named(table: pd.DataFrame) -> list[str]:
+    """Return title and id of each item of a table, as a figure shows them on hovering."""
+    return [f"{title} ({item_id})" for title, item_id in zip(table.title, table.item_id, strict=True)]

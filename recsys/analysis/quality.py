@@ -1,5 +1,6 @@
 """How well predictions fit ratings, by groups, and what lists have in common."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
@@ -145,6 +146,17 @@ def lists_of(factors: Factors, n: int = 10, ratings: Ratings | None = None, n_us
     for at, best in enumerate(index.best(factors.user_factors[chosen], [n] * len(chosen), excluded, profiles)):
         found[at, : len(best.item_idx)] = best.item_idx
     return found
+
+
+def select_users(factors: Factors, keys: NDArray[np.int64]) -> Factors:
+    """Return a model with some of its users only: those with the given keys, ascending, all of which it knows."""
+    at, users = positions(factors.user_keys, keys), factors.users
+    return replace(factors, users=replace(users, keys=keys, factors=users.factors[at], bias=users.bias[at]))
+
+
+def evenly(keys: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Return at most n keys, evenly spaced, in their order."""
+    return keys[np.unique(np.linspace(0, len(keys) - 1, min(n, len(keys))).astype(np.int64))]
 
 
 def gini(counts: NDArray[np.integer]) -> float:

@@ -10,6 +10,8 @@ BLUE, VERMILLION = "#0072B2", "#D55E00"
 PALETTE = (BLUE, "#E69F00", "#009E73", VERMILLION, "#CC79A7", "#56B4E9", "#333333")
 GREY = "#B4B4B0"
 INK = "#2A2A28"
+MIDDLE = "#7D7D78"
+"""Seen on a light page and on a dark one."""
 COLOURS = {"ink": INK, "grey": GREY, "high": BLUE, "low": VERMILLION}
 """Colours of the pages by their use."""
 

@@ -1,7 +1,6 @@
 """Tables of a model version as pandas DataFrames."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from math import isfinite, nan
 from typing import TYPE_CHECKING
 
@@ -12,12 +11,20 @@ from numpy.typing import NDArray
 from recsys.analysis.categories import direction_auc, telling_categories
 from recsys.analysis.compare import compare_items, list_overlap, rank_biased_overlap
 from recsys.analysis.components import both_ends
+from recsys.analysis.map_figure import places
 from recsys.analysis.measures import BASELINES, as_words
-from recsys.analysis.quality import ResidualGroup, list_summary, lists_of, residual_table, user_residuals
+from recsys.analysis.quality import (
+    ResidualGroup,
+    evenly,
+    list_summary,
+    lists_of,
+    residual_table,
+    select_users,
+    user_residuals,
+)
+from recsys.analysis.users import user_places
 from recsys.data.dataset import Ratings
-from recsys.data.keyed import positions
 from recsys.errors import InputError
-from recsys.factors import Side
 
 if TYPE_CHECKING:
     from recsys.analysis.view import ModelView
@@ -238,6 +245,32 @@ class Tables:
             raise InputError("residuals need ratings and the users of the model: use a Learner")
         return chosen
 
+    def users(self, n_users: int = 1000, n: int = 10) -> pd.DataFrame:
+        """Return some users, evenly chosen, with their places on the map of the items; see `user_places`.
+
+        Args:
+            n_users: the largest number of users.
+            n: length of the lists that decide the places.
+
+        Returns:
+            Index `user_key`; columns `n_ratings`, `mean_rating` (NaN without ratings), `bias`, `x`, `y` (NaN for an
+            empty list).
+
+        Raises:
+            InputError: the users of the model are not at hand.
+        """
+        view = self._view
+        if not view.factors.n_users:
+            raise InputError("a map of users needs the users of the model: use a Learner")
+        factors = select_users(view.factors, evenly(view.factors.user_keys, n_users))
+        xy = user_places(lists_of(factors, n, view.ratings, n_users), places(view, "map")[0])
+        table = pd.DataFrame({"n_ratings": 0, "mean_rating": nan}, index=pd.Index(factors.user_keys, name="user_key"))
+        if view.ratings is not None:
+            rated = pd.Series(view.ratings.rating).groupby(view.ratings.user_keys[view.ratings.user_idx])
+            table["n_ratings"] = rated.size().reindex(table.index, fill_value=0)
+            table["mean_rating"] = rated.mean().reindex(table.index)
+        return table.assign(bias=factors.user_bias, x=xy[:, 0], y=xy[:, 1])
+
     def lists(self, n: int = 10) -> dict[str, float]:
         """Return coverage, Gini coefficient and popularity share of the lists of up to 1,000 users.
 
@@ -278,15 +311,11 @@ class Tables:
         ours, theirs = self._view.factors, other.factors
         if not (ours.n_users and theirs.n_users):
             raise InputError("comparing lists needs the users of both versions: use two Learners")
-        shared = np.intersect1d(ours.user_keys, theirs.user_keys)
-        chosen = shared[np.unique(np.linspace(0, len(shared) - 1, min(n_users, len(shared))).astype(np.int64))]
+        chosen = evenly(np.intersect1d(ours.user_keys, theirs.user_keys), n_users)
         keys = []
         for view in (self._view, other):
-            factors = view.factors
-            at = positions(factors.user_keys, chosen)
-            users = Side(chosen, factors.user_factors[at], factors.user_bias[at])
-            lists = lists_of(replace(factors, users=users), n, view.ratings, len(chosen))
-            keys.append([factors.item_keys[row[row >= 0]].tolist() for row in lists])
+            lists = lists_of(select_users(view.factors, chosen), n, view.ratings, len(chosen))
+            keys.append([view.factors.item_keys[row[row >= 0]].tolist() for row in lists])
         rows = [(list_overlap(a, b), rank_biased_overlap(a, b)) for a, b in zip(*keys, strict=True)]
         return pd.DataFrame(rows, columns=["overlap", "rbo"], index=pd.Index(chosen, name="user_key"))
 

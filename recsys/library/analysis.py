@@ -1,5 +1,6 @@
 """Tables and figures of a `Learner`: those of `recsys.analysis`, and those that need its users."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,12 @@ class LearnerTables(Tables):
         )
         return table.sort_values("rating", ascending=False, kind="stable", ignore_index=True)
 
+    def users(self, n_users: int = 1000, n: int = 10) -> pd.DataFrame:
+        """Return some users with their places on the map of the items; see `Tables.users`, and `user_id`."""
+        table = super().users(n_users, n)
+        table.insert(0, "user_id", [self._learner.data.user_ids[key] for key in table.index.tolist()])
+        return table
+
     def export(self, folder: str | Path) -> list[Path]:
         """Write vectors, metadata and map of the items to a folder; see `recsys.analysis.export`.
 
@@ -69,6 +76,10 @@ class LearnerPlots(Plots):
     def __init__(self, view: ModelView, learner: "Learner") -> None:
         super().__init__(view)
         self._learner = learner
+
+    def users(self, n_users: int = 1000, names: Mapping[int, str] | None = None) -> go.Figure:
+        """Draw some users over the map of the items, each amid the items of their list; see `Tables.users`."""
+        return super().users(n_users, self._learner.data.user_ids if names is None else names)
 
     def explanation(self, user_id: str, rank: int = 1) -> go.Figure:
         """Draw the exact parts of the score of one item of a user's list.

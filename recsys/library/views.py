@@ -62,9 +62,17 @@ def read_view(
     )
 
 
-def with_some_users(connection: Connection, view: ModelView, n_users: int = 1000) -> ModelView:
-    """Return a view with some of its users, evenly chosen, and their ratings, for residuals and lists."""
-    keys = some_user_keys(connection, view.number, n_users)
+def with_some_users(
+    connection: Connection, view: ModelView, n_users: int = 1000, among: Sequence[int] | None = None
+) -> ModelView:
+    """Return a view with some of its users and their ratings, for residuals and lists.
+
+    Args:
+        n_users: the largest number of users, evenly chosen.
+        among: keys of users to choose in their place, at most some thousand; those that the version does not know are
+            left out.
+    """
+    keys = some_user_keys(connection, view.number, n_users) if among is None else list(among)
     side = read_users_side(connection, view.number, view.factors.n_factors, keys)
     user_key, item_key, rating, is_implicit = read_ratings_of(connection, keys)
     if view.objective == "rating":

@@ -92,6 +92,10 @@
         }
         return unchanged();
       },
+      opened_user(data) {
+        if (point(data)) set("user", String(point(data)));
+        return unchanged();
+      },
       asked_user(value) {
         set("user", value || "");
         return unchanged();
