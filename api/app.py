@@ -7,19 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from starlette.datastructures import Headers
-from starlette.middleware.gzip import GZipMiddleware
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from threadpoolctl import threadpool_limits
 
 import recsys
 from api import dashboard, problems
 from api.access import DatabaseWatch
 from api.metrics import Metrics
-from api.middleware import InFlight, RequestMiddleware
+from api.middleware import GZipIfAccepted, InFlight, RequestMiddleware
 from api.openapi import document_of
 from api.process import keep_loaded_objects, note_termination, paused_collection, share_interpreter
 from api.routes import docs, health, items, models, ratings, recommendations, runs
+from api.routing import FastPaths
 from api.state import AppState, WriteLimiter
 from recsys.database.engine import connect
 from recsys.serving.batching import PostWriter, Searcher, StateReader
@@ -41,17 +40,20 @@ Where keys are needed, send one: `Authorization: Bearer recsys_…`.
 """
 
 
-class GZipIfAccepted(GZipMiddleware):
-    """Compresses long answers for clients that accept it; all other requests bypass it."""
+class Service(FastAPI):
+    """The application, with its own middleware and the fast path of lists outside of FastAPI's.
+
+    Attributes:
+        outermost: receives every request first.
+    """
+
+    outermost: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and "gzip" in Headers(scope=scope).get("accept-encoding", ""):
-            await super().__call__(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
+        await self.outermost(scope, receive, send)
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None) -> Service:
     """Return the service over the database that the settings name.
 
     The application opens nothing before its start-up, and starts without a database or a model too: `/health/ready`
@@ -104,7 +106,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 engine.dispose()
                 metrics.close()
 
-    app = FastAPI(
+    app = Service(
         title="recsys",
         version=recsys.__version__,
         description=DESCRIPTION,
@@ -120,9 +122,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings.dashboard and dashboard.is_installed():
         app.router.routes.append(dashboard.DashboardRoute(settings.root_path))
     problems.install(app)
-    app.add_middleware(GZipIfAccepted, minimum_size=2000, compresslevel=4)
-    app.add_middleware(
-        RequestMiddleware,
+    fast = FastPaths(super(Service, app).__call__, app)
+    app.outermost = RequestMiddleware(
+        GZipIfAccepted(fast, minimum_size=2000, compresslevel=4),
         metrics=metrics,
         in_flight=in_flight,
         max_requests=settings.max_requests,

@@ -1,19 +1,44 @@
-"""Answers that a client may keep: a list that did not change is answered with 304 and no body."""
+"""JSON answers, and answers that a client may keep: a list that did not change is answered with 304 and no body."""
 
 from hashlib import blake2b
 
 from fastapi import Request
 from starlette.responses import Response
 
+_JSON = (b"content-type", b"application/json")
 
-def with_etag(request: Request, content: bytes) -> Response:
+
+class JsonResponse(Response):
+    """An answer of JSON that is already bytes. Its headers are built at once, and not one by one as those of others.
+
+    Args:
+        content: JSON.
+        etag: see `etag_of`.
+    """
+
+    def __init__(self, content: bytes, etag: bytes | None = None) -> None:
+        self.body, self.status_code, self.background = content, 200, None
+        self.raw_headers = [(b"content-length", b"%d" % len(content)), _JSON]
+        if etag is not None:
+            self.raw_headers.append((b"etag", etag))
+
+
+def etag_of(content: bytes) -> bytes:
+    """Return the ETag of an answer: a hash of the content, so that all server processes give the same one.
+
+    It is weak, since the answer may be compressed on its way.
+    """
+    return b'W/"%b"' % blake2b(content, digest_size=12).hexdigest().encode()
+
+
+def with_etag(request: Request, content: bytes, etag: bytes | None = None) -> Response:
     """Return the answer with its ETag, or 304 if the request names it in `If-None-Match`.
 
-    The ETag is a hash of the content, so that all server processes give the same one. It is weak, since the answer may
-    be compressed on its way.
+    Args:
+        etag: of the content; by default `etag_of`.
     """
-    etag = f'W/"{blake2b(content, digest_size=12).hexdigest()}"'
-    known = request.headers.get("if-none-match")
-    if known is not None and (known.strip() == "*" or etag in [each.strip() for each in known.split(",")]):
-        return Response(status_code=304, headers={"etag": etag})
-    return Response(content, media_type="application/json", headers={"etag": etag})
+    etag = etag or etag_of(content)
+    for name, value in request.scope["headers"]:
+        if name == b"if-none-match" and (value.strip() == b"*" or etag in [each.strip() for each in value.split(b",")]):
+            return Response(status_code=304, headers={"etag": etag.decode()})
+    return JsonResponse(content, etag)

@@ -1,4 +1,4 @@
-"""Middleware around every request: its raw path, its id, the limit of concurrent requests, errors, metrics and log."""
+"""Middleware around every request: its raw path, its id, the limit of concurrent requests, metrics and log."""
 
 import logging
 import re
@@ -6,11 +6,11 @@ import secrets
 import time
 from collections.abc import Callable
 
-from fastapi import Request
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.metrics import Metrics
-from api.problems import answer_to, problem
+from api.problems import problem
 from recsys.errors import DatabaseError
 
 SLOW_SECONDS = 1.0
@@ -21,6 +21,18 @@ _ALWAYS_OPEN = b"/health/"
 _UNLIMITED = (_ALWAYS_OPEN, b"/metrics")
 
 _log = logging.getLogger("recsys.requests")
+
+
+class GZipIfAccepted(GZipMiddleware):
+    """Compresses long answers for clients that accept it; all other requests bypass it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            for name, value in scope["headers"]:
+                if name == b"accept-encoding" and b"gzip" in value:
+                    await super().__call__(scope, receive, send)
+                    return
+        await self.app(scope, receive, send)
 
 
 class InFlight:
@@ -38,7 +50,6 @@ class RequestMiddleware:
     - Gives every request an id, the client's own (`X-Request-ID`) or a new one, and sends it back.
     - Answers 503 if more than `max_requests` are in flight.
     - Answers 503 to everything but `/health/` until the API keys are read.
-    - Answers an unexpected error with a problem document, and logs it.
     - Counts requests, and logs those that changed something, failed or were slow (at the level DEBUG, all of them).
     """
 
@@ -95,10 +106,6 @@ class RequestMiddleware:
                 await problem(503, DatabaseError.title, reason)(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive, send_with_id)
-        except Exception as error:
-            if status:
-                raise  # the server closes the connection, so that the client sees that the response is incomplete
-            await answer_to(Request(scope, receive), error)(scope, receive, send_with_id)
         finally:
             self._in_flight.n_requests -= 1
             self._note(scope, method, status or 500, time.perf_counter() - started)

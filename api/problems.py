@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, create_model
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recsys import errors
 from recsys.errors import RecsysError
@@ -158,9 +159,32 @@ def none_stored(what: str, field: str, errors: Sequence[RowError]) -> JSONRespon
 
 
 def install(app: FastAPI) -> None:
-    """Answer the errors of this application with problem documents; `RequestMiddleware` does so for all others."""
+    """Answer the errors of this application with problem documents."""
     for kind in (RecsysError, RequestValidationError, HTTPException):
         app.exception_handler(kind)(_handle)
+    app.add_middleware(UnexpectedErrors)
+
+
+class UnexpectedErrors:
+    """Middleware that answers an unexpected error with a problem document, and logs it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_started = False
+
+        async def note_start(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note_start)
+        except Exception as error:
+            if has_started or scope["type"] != "http":
+                raise  # the server closes the connection, so that the client sees that the response is incomplete
+            await answer_to(Request(scope, receive), error)(scope, receive, send)
 
 
 async def _handle(request: Request, error: Exception) -> JSONResponse:

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl, unquote
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import problems
 from api.body import JsonBody, validated
@@ -52,6 +52,10 @@ Number = Annotated[
 ]
 
 
+MAX_KEPT, MAX_KEPT_LENGTH = 1024, 100
+"""Most query strings of a route that are kept parsed, and the bytes of the longest one: together less than 10 MB."""
+
+
 class Params(BaseModel):
     """Base of query parameters; an unknown name is an error."""
 
@@ -65,12 +69,12 @@ class FastRoute(APIRoute):
         super().__init__(path, endpoint, **options)
         hints = get_type_hints(endpoint, include_extras=True)
         self._endpoint = endpoint
-        self._ids = [name for name in hints if name not in ("request", "query", "body", "return")]
+        self.ids = [name for name in hints if name not in ("request", "query", "body", "return")]
         self._query = QueryParser(_bare(hints["query"])) if "query" in hints else None
         self._body = JsonBody(_bare(hints["body"])) if "body" in hints else None
-        self.app = self._answer
+        self.app = self.answer
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
             response = await self._call(request)
@@ -81,7 +85,7 @@ class FastRoute(APIRoute):
     async def _call(self, request: Request) -> Response:
         state = state_of(request)
         check_key(request, state, "read")
-        arguments: dict[str, Any] = {name: _decode(name, request.path_params[name]) for name in self._ids}
+        arguments: dict[str, Any] = {name: _decode(name, request.path_params[name]) for name in self.ids}
         if self._query is not None:
             arguments["query"] = self._query.parse(request.scope["query_string"])
         if self._body is not None:
@@ -92,24 +96,72 @@ class FastRoute(APIRoute):
         return answer
 
 
+class FastPaths:
+    """Middleware that passes GET requests of the fast path directly to their route, and all others on.
+
+    It takes the place of the search among all routes, and of FastAPI's layers around it, which together take longer
+    than a list that is kept.
+
+    Args:
+        app: handles all other requests.
+        service: whose routes these are: `/v1/KIND`, `/v1/KIND/{id}` or `/v1/KIND/{id}/MORE`.
+    """
+
+    def __init__(self, app: ASGIApp, service: FastAPI) -> None:
+        self._app, self._service = app, service
+        self._without_id: dict[str, FastRoute] = {}
+        self._with_id: dict[tuple[str, str | None], tuple[FastRoute, str]] = {}
+        for route in service.routes:
+            if isinstance(route, FastRoute) and "GET" in (route.methods or ()):
+                _, version, kind, *rest = route.path.split("/", 4)
+                if not rest:
+                    self._without_id[route.path] = route
+                elif version == "v1" and rest[0] == f"{{{route.ids[0]}}}":
+                    self._with_id[kind, rest[1] if len(rest) == 2 else None] = route, route.ids[0]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "GET":
+            path = scope["path"]
+            route, parameters = self._without_id.get(path), {}
+            if route is None:
+                parts = path.split("/", 4)  # "", v1, kind, id, more
+                if len(parts) > 3 and parts[1] == "v1" and parts[3]:
+                    found = self._with_id.get((parts[2], parts[4] if len(parts) == 5 else None))
+                    if found is not None:
+                        route, parameters = found[0], {found[1]: parts[3]}
+            if route is not None:
+                scope["app"], scope["route"], scope["path_params"] = self._service, route, parameters
+                await route.answer(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
 class QueryParser:
-    """Parses query strings into a model; the defaults are built once."""
+    """Parses query strings into a model, and keeps what the shorter ones mean: most requests repeat them."""
 
     def __init__(self, model: type[BaseModel]) -> None:
         fields = model.model_fields.items()
         self._model = model
         self._lists = {name for name, field in fields if get_origin(field.annotation) is list}
-        self._defaults = None if any(field.is_required() for _, field in fields) else model()
+        self._kept: dict[bytes, BaseModel] = {}
 
     def parse(self, query_string: bytes) -> BaseModel:
-        """Return the parameters.
+        """Return the parameters; they may be shared with other requests.
 
         Raises:
             RequestValidationError: a parameter is unknown, has a wrong value, is repeated although it has one value, or
                 is not UTF-8.
         """
-        if not query_string and self._defaults is not None:
-            return self._defaults
+        query = self._kept.get(query_string)
+        if query is None:
+            query = self._read(query_string)
+            if len(query_string) <= MAX_KEPT_LENGTH:
+                if len(self._kept) >= MAX_KEPT:
+                    self._kept.clear()
+                self._kept[query_string] = query
+        return query
+
+    def _read(self, query_string: bytes) -> BaseModel:
         values: dict[str, Any] = {}
         try:
             pairs = parse_qsl(query_string.decode(), keep_blank_values=True, errors="strict")

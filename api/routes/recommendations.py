@@ -8,7 +8,7 @@ from fastapi import Query, Request
 from numpy.typing import NDArray
 from starlette.responses import Response
 
-from api.caching import with_etag
+from api.caching import JsonResponse, etag_of, with_etag
 from api.problems import BODY_RESPONSES
 from api.routing import FastRoute, ItemId, UserId, router
 from api.schemas import (
@@ -46,6 +46,9 @@ _PLAIN = frozenset({"n"})
 MAX_CACHED_BYTES = 2000
 """Longer lists are not cached: the cache of users reserves this much for a list."""
 
+MAX_KEPT_SIMILAR = 8192
+"""Most lists of similar items that are kept with a snapshot, at most 16 MB of them."""
+
 TRENDS_UNREAD = "the database cannot be reached, so trends are not known; these are the most rated items"
 
 _NO_ITEMS = np.empty(0, np.int64)
@@ -67,7 +70,7 @@ async def recommend(request: Request, user_id: UserId, query: Annotated[Recommen
     user = await state.reader.state(user_id, recommender.catalogue, model)
     is_plain = query.model_fields_set <= _PLAIN
     if is_plain and user.answer is not None and user.answer[:2] == (recommender.number, query.n):
-        return Response(user.answer[2], media_type="application/json")
+        return JsonResponse(user.answer[2])
     catalogue = recommender.catalogue
     start = start_page(catalogue, "recommendations", query.cursor)
     exclude = start.shown
@@ -88,7 +91,7 @@ async def recommend(request: Request, user_id: UserId, query: Annotated[Recommen
     content = to_json(catalogue, ranked._replace(ignored=ignored) if ignored else ranked, details)
     if is_plain and user.user_key is not None and len(content) <= MAX_CACHED_BYTES:
         user.answer = (recommender.number, query.n, content)
-    return Response(content, media_type="application/json")
+    return JsonResponse(content)
 
 
 async def _find(state: AppState, search: Search) -> TopN:
@@ -186,7 +189,7 @@ async def recommend_many(request: Request, body: ListsBody) -> Response:
         ignored,
         scale,
     )
-    return Response(content, media_type="application/json")
+    return JsonResponse(content)
 
 
 @routes.get("/users/{user_id}/predictions", response_model=Predictions)
@@ -209,6 +212,10 @@ async def similar(request: Request, item_id: ItemId, query: Annotated[SimilarPar
     """
     state = state_of(request)
     recommender = state.live.current
+    kept = recommender.similar.kept
+    is_plain = query.model_fields_set <= _PLAIN
+    if is_plain and (answer := kept.get((item_id, query.n))) is not None:
+        return with_etag(request, *answer)
     catalogue = recommender.catalogue
     start = start_page(catalogue, "similar", query.cursor)
     seen, ignored = await _seen_by(state, recommender, query.exclude_seen_by)
@@ -217,7 +224,12 @@ async def similar(request: Request, item_id: ItemId, query: Annotated[SimilarPar
     search = recommender.similar.search(item_id, query.n + 1, filters, exclude, start.last)
     ignored += ignored_parts(catalogue, filters)
     content = await _similar_list(state, recommender, search, start, query.n, ignored, query.fields)
-    return with_etag(request, content)
+    etag = etag_of(content)
+    if is_plain and len(content) <= MAX_CACHED_BYTES:
+        if len(kept) >= MAX_KEPT_SIMILAR:
+            kept.clear()
+        kept[item_id, query.n] = content, etag
+    return with_etag(request, content, etag)
 
 
 @routes.post("/items/similar", response_model=ItemList, responses=BODY_RESPONSES)
@@ -236,7 +248,7 @@ async def similar_to_many(request: Request, body: SimilarBody) -> Response:
     search, unknown = recommender.similar.search_many(body.item_ids, body.n + 1, filters, exclude, start.last)
     ignored += unknown + ignored_parts(catalogue, filters, [("exclude", body.exclude)])
     content = await _similar_list(state, recommender, search, start, body.n, ignored, body.fields)
-    return Response(content, media_type="application/json")
+    return JsonResponse(content)
 
 
 async def _similar_list(

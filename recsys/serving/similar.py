@@ -23,10 +23,14 @@ class SimilarItems:
     """Similar items of one version over one catalogue: by cosine, or by `LiveModel.similarity`.
 
     Items with fewer than 10 ratings come after all others: their direction is mostly chance, or their metadata.
+
+    Attributes:
+        kept: lists without filters: item and length → JSON and its ETag. They are true as long as the snapshot is.
     """
 
     def __init__(self, catalogue: Catalogue, model: LiveModel) -> None:
         self._catalogue, self._model = catalogue, model
+        self.kept: dict[tuple[str, int], tuple[bytes, bytes]] = {}
         penalty = np.where(catalogue.n_ratings < MIN_RATINGS, np.float32(-_RARELY_RATED), np.float32(0))
         left_out = catalogue.hidden | ~model.known
         bias = np.where(left_out, np.float32(-np.inf), penalty)
