@@ -42,7 +42,7 @@ def make_database(folder: Path) -> str:
     migration.upgrade(engine)
     settings = Settings(checkpoints=folder / "checkpoints")
     load(engine, SHARED_DATA / "ml-1m" / "ratings.parquet", settings, items=SHARED_DATA / "ml-1m" / "movies.dat")
-    nightly(engine, settings, device="cpu")
+    nightly(engine, settings, device="cpu", architecture="dot")  # vectors, whatever would order lists best
     engine.dispose()
     return url
 

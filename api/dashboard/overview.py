@@ -247,7 +247,7 @@ def user_page(asked: Asked) -> list[Component]:
                 how="The exact parts of its score; they add up.",
             )
         )
-    parts.append(html.Div(first, className="pair"))
+    parts.append(html.Div(first, className="pair wide"))
     frame = pd.DataFrame(
         {
             "item_id": [catalogue.items[idx].item_id for idx in rated.item_idx.tolist()],
@@ -273,7 +273,8 @@ def users_card(asked: Asked) -> html.Section:
     users = view.table.users()
     figure = user_map(view, users[users.index.isin(list(names))], names)  # not those who were erased meanwhile
     return card(
-        f"Map of {len(users):,} users",
+        "Users on the map",
         graph(figure, "Users over the map of the items", id={"graph": "users"}),
-        how="Each user stands amid the items of their list; grey points are items. Click a user, or type an id.",
+        how=f"{len(users):,} of the version's users, evenly chosen. Each stands amid the items of their list; grey "
+        "points are items. Click a user, or type an id.",
     )

@@ -23,6 +23,26 @@ def vectors(noise: float = 0.35, seed: int = 0) -> NDArray[np.float32]:
     return found.astype(np.float32)
 
 
+def faulty_vectors() -> NDArray[np.float32]:
+    """Return 240 vectors with a collapsed dimension, 20 duplicates, a hub, and 20 comedies among the war films."""
+    found = np.random.default_rng(0).normal(1, 1, (240, 32)).astype(np.float32)  # around one direction
+    found[180:, 0] += 8
+    found[60:80, 0] += 8
+    found[11] = 1  # that direction
+    found[100:120] = found[100]
+    found[:, 4] = 0.3
+    return found
+
+
+FAULTS = (
+    "1 of 32 dimensions collapsed: 5",
+    "20 items have the same vector: Comedy 119, Comedy 118, Comedy 117, …",
+    "Drama 11 is a hub: near 127 of 240 items",
+    "20 items are labelled Comedy but lie among War: Comedy 79, Comedy 78, Comedy 77, …",
+)
+"""What `faulty_vectors` has wrong, as Health names it."""
+
+
 def labels(n: int = PER_KIND * len(KINDS)) -> ItemLabels:
     """Return the names of `vectors`, the categories being the groups, and 20 to 259 ratings."""
     return ItemLabels(

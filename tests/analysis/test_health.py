@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from recsys.analysis.health import Finding, check_health
 from recsys.analysis.labels import ItemLabels
-from tests.analysis.planted import labels, vectors
+from tests.analysis.planted import FAULTS, faulty_vectors, labels, vectors
 
 
 def found(item_factors: NDArray[np.float32], items: ItemLabels | None = None) -> dict[str, Finding]:
@@ -57,6 +57,10 @@ class TestCheckHealth:
         assert finding is not None
         assert finding.title == "20 items are labelled Comedy but lie among War: War 199, War 198, War 197, …"
         assert finding.item_idx == tuple(chosen)
+
+    def test_all_of_them_at_once(self) -> None:
+        titles = [finding.title for finding in check_health(faulty_vectors(), labels())]
+        assert titles[:4] == list(FAULTS)
 
     def test_items_without_a_vector(self) -> None:
         q = vectors()

@@ -24,16 +24,19 @@ from recsys.database.ratings import upsert_ratings
 from recsys.database.runs import record_finished
 from recsys.factors import Factors, Side
 from recsys.results import Objective
-from tests.analysis.planted import labels, vectors
-from tests.api.conftest import serving, url_of
+from tests.analysis.planted import faulty_vectors, labels, vectors
+from tests.api.conftest import serving
 
 assert PAGES  # Dash is imported before a server has to build the dashboard within a client's time limit
 
 HOSTILE = "<img src=x onerror=alert(1)><b>Bold</b> & \"quoted\" 'title'"
 
 
-def add_planted(engine: Engine) -> None:
-    """240 items in four groups; ranking versions 1 and 2 (live, one item moved), rating version 3 (live)."""
+def add_planted(engine: Engine, mapped: bool = True) -> None:
+    """240 items in four groups; ranking versions 1 and 2 (live, one item moved), rating version 3 (live).
+
+    Ranking version 4, which is not live, has all faults of `faulty_vectors`.
+    """
     names = labels()
     titles: list[str | None] = [*names.titles]
     titles[7], titles[8] = HOSTILE, None
@@ -53,7 +56,9 @@ def add_planted(engine: Engine) -> None:
     moved[200] = first[5]
     for objective, q in (("ranking", first), ("ranking", moved), ("rating", first)):
         publish(engine, add_version(engine, objective, q), "planted")  # type: ignore[arg-type]
-    map_live(engine)
+    add_version(engine, "ranking", faulty_vectors())
+    if mapped:
+        map_live(engine)
     found = {"learning_rates": [0.001, 0.01, 0.1], "smoothed": [1.0, 0.5, 0.9], "valley": 0.01, "slide": 0.02}
     swept = [{"value": value, "metric": 0.9 + value} for value in (0.01, 0.1, 1.0)]
     detail = {"field": "l2", "metric": "rmse", "rows": swept, "default": swept[0]}
@@ -125,6 +130,17 @@ class Opened:
         self.page.locator(waiting).first.wait_for(state="attached")
         return self.page
 
+    def follow(self, path: str, text: str) -> Any:
+        """Go to a page as a link does, without loading the program again, and wait for a text of its own."""
+        if not self.page.url.startswith(f"{self.base}/dashboard/"):
+            self.goto(path)
+        self.page.evaluate(
+            "(path) => { history.pushState({}, '', path); window.dispatchEvent(new Event('_dashprivate_pushstate')); }",
+            f"/dashboard/{path}",
+        )
+        self.page.get_by_text(text).first.wait_for()
+        return self.page
+
 
 def open_page(browser: Any, base: str, **context: Any) -> Opened:
     """Return a page that notes its trouble."""
@@ -139,15 +155,21 @@ def open_page(browser: Any, base: str, **context: Any) -> Opened:
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path) -> Iterator[str]:
-    """The address of a service over the planted model, for tests that write nothing."""
+def planted_database(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path) -> Path:
+    """A database with the planted model, for tests that write nothing or copy it."""
     path = tmp_path_factory.mktemp("dashboard") / "planted.db"
     shutil.copy(migrated_sqlite, path)
     engine = connect(f"sqlite:///{path}")
     add_planted(engine)
-    with serving(url_of(engine)) as client:
-        yield str(client.base_url)
     engine.dispose()
+    return path
+
+
+@pytest.fixture(scope="module")
+def planted(planted_database: Path) -> Iterator[str]:
+    """The address of a service over the planted model, for tests that write nothing."""
+    with serving(f"sqlite:///{planted_database}") as client:
+        yield str(client.base_url)
 
 
 @pytest.fixture(scope="module")
