@@ -19,18 +19,22 @@ from recsys.data.rating_scale import summarize
 from recsys.data.rows import ItemRow, RatingBatch, Rejected, UserRow
 from recsys.database.clock import now_ms
 from recsys.database.engine import reading
-from recsys.database.items import upsert_items
+from recsys.database.items import put_items, upsert_items
 from recsys.database.ratings import has_explicit_ratings, preview_upsert, upsert_ratings
 from recsys.database.tombstones import read_buried, without_erased
 from recsys.database.users import upsert_users
 from recsys.database.work import Guard
-from recsys.errors import InputError, MostlyBadError
+from recsys.errors import InputError, MostlyBadError, UsageError
+from recsys.files.exported import ExportManifest, read_items, read_manifest, read_users
 from recsys.files.options import AS_RECOGNISED, ReadOptions
 from recsys.files.source import Source, open_source
 from recsys.results import LoadReport
 from recsys.settings import Settings
 
 SHORTENED = re.compile(r"[0-9](?:\.[0-9]+)?E\+[0-9]{2}")
+
+HIDDEN_AT_ONCE = 1000
+"""Items of an export that are hidden in one transaction."""
 
 MAX_REJECTS_WITHOUT_RATING = 10_000
 """Rejected rows after which a file without a single good row is not read to its end."""
@@ -78,6 +82,10 @@ def load(
         MostlyBadError: more rows were rejected than kept, of ratings, items or users; nothing was loaded.
     """
     started = time.perf_counter()
+    if (exported := read_manifest(path)) is not None:
+        if items or users or format or columns or append or options != AS_RECOGNISED:
+            raise UsageError(f"{path} is an export, which is read as it was written: leave the options of reading out")
+        return load_export(engine, path, exported, settings, allow_erased=allow_erased, dry_run=dry_run, guard=guard)
     source = open_source(
         path,
         items=items,
@@ -131,6 +139,61 @@ def load(
         unrated=source.n_unrated,
         withdrawn=done.withdrawn,
         notices=[*kind_notice, *notices_of(source, ratings, item_rows, user_rows)],
+    )
+
+
+def load_export(
+    engine: Engine,
+    folder: Path,
+    exported: ExportManifest,
+    settings: Settings,
+    *,
+    allow_erased: bool,
+    dry_run: bool,
+    guard: Guard | None,
+) -> LoadReport:
+    """Load what `recsys export` wrote, with all attributes, and hide what was hidden.
+
+    Raises:
+        InputError: as `load`.
+    """
+    started = time.perf_counter()
+    item_rows, hidden = read_items(folder / name) if (name := exported.file_of("items")) else ([], [])
+    user_rows = read_users(folder / name) if (name := exported.file_of("users")) else []
+    with reading(engine) as connection:
+        user_rows = without_erased(user_rows, None if allow_erased else read_buried(connection))
+    reports = []
+    if not dry_run:
+        upsert_items(engine, item_rows, guard)
+        upsert_users(engine, user_rows, guard)
+        for start in range(0, len(hidden), HIDDEN_AT_ONCE):
+            part = hidden[start : start + HIDDEN_AT_ONCE]
+            put_items(engine, {item_id: {"hidden": True} for item_id in part}, actor="load")
+    for what, is_event in (("ratings", False), ("events", True)):
+        if (name := exported.file_of(what)) is not None:
+            options = ReadOptions(implicit=is_event)
+            reports.append(
+                load(
+                    engine,
+                    folder / name,
+                    settings,
+                    options=options,
+                    allow_erased=allow_erased,
+                    dry_run=dry_run,
+                    guard=guard,
+                )
+            )
+    counts = ("rows_read", "inserted", "updated", "unchanged", "rejected", "unrated", "withdrawn")
+    return LoadReport(
+        **{name: sum(getattr(report, name) for report in reports) for name in counts},
+        users=len(user_rows),
+        items=len(item_rows),
+        items_rejected=0,
+        users_rejected=0,
+        seconds=round(time.perf_counter() - started, 3),
+        rejects_file=next((report.rejects_file for report in reports if report.rejects_file), None),
+        kind=reports[0].kind if reports else "explicit",
+        notices=[notice for report in reports for notice in report.notices],
     )
 
 

@@ -76,6 +76,11 @@ class Settings(BaseSettings):
         description="Seconds that a job which was killed keeps others of its kind from starting. A running job renews "
         "its lease every quarter of them.",
     )
+    erasure_journal: Path | None = Field(
+        default=None,
+        description="File that notes each erasure of a user, hashed, so that a restore of an older backup erases "
+        "again; by default the SQLite file's name with .erasures.",
+    )
     keep_versions: int = Field(
         default=2,
         ge=1,

@@ -1,5 +1,7 @@
 """Ratings: store, read and delete those of users; erase users."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Query, Request, Response, status
@@ -11,6 +13,7 @@ from api.schemas import PostedRating, PostedRatings, UserRatingsParams
 from api.security import Admin, Writer
 from api.state import AppState, CurrentState, in_thread, state_of
 from recsys.database.engine import reading
+from recsys.database.erasures import append_erasure, journal_of
 from recsys.database.feedback import NewRating
 from recsys.database.posts import Post, check_post
 from recsys.database.ratings import delete_rating
@@ -76,11 +79,17 @@ def delete(_: Writer, user_id: UserId, item_id: ItemId, state: CurrentState) -> 
     state.live.users.forget([change.user_key], change.seq)
 
 
+def noting_erasures(state: AppState) -> Callable[[str, int], None] | None:
+    """Return a function that notes an erasure in the journal; `None` where none is kept."""
+    journal = journal_of(state.engine, state.settings.erasure_journal)
+    return None if journal is None else partial(append_erasure, journal)
+
+
 @routes.delete("/users/{user_id}", name="erase_user", status_code=status.HTTP_204_NO_CONTENT)
 def erase(actor: Admin, user_id: UserId, state: CurrentState) -> None:
     """Erase a user: their ratings, their rows in every stored version, and their state in memory."""
     with state.writers:
-        change = erase_user(state.engine, user_id, actor=actor)
+        change = erase_user(state.engine, user_id, actor=actor, on_erased=noting_erasures(state))
     if change is None:
         raise NotFoundError(f"there is no user {user_id[:80]!r}: nothing is stored for this id")
     state.live.users.forget([change.user_key], change.seq)

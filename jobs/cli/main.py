@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from jobs.cli.copies import backup_command, erase_user_command, export_command, restore_command
 from jobs.cli.database import init_command, load_command
 from jobs.cli.doctor import doctor_command
 from jobs.cli.keys import keys_app
@@ -14,7 +15,7 @@ from jobs.cli.lists import items_command, popular_command, recommend_command, si
 from jobs.cli.models import models_app
 from jobs.cli.options import used_databases
 from jobs.cli.runs import runs_app
-from jobs.cli.serving import demo_command, export_command, map_command, report_command, serve_command
+from jobs.cli.serving import demo_command, map_command, report_command, serve_command
 from jobs.cli.teaching import add_command, as_markdown
 from jobs.cli.training import evaluate_command, nightly_command, train_command
 from jobs.cli.tuning import lr_find_command, sweep_command, tune_command
@@ -60,6 +61,9 @@ app.add_typer(runs_app, name="runs")
 app.add_typer(keys_app, name="keys")
 add_command(app, "map", map_command)
 add_command(app, "export", export_command)
+add_command(app, "backup", backup_command)
+add_command(app, "restore", restore_command)
+add_command(app, "erase-user", erase_user_command)
 add_command(app, "report", report_command)
 add_command(app, "serve", serve_command)
 add_command(app, "doctor", doctor_command)

@@ -89,29 +89,6 @@ def map_command(
     show(MapReport(mapped=mapped), json)
 
 
-def export_command(
-    out: Annotated[Path, typer.Option(help="Folder to write the files to.")] = Path("export"),
-    version: Annotated[int | None, typer.Option(help="Number of the version. Default: the live one.")] = None,
-    json: JsonOption = False,
-) -> None:
-    """Write vectors, metadata and map of the items: Parquet, and the pair of files of the Embedding Projector.
-
-    Embedding Atlas opens the Parquet file: `embedding-atlas export/items.parquet --text title --x projection_x
-    --y projection_y`.
-
-        recsys export
-        recsys export --version 7 --out vectors
-    """
-    from jobs.cli.show import show
-    from jobs.export import export
-    from recsys.extras import require_extra
-    from recsys.results import FilesReport
-
-    require_extra("report")
-    engine, _ = open_database()
-    show(FilesReport(files=[str(path) for path in export(engine, out, version)]), json)
-
-
 def report_command(
     out: Annotated[Path, typer.Option(help="Folder to write report.html to.")] = Path("report"),
     png: Annotated[bool, typer.Option("--png", help="Write each figure as an image too; needs Chromium.")] = False,

@@ -1,7 +1,7 @@
 """Rows that the file readers return: checked ratings in batches, items, users and rejected rows."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,11 +37,13 @@ class ItemRow:
     title: str | None
     categories: tuple[str, ...]
     year: int | None
+    others: Mapping[str, object] = field(default_factory=dict)
+    """Attributes beside the year, which an export has."""
 
     @property
     def attributes(self) -> dict[str, object]:
-        """Return the attributes that the database stores: the year, if it is known."""
-        return {} if self.year is None else {"year": self.year}
+        """Return the attributes that the database stores: the year, if it is known, and what an export has."""
+        return dict(self.others) if self.year is None else {**self.others, "year": self.year}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Ratings in the database: upserted in bulk, taken back, previewed, read as arrays."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,16 @@ from recsys.data.keyed import hash_ids, positions
 from recsys.database import schema
 from recsys.database.changes import UserChange
 from recsys.database.driver_errors import ConflictError
-from recsys.database.engine import ATTEMPTS, fetch_columns, reading, retry_on_conflict, stage, upsert, writers_overlap
+from recsys.database.engine import (
+    ATTEMPTS,
+    fetch_columns,
+    fetch_rows,
+    reading,
+    retry_on_conflict,
+    stage,
+    upsert,
+    writers_overlap,
+)
 from recsys.database.ids import keys_of
 from recsys.database.tombstones import bury_pair, raise_users, read_buried, without_buried
 from recsys.database.work import Guard, Work, unit_of_work, write_in_pieces
@@ -368,6 +377,28 @@ def read_ratings(connection: Connection) -> Ratings:
     hashes = [hashes_by_key(connection, table) for table in (schema.users, schema.items)]
     found = ratings_from_keys(user_key, item_key, rating, times, *hashes)
     return replace(found, is_implicit=kind == schema.IMPLICIT) if kind.any() else found
+
+
+def count_kinds(connection: Connection) -> tuple[int, int]:
+    """Return how many ratings and how many weights of events there are."""
+    kind = schema.ratings.c.kind
+    found = {row[0]: int(row[1]) for row in connection.execute(select(kind, func.count()).group_by(kind))}
+    return found.get(schema.EXPLICIT, 0), found.get(schema.IMPLICIT, 0)
+
+
+def stream_ratings(connection: Connection, *, is_event: bool, n_rows: int) -> Iterator[list[NDArray[Any]]]:
+    """Yield user keys, item keys, ratings (or weights of events) and times, up to `n_rows` at once, in key order."""
+    stored = schema.ratings.c
+    rated_at = func.coalesce(stored.rated_at, NO_TIME)
+    statement = (
+        select(stored.user_key, stored.item_key, stored.rating, rated_at)
+        .where(stored.kind == (schema.IMPLICIT if is_event else schema.EXPLICIT))
+        .order_by(stored.user_key, stored.item_key)
+    )
+    record = np.dtype([("user", np.int64), ("item", np.int64), ("rating", np.float64), ("at", np.int64)])
+    rows = fetch_rows(connection, statement)
+    while len(part := np.fromiter(islice(rows, n_rows), record)):
+        yield [np.ascontiguousarray(part[name]) for name in record.names or ()]
 
 
 def hashes_by_key(connection: Connection, table: Table) -> NDArray[np.uint64]:

@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -93,3 +94,18 @@ def file_write_problem(path: Path) -> str | None:
     if status.f_bavail * status.f_frsize < MIN_FREE_BYTES:
         return "the disk of the database is full: free space on it"
     return None
+
+
+def copy_pages(source: Path, target: Path, busy_seconds: float) -> None:
+    """Replace the content of a database file by that of another one, in one transaction of the target.
+
+    Programs that have the target open go on: they read the old content or the new one, never a mixture.
+
+    Raises:
+        sqlite3.Error: the target is damaged, or another writer holds it for too long.
+    """
+    with (
+        closing(connected(source, "mode=ro", {})) as read,
+        closing(prepared(connected(target, "mode=rw", {"timeout": busy_seconds}), WRITER_PRAGMAS)) as written,
+    ):
+        read.backup(written)

@@ -62,16 +62,25 @@ def bury_pair(connection: Connection, user_id: str, item_id: str) -> None:
     bury(connection, hasher.user(user_id), hasher.pair(user_id, item_id))
 
 
-def bury_user(connection: Connection, user_id: str) -> None:
-    """Remember that a user was erased now, in place of what they took back before."""
-    user_hash = make_hasher(connection).user(user_id)
+def bury_user(connection: Connection, user_id: str) -> tuple[str, int]:
+    """Remember that a user was erased now, in place of what they took back before.
+
+    Returns:
+        The hash of the user, and when they were erased, in Unix milliseconds.
+    """
+    user_hash, at = make_hasher(connection).user(user_id), now_ms()
     connection.execute(delete(schema.tombstones).where(schema.tombstones.c.user_hash == user_hash))
-    bury(connection, user_hash, WHOLE_USER)
+    bury(connection, user_hash, WHOLE_USER, at)
+    return user_hash, at
 
 
-def bury(connection: Connection, user_hash: str, pair_hash: str) -> None:
-    """Write one tombstone."""
-    row = {"user_hash": user_hash, "pair_hash": pair_hash, "at": now_ms()}
+def bury(connection: Connection, user_hash: str, pair_hash: str, at: int | None = None) -> None:
+    """Write one tombstone.
+
+    Args:
+        at: Unix milliseconds; by default now.
+    """
+    row = {"user_hash": user_hash, "pair_hash": pair_hash, "at": now_ms() if at is None else at}
     upsert(connection, schema.tombstones, [row], key=["user_hash", "pair_hash"], set_=["at"])
 
 

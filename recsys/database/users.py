@@ -1,18 +1,21 @@
 """Users in the database: described in bulk, locked, erased."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
-from sqlalchemy import Connection, Engine, delete, select, update
+from sqlalchemy import Connection, Engine, Text, cast, delete, select, update
 
 from recsys.data.rows import UserRow
 from recsys.database import schema
 from recsys.database.audit import record
 from recsys.database.changes import UserChange
 from recsys.database.descriptions import Description, upsert_descriptions
-from recsys.database.engine import retry_on_conflict, upsert
+from recsys.database.engine import fetch_rows, retry_on_conflict, upsert
 from recsys.database.tombstones import bury_user
-from recsys.database.work import Guard, unit_of_work
+from recsys.database.work import Guard, Work, unit_of_work
 
 
 def upsert_users(engine: Engine, rows: Sequence[UserRow], guard: Guard | None = None) -> int:
@@ -55,47 +58,65 @@ def lock_users(connection: Connection, user_ids: Sequence[str]) -> dict[str, int
     return keys
 
 
-def erase_user(engine: Engine, user_id: str, *, actor: str) -> UserChange | None:
+def erase_user(
+    engine: Engine, user_id: str, *, actor: str, on_erased: Callable[[str, int], None] | None = None
+) -> UserChange | None:
     """Erase a user with all their ratings, and from every stored version; return `None` if no user has this id.
 
     Args:
         actor: who asked, for the audit log, which keeps the user's key and not the id.
+        on_erased: called before the transaction commits with the hash of the user and the time of their tombstone, as
+            the journal of erasures wants them. Where it raises, nothing is erased.
     """
-    users, rated = schema.users.c, schema.ratings.c
     if "\0" in user_id:
         return None
 
     def write() -> UserChange | None:
         with unit_of_work(engine) as work:
-            connection = work.connection
-            user_key = connection.scalar(select(users.user_key).where(users.user_id == user_id).with_for_update())
-            if user_key is None:
+            erased = erase_within(work, user_id, actor=actor)
+            if erased is None:
                 return None
-            rows = connection.execute(
-                delete(schema.ratings)
-                .where(rated.user_key == user_key)
-                .returning(rated.item_key, rated.rating, rated.kind)
-            ).all()
-            if rows:
-                item_key, rating, kind = zip(*rows, strict=True)
-                is_explicit = np.array(kind) == schema.EXPLICIT
-                work.count(np.array(item_key), [-1] * len(rows), -np.array(rating, np.float64), is_explicit)
-            stored = schema.user_factors.c
-            # Counted out of every version, so that a row that is missing otherwise shows.
-            of_user = select(stored.number).where(stored.user_key == user_key)
-            connection.execute(
-                update(schema.models)
-                .where(schema.models.c.number.in_(of_user))
-                .values(n_users=schema.models.c.n_users - 1)
-            )
-            # Factors of every version and the mark of the last change go with the row.
-            connection.execute(delete(schema.users).where(users.user_key == user_key))
-            bury_user(connection, user_id)
-            record(connection, actor, "erase user", {"user_key": user_key, "n_ratings": len(rows)})
-            work.change(users=[user_key])
-        return UserChange(user_key, work.seq)
+            if on_erased is not None:
+                on_erased(erased.user_hash, erased.at)
+        return UserChange(erased.user_key, work.seq)
 
     return retry_on_conflict(write)
+
+
+class ErasedUser(NamedTuple):
+    """A user who was erased: their key, the hash of their id, and when, in Unix milliseconds."""
+
+    user_key: int
+    user_hash: str
+    at: int
+
+
+def erase_within(work: Work, user_id: str, *, actor: str) -> ErasedUser | None:
+    """Erase a user as part of a transaction; see `erase_user`."""
+    users, rated = schema.users.c, schema.ratings.c
+    connection = work.connection
+    user_key = connection.scalar(select(users.user_key).where(users.user_id == user_id).with_for_update())
+    if user_key is None:
+        return None
+    rows = connection.execute(
+        delete(schema.ratings).where(rated.user_key == user_key).returning(rated.item_key, rated.rating, rated.kind)
+    ).all()
+    if rows:
+        item_key, rating, kind = zip(*rows, strict=True)
+        is_explicit = np.array(kind) == schema.EXPLICIT
+        work.count(np.array(item_key), [-1] * len(rows), -np.array(rating, np.float64), is_explicit)
+    stored = schema.user_factors.c
+    # Counted out of every version, so that a row that is missing otherwise shows.
+    of_user = select(stored.number).where(stored.user_key == user_key)
+    connection.execute(
+        update(schema.models).where(schema.models.c.number.in_(of_user)).values(n_users=schema.models.c.n_users - 1)
+    )
+    # Factors of every version and the mark of the last change go with the row.
+    connection.execute(delete(schema.users).where(users.user_key == user_key))
+    user_hash, at = bury_user(connection, user_id)
+    record(connection, actor, "erase user", {"user_key": user_key, "n_ratings": len(rows)})
+    work.change(users=[user_key])
+    return ErasedUser(user_key, user_hash, at)
 
 
 def some_user_ids(connection: Connection, n: int) -> list[str]:
@@ -124,3 +145,12 @@ def read_user_ids(connection: Connection, among: Sequence[int] | None = None) ->
     statement = select(schema.users.c.user_key, schema.users.c.user_id)
     rows = connection.execute(statement if among is None else statement.where(schema.users.c.user_key.in_(among)))
     return {row.user_key: row.user_id for row in rows}
+
+
+def stream_users(connection: Connection) -> Iterator[tuple[str, list[str], dict[str, object]]]:
+    """Yield id, categories and attributes of each user, by key."""
+    users = schema.users.c
+    statement = select(users.user_id, cast(users.categories, Text), cast(users.attributes, Text))
+    read = lru_cache(maxsize=10_000)(json.loads)
+    for user_id, categories, attributes in fetch_rows(connection, statement.order_by(users.user_key)):
+        yield user_id, read(categories), read(attributes)

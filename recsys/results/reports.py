@@ -228,6 +228,35 @@ class FilesReport(Result):
     files: list[str]
 
 
+class BackupReport(Result):
+    """A backup that was written."""
+
+    file: str
+    n_bytes: int
+    snapshot_at: datetime = Field(description="What changed later is missing.")
+    rows: dict[str, int] = Field(description="Numbers of users, items, ratings, and of models with their twins.")
+    seconds: float
+
+
+class RestoreReport(Result):
+    """A backup that was restored."""
+
+    file: str
+    snapshot_at: datetime = Field(description="What changed later is missing.")
+    rows: dict[str, int] = Field(description="Numbers of users, items, ratings, and of models with their twins.")
+    verified: bool = Field(description="Whether all was read back and compared.")
+    erased_again: int = Field(description="Users of the backup who were erased since.")
+    notices: list[str] = Field(default=[], description="What a person should know.")
+    seconds: float
+
+
+class EraseReport(Result):
+    """A user who was erased."""
+
+    journal: str | None = Field(description="The journal of erasures; null: none is kept.")
+    checkpoints: list[str] = Field(description="Files of trainings that were deleted.")
+
+
 class PageReport(Result):
     """The report page that was written."""
 
