@@ -25,7 +25,7 @@ from recsys.database.tombstones import read_buried, without_erased
 from recsys.database.users import upsert_users
 from recsys.database.work import Guard
 from recsys.errors import InputError, MostlyBadError, UsageError
-from recsys.files.exported import ExportManifest, read_items, read_manifest, read_users
+from recsys.files.exported import ExportManifest, What, read_items, read_manifest, read_users
 from recsys.files.options import AS_RECOGNISED, ReadOptions
 from recsys.files.source import Source, open_source
 from recsys.results import LoadReport
@@ -169,7 +169,8 @@ def load_export(
         for start in range(0, len(hidden), HIDDEN_AT_ONCE):
             part = hidden[start : start + HIDDEN_AT_ONCE]
             put_items(engine, {item_id: {"hidden": True} for item_id in part}, actor="load")
-    for what, is_event in (("ratings", False), ("events", True)):
+    kinds: tuple[tuple[What, bool], ...] = (("ratings", False), ("events", True))
+    for what, is_event in kinds:
         if (name := exported.file_of(what)) is not None:
             options = ReadOptions(implicit=is_event)
             reports.append(
