@@ -10,7 +10,7 @@ PYTEST ?= -n logical --maxprocesses 8 --dist worksteal
 DATA ?=
 PORT ?= 8000
 
-.PHONY: help install demo test test-long crash-test coverage lint bench bench-stability bench-gpu bench-load bench-fold-in bench-serving bench-dashboard pictures notebooks clean
+.PHONY: help install demo test test-long crash-test coverage lint bench bench-lists bench-stability bench-gpu bench-load bench-fold-in bench-serving bench-dashboard pictures notebooks clean
 
 help:
 	@echo "make demo [DATA=ratings.zip]  install, load ratings, train, serve on 127.0.0.1:$(PORT)"
@@ -20,6 +20,7 @@ help:
 	@echo "make coverage                 tests, and which lines they reach"
 	@echo "make lint                     format, lint, spelling, types and layers only"
 	@echo "make bench [ARGS=--large]     this project beside others on the same folds (real ratings needed)"
+	@echo "make bench-lists [ARGS=...]   lists that nightly publishes beside others, on many kinds of data"
 	@echo "make bench-stability [ARGS=...] how far the training loss rises, on many kinds of data"
 	@echo "make bench-gpu [ARGS=...]     throughput and time to quality on a CUDA device"
 	@echo "make bench-load               time loading ML-1M into both databases (real ratings needed)"
@@ -76,6 +77,9 @@ $(PEERS)/installed: benchmarks/peers.txt
 
 bench: install $(PEERS)/installed
 	$(BIN)/python -m benchmarks.compare --peers $(PEERS) $(ARGS)
+
+bench-lists: install $(PEERS)/installed
+	$(BIN)/python -m benchmarks.lists --peers $(PEERS) $(ARGS)
 
 bench-stability: install
 	$(BIN)/python -m benchmarks.stability $(ARGS)

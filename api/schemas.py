@@ -70,6 +70,15 @@ Excluded = Annotated[
     list[str],
     Field(max_length=1000, description="Ids of items to exclude; POST /v1/recommendations takes more of them."),
 ]
+Diversity = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=1,
+        description="0: the best items; up to 1: among five times as many of the best, items that are less alike.",
+        examples=[0.2],
+    ),
+]
 ModelChoice = Annotated[
     str,
     StringConstraints(pattern=r"^(ranking|rating|[1-9][0-9]{0,17})$"),
@@ -139,6 +148,7 @@ class RecommendParams(FilterParams):
     exclude_seen: bool = Field(default=True, description="Exclude items that the user has rated.")
     exclude: Excluded = Field(default_factory=list)
     min_ratings: MinRatings = 0
+    diversity: Diversity = 0.0
     explain: bool = Field(default=False, description="Explain the score of every item.")
     model: ModelChoice | None = None
     fields: UserFields = Field(default_factory=list)
@@ -329,6 +339,7 @@ class ListsBody(FilterBody):
     candidates: list[str] | None = Field(
         default=None, max_length=100_000, description="Ids of the items to choose from; null: all items."
     )
+    diversity: Diversity = 0.0
     explain: StrictBool = Field(default=False, description="Explain the score of every item.")
     model: ModelChoice | None = None
     fields: UserFields = Field(default_factory=list)

@@ -35,6 +35,7 @@ class Case:
         user, item, rating: (n_train,) int32, int32 and float32.
         test_user, test_item, test_rating: (n_test,) int32, int32 and float32.
         n_users, n_items: counts; some users and items have no training ratings.
+        is_implicit: whether the ratings are weights of events.
     """
 
     user: NDArray[np.int32]
@@ -45,6 +46,7 @@ class Case:
     test_rating: NDArray[np.float32]
     n_users: int
     n_items: int
+    is_implicit: bool = False
 
     @property
     def relevant(self) -> NDArray[np.bool_]:
@@ -66,7 +68,8 @@ def read_case(path: Path) -> Case:
     """Read a case that `Case.save` wrote."""
     with np.load(path) as file:
         columns = {name: file[name] for name in file.files}
-    return Case(**{**columns, "n_users": int(columns["n_users"]), "n_items": int(columns["n_items"])})
+    counts = {name: int(columns[name]) for name in ("n_users", "n_items")}
+    return Case(**{**columns, **counts, "is_implicit": bool(columns["is_implicit"])})
 
 
 class TrainingCost(NamedTuple):
@@ -85,12 +88,14 @@ class RunResult:
         peak_mib: peak resident memory of the process until the end of training, imports and data included.
         versions: library → version.
         epoch_seconds: duration of each epoch after the first; empty if unknown.
+        note: what was chosen.
     """
 
     seconds: float
     peak_mib: float
     versions: dict[str, str]
     epoch_seconds: list[float]
+    note: str = ""
 
 
 def measure_cost(train: Callable[[], object]) -> TrainingCost:

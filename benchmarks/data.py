@@ -47,10 +47,19 @@ def ml_1m(folder: Path = SHARED_DATA) -> Case:
     Raises:
         DataMissingError: the file is missing.
     """
+    rows = read_ml_1m(folder)
+    return case_of_rows(rows, rows[:, 3] == 1)
+
+
+def read_ml_1m(folder: Path = SHARED_DATA) -> NDArray[np.int64]:
+    """Read MovieLens 1M: (n_ratings, 4) user id, item id, rating and fold of each.
+
+    Raises:
+        DataMissingError: the file is missing.
+    """
     path = require_file(folder / "ml-1m" / "ratings.parquet")
     table = pyarrow.parquet.read_table(path, columns=["user_id", "item_id", "rating", "fold"])
-    rows = np.column_stack([column.to_numpy().astype(np.int64) for column in table.columns])
-    return case_of_rows(rows, rows[:, 3] == 1)
+    return np.column_stack([column.to_numpy().astype(np.int64) for column in table.columns])
 
 
 def generated(n_ratings: int, seed: int = 0) -> Case:

@@ -34,6 +34,24 @@ def ranking_metrics(case: Case, lists: NDArray[np.int64]) -> dict[str, float]:
         ValueError: the shape is another one, or a list contains an item twice, an item that its user rated in
             training, or an item without training ratings.
     """
+    ndcg, recall = user_metrics(case, lists)
+    catalogue = np.unique(case.item)
+    is_item = lists >= 0
+    n_users = len(np.unique(case.user))
+    return {
+        f"NDCG@{K}": float(ndcg.mean()),
+        f"recall@{K}": float(recall.mean()),
+        "coverage": len(np.unique(lists[is_item])) / len(catalogue),
+        "novelty": float(np.log2(n_users / np.bincount(case.item)[lists[is_item]]).mean()),
+    }
+
+
+def user_metrics(case: Case, lists: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return NDCG@K and recall@K of each user's list: (n_list_users,) each. See `ranking_metrics`.
+
+    Raises:
+        ValueError: the lists are not valid.
+    """
     if len(lists) != len(case.list_users) or lists.shape[1] > K:
         raise ValueError(f"lists of shape {lists.shape}, expected ({len(case.list_users)}, at most {K})")
     is_item = lists >= 0
@@ -43,24 +61,16 @@ def ranking_metrics(case: Case, lists: NDArray[np.int64]) -> dict[str, float]:
         raise ValueError("an item is in a list twice")
     if np.isin(pair, pair_numbers(case.user, case.item, case)).any():
         raise ValueError("a list contains an item that its user rated in training")
-    catalogue = np.unique(case.item)
-    in_lists = np.unique(lists[is_item])
-    if not np.isin(in_lists, catalogue).all():
+    if not np.isin(lists[is_item], case.item).all():
         raise ValueError("a list contains an item without training ratings")
 
     relevant = pair_numbers(case.test_user[case.relevant], case.test_item[case.relevant], case)
     n_relevant = np.bincount(np.searchsorted(case.list_users, case.test_user[case.relevant]))  # (n_list_users,)
     hit = np.zeros(lists.shape, bool)
     hit[is_item] = np.isin(pair, relevant)
-    n_users = len(np.unique(case.user))
     discount = 1 / np.log2(np.arange(2, K + 2))  # (K,)
     ideal = np.cumsum(discount)[np.minimum(n_relevant, K) - 1]
-    return {
-        f"NDCG@{K}": float((hit @ discount[: lists.shape[1]] / ideal).mean()),
-        f"recall@{K}": float((hit.sum(1) / np.minimum(n_relevant, K)).mean()),
-        "coverage": len(in_lists) / len(catalogue),
-        "novelty": float(np.log2(n_users / np.bincount(case.item)[lists[is_item]]).mean()),
-    }
+    return hit @ discount[: lists.shape[1]] / ideal, hit.sum(1) / np.minimum(n_relevant, K)
 
 
 def pair_numbers(user: NDArray[np.int32], item: NDArray[np.int32] | NDArray[np.int64], case: Case) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 python -m benchmarks.ours NAME CASE ANSWER --seed N
 """
 
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import pairwise
 from typing import Any
@@ -22,11 +23,18 @@ from benchmarks.case import (
     read_case,
     write_result,
 )
+from jobs.portfolio import CANDIDATES, Choice, choose_architecture
 from recsys.data.dataset import NO_TIME, Ratings
+from recsys.data.feedback import prepare
 from recsys.data.keyed import positions
+from recsys.evaluation.gate import usable_scale
 from recsys.factors import Factors
+from recsys.learner import Learner
+from recsys.library.loading import RatingData
+from recsys.results import Architecture
+from recsys.scoring.profile import profiles_of
 from recsys.scoring.score import predict_ratings
-from recsys.scoring.search import Index, as_matrix
+from recsys.scoring.search import Index, as_matrix, index_over
 from recsys.training.config import Config, default_config
 from recsys.training.fit import Fitted, fit
 
@@ -57,6 +65,12 @@ THROUGHPUT: dict[str, Any] = {"n_factors": 64, "n_epochs": 6, "batch_size": 1638
 LARGE: dict[str, Any] = {"n_factors": 64, "n_epochs": 5, "batch_size": 131072, "implicit": False}
 LARGE_IMPLICIT: dict[str, Any] = {**LARGE, "implicit": True}
 
+LISTS: dict[str, Architecture] = {"ranking": "dot", "item": "item", "blend": "blend"}
+"""Runs that train for lists → architecture."""
+
+BLOCK_SCORES = 1 << 24
+"""Most scores in memory at a time."""
+
 
 def ratings(case: Case) -> Ratings:
     """Return the training part as the database would return it, with the dense indices as keys."""
@@ -74,8 +88,8 @@ def ratings(case: Case) -> Ratings:
 
 def config_of(name: str, n_ratings: int, n_users: int, effective_items: float | None = None) -> Config:
     """Return the settings of a run."""
-    if name == "ranking":
-        return default_config("ranking", n_ratings, n_users, effective_items)
+    if name in LISTS:
+        return default_config("ranking", n_ratings, n_users, effective_items, architecture=LISTS[name])
     if name == "rating-neural":
         return default_config("rating", n_ratings, n_users, architecture="neural")
     overrides = {"rating": {}, "throughput": THROUGHPUT, "large": LARGE, "large-implicit": LARGE_IMPLICIT, **FAST}[name]
@@ -94,22 +108,55 @@ def predictions(case: Case, factors: Factors) -> NDArray[np.float32]:
     return predict_ratings(factors, user_idx, item_idx)
 
 
-def lists(case: Case, factors: Factors) -> NDArray[np.int64]:
-    """Return the K best items for each of `case.list_users`: (n_list_users, ≤ K); unknown users get popular items."""
-    order = np.argsort(case.user, kind="stable")
-    starts = np.searchsorted(case.user[order], np.arange(case.n_users + 1))
-    item_idx = positions(factors.item_keys, case.item.astype(np.int64))[order]
+def lists(case: Case, factors: Factors, k: int = K) -> NDArray[np.int64]:
+    """Return the k best items for each of `case.list_users`: (n_list_users, k); unknown users get popular items."""
+    train = ratings(case).compact()
+    starts, order = train.by_user()
     users = case.list_users.astype(np.int64)
-    excluded = [item_idx[starts[user] : starts[user + 1]] for user in users]
+    rows = positions(train.user_keys, users)
+    excluded = [train.item_idx[order[starts[row] : starts[row + 1]]] if row >= 0 else None for row in rows.tolist()]
     user_idx = positions(factors.user_keys, users)
-    index = Index(factors.item_factors, factors.item_bias, factors.head)
-    found = index.best(factors.user_factors[user_idx], [K] * len(users), excluded)
-    rated = np.bincount(item_idx, minlength=factors.n_items).astype(np.float32)
-    popularity = Index(np.zeros((factors.n_items, 0), np.float32), rated)
-    for row in np.flatnonzero(user_idx < 0):
-        found[row] = popularity.best(np.zeros((1, 0), np.float32), [K], [excluded[row]])[0]
-    best = as_matrix(found, K)
-    return np.where(best >= 0, factors.item_keys[best], -1)
+    catalogue = index_over(factors, train.item_keys)
+    popularity = Index(np.zeros((train.n_items, 0), np.float32), train.item_counts().astype(np.float32))
+    best = np.empty((len(users), k), np.int64)
+    profiles = profiles_of(factors, train, users, train.item_keys)
+    size = max(1, BLOCK_SCORES // train.n_items)
+    for known, index in ((True, catalogue), (False, popularity)):
+        of_these = np.flatnonzero((user_idx >= 0) == known)
+        for start in range(0, len(of_these), size):
+            block = of_these[start : start + size]
+            vectors = factors.user_factors[user_idx[block]] if known else np.zeros((len(block), 0), np.float32)
+            theirs = None if profiles is None or not known else [profiles[row] for row in block.tolist()]
+            found = index.best(vectors, [k] * len(block), [excluded[row] for row in block.tolist()], theirs)
+            best[block] = as_matrix(found, k)
+    return np.where(best >= 0, train.item_keys[best], -1)
+
+
+def train_portfolio(case: Case, *, seed: int, device: str = "cpu") -> tuple[TrainingCost, Factors, Choice]:
+    """Choose an architecture as `recsys nightly` does, and train it; return cost, result and choice."""
+    given = ratings(case).compact()
+    train, _ = prepare(replace(given, is_implicit=np.full(given.n_ratings, case.is_implicit)), "ranking")
+    scale = train.scale
+    assert scale is not None
+    n_items = train.effective_items()
+    configs = {
+        name: default_config("ranking", train.n_ratings, train.n_users, n_items, architecture=name)
+        for name in CANDIDATES
+    }
+
+    def learn(part: Ratings, config: Config) -> Learner:
+        data = RatingData(part, {}, {})
+        return Learner.fit(data, config=config, rating_scale=usable_scale(scale), device=device, seed=seed)
+
+    result: list[tuple[Factors, Choice]] = []
+
+    def run() -> None:
+        choice = choose_architecture(train, scale, configs, learn)
+        config = replace(configs[choice.architecture], **choice.settings)
+        result.append((learn(train, config).factors, choice))
+
+    cost = measure_cost(run)
+    return cost, *result[0]
 
 
 def train_case(case: Case, name: str, *, seed: int, device: str = "cpu") -> tuple[TrainingCost, Fitted]:
@@ -129,11 +176,19 @@ def epoch_seconds(fitted: Fitted) -> list[float]:
 def main() -> None:
     """Run the model of the command line."""
     options = parse_arguments(
-        __doc__, ["rating", "rating-neural", "ranking", *FAST, "throughput", "large", "large-implicit"]
+        __doc__,
+        [*LISTS, "portfolio", "rating", "rating-neural", *FAST, "throughput", "large", "large-implicit"],
     )
     case = read_case(options.case)
-    cost, fitted = train_case(case, options.name, seed=options.seed)
     versions = {name: version(name) for name in ("recsys", "torch", "numpy")}
+    if options.name == "portfolio":
+        cost, factors, choice = train_portfolio(case, seed=options.seed)
+        note = f"{choice.architecture}: " + ", ".join(f"{name} {value:g}" for name, value in choice.settings.items())
+        write_result(
+            options.answer, answer(case, factors), RunResult(*cost, versions=versions, epoch_seconds=[], note=note)
+        )
+        return
+    cost, fitted = train_case(case, options.name, seed=options.seed)
     write_result(
         options.answer,
         answer(case, fitted.factors),

@@ -27,9 +27,18 @@ from benchmarks.case import (
 )
 
 EASE_L2 = 1000.0
+MAX_EASE_ITEMS = 10_000
+"""Most items of EASE, whose time grows with their cube: the most rated ones."""
+N_NEIGHBOURS = 100
+"""Items that each item is similar to, by cosine."""
+RP3_POWER = 0.6
+"""Power of its popularity by which RP3β divides the score of an item."""
 
 BLOCK_USERS = 1000
 """Number of users whose scores are in memory at a time."""
+
+Interactions = Any
+"""A sparse matrix of 0 and 1, (n_users, n_items), or a dense one."""
 
 
 def surprise_svd(case: Case, seed: int) -> tuple[TrainingCost, Answer]:
@@ -110,16 +119,78 @@ def lenskit_itemknn(case: Case, seed: int) -> tuple[TrainingCost, Answer]:
     return cost, lists
 
 
-def ease(case: Case, seed: int) -> tuple[TrainingCost, Answer]:
-    """Fit EASE with λ 1000; see `ease_weights`."""
+def ease(case: Case, seed: int, l2: float = EASE_L2) -> tuple[TrainingCost, Answer]:
+    """Fit EASE with λ 1000 over the `MAX_EASE_ITEMS` most rated items; see `ease_weights`."""
+    X = interaction_matrix(case)
+    counts = np.bincount(case.item, minlength=case.n_items)
+    items = np.sort(np.argsort(-counts, kind="stable")[: min(MAX_EASE_ITEMS, int((counts > 0).sum()))])
     B = np.empty(0, np.float32)
 
     def train() -> None:
         nonlocal B
-        B = ease_weights(interaction_matrix(case), EASE_L2)
+        B = ease_weights(X.tocsc()[:, items], l2)
 
     cost = measure_cost(train)
-    return cost, top_lists(case, lambda seen: seen @ B)
+
+    def scores_of(seen: Interactions) -> NDArray[np.float32]:
+        scores = np.full(seen.shape, np.float32(-1e9))  # below those of all items that have weights
+        scores[:, items] = seen.tocsc()[:, items] @ B
+        return scores
+
+    return cost, top_lists(case, scores_of)
+
+
+def ease_100(case: Case, seed: int) -> tuple[TrainingCost, Answer]:
+    """Fit EASE with λ 100, as suits small data."""
+    return ease(case, seed, 100.0)
+
+
+def cosine(case: Case, seed: int) -> tuple[TrainingCost, Answer]:
+    """Rank by the sum of the cosine similarities to the user's items, of each item's `N_NEIGHBOURS` nearest."""
+    X = interaction_matrix(case)
+    counts = np.maximum(np.bincount(case.item, minlength=case.n_items), 1).astype(np.float32)
+    neighbours: list[Any] = []
+
+    def train() -> None:
+        from scipy import sparse
+
+        Y = sparse.csc_array(X.multiply(counts[None, :] ** -0.5))
+        for start in range(0, case.n_items, BLOCK_USERS):
+            at = np.arange(start, min(start + BLOCK_USERS, case.n_items))
+            similar = (Y[:, at].T @ Y).toarray()  # (n, n_items)
+            similar[np.arange(len(at)), at] = 0
+            if case.n_items > N_NEIGHBOURS:
+                least = np.partition(similar, -N_NEIGHBOURS, axis=1)[:, -N_NEIGHBOURS]
+                similar[similar < least[:, None]] = 0
+            neighbours.append(sparse.csr_array(similar))
+
+    cost = measure_cost(train)
+    from scipy import sparse
+
+    by_item = sparse.csc_array(sparse.vstack(neighbours).T)
+    return cost, top_lists(case, lambda seen: (seen @ by_item).toarray())
+
+
+def rp3_beta(case: Case, seed: int) -> tuple[TrainingCost, Answer]:
+    """Rank by the walk from the user over an item and one of its users to the next item, over n_i^β.
+
+    Paudel, Christoffel, Newell & Bernstein, "Updatable, Accurate, Diverse, and Scalable Recommendations for Interactive
+    Applications", TiiS 2017.
+    """
+    X = interaction_matrix(case)
+    items = np.maximum(np.bincount(case.item, minlength=case.n_items), 1).astype(np.float32)
+    users = np.maximum(np.bincount(case.user, minlength=case.n_users), 1).astype(np.float32)
+    from scipy import sparse
+
+    to_users = to_items = X
+
+    def train() -> None:
+        nonlocal to_users, to_items
+        to_users = sparse.csr_array(X.multiply(1 / items[None, :]).T)
+        to_items = sparse.csr_array(X.multiply(1 / users[:, None]).multiply(items[None, :] ** -RP3_POWER))
+
+    cost = measure_cost(train)
+    return cost, top_lists(case, lambda seen: (seen @ to_users @ to_items).toarray())
 
 
 def most_popular(case: Case, seed: int) -> tuple[TrainingCost, Answer]:
@@ -134,19 +205,20 @@ def most_popular(case: Case, seed: int) -> tuple[TrainingCost, Answer]:
     return cost, top_lists(case, lambda seen: np.broadcast_to(count, seen.shape))
 
 
-def ease_weights(X: NDArray[np.float32], l2: float) -> NDArray[np.float32]:
+def ease_weights(X: Interactions, l2: float) -> NDArray[np.float32]:
     """Compute item weights in closed form (Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019):
 
         P = (XᵀX + λI)⁻¹,   B_ij = −P_ij / P_jj,   B_jj = 0
 
     Args:
-        X: (n_users, n_items) of 0 and 1.
+        X: (n_users, n_items) of 0 and 1, dense or sparse.
         l2: λ.
 
     Returns:
         B: (n_items, n_items); scores are X·B.
     """
-    G = (X.T @ X).astype(np.float64)
+    G = X.T @ X
+    G = np.asarray(G if isinstance(G, np.ndarray) else G.toarray(), np.float64)
     G[np.diag_indices_from(G)] += l2
     P = np.linalg.inv(G)
     B: NDArray[np.float32] = (P / -np.diag(P)).astype(np.float32)
@@ -161,11 +233,14 @@ RATING: dict[str, Callable[[Case, int], tuple[TrainingCost, Answer]]] = {
     "lenskit-biasedmf": lenskit_biasedmf,
 }
 RANKING: dict[str, Callable[[Case, int], tuple[TrainingCost, Answer]]] = {
+    "cosine": cosine,
     "ease": ease,
+    "ease-100": ease_100,
     "implicit-als": implicit_als,
     "implicit-bpr": implicit_bpr,
     "lenskit-itemknn": lenskit_itemknn,
     "most-popular": most_popular,
+    "rp3-beta": rp3_beta,
 }
 PACKAGE = {"surprise": "scikit-surprise", "cmfrec": "cmfrec", "lenskit": "lenskit", "implicit": "implicit"}
 """Part of a run's name before its first hyphen → package; all other runs need only numpy."""
@@ -227,14 +302,16 @@ def clip_to_scale(predicted: NDArray[Any], case: Case) -> NDArray[np.float32]:
     return clipped
 
 
-def interaction_matrix(case: Case) -> NDArray[np.float32]:
-    """Return which user rated which item in training: (n_users, n_items) of 0 and 1."""
-    X = np.zeros((case.n_users, case.n_items), np.float32)
-    X[case.user, case.item] = 1
+def interaction_matrix(case: Case) -> Interactions:
+    """Return which user rated which item in training: (n_users, n_items) of 0 and 1, sparse."""
+    from scipy import sparse
+
+    X = sparse.csr_array((np.ones(len(case.user), np.float32), (case.user, case.item)), (case.n_users, case.n_items))
+    X.data[:] = 1  # of pairs that occur twice
     return X
 
 
-def top_lists(case: Case, scores_of: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> NDArray[np.int64]:
+def top_lists(case: Case, scores_of: Callable[[Interactions], NDArray[np.float32]]) -> NDArray[np.int64]:
     """Return the K best items of each user who gets a list, without items seen or unknown in training.
 
     Items with equal scores are ordered by index.
@@ -244,14 +321,29 @@ def top_lists(case: Case, scores_of: Callable[[NDArray[np.float32]], NDArray[np.
         scores_of: function from the items that some users have seen, (n, n_items) of 0 and 1, to their scores.
     """
     X = interaction_matrix(case)
-    unknown = X.sum(0) == 0
+    unknown = np.bincount(case.item, minlength=case.n_items) == 0
     lists = []
     for start in range(0, len(case.list_users), BLOCK_USERS):
         seen = X[case.list_users[start : start + BLOCK_USERS]]
-        scores = np.where((seen > 0) | unknown, -np.inf, scores_of(seen))
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :K]
+        scores = np.array(scores_of(seen), np.float32)
+        scores[seen.nonzero()] = -np.inf
+        scores[:, unknown] = -np.inf
+        best = best_of(scores)
         lists.append(np.where(np.isneginf(np.take_along_axis(scores, best, 1)), -1, best))
     return np.concatenate(lists)
+
+
+def best_of(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the K highest columns of each row, of equal ones the first: (n, n_items) → (n, ≤ K)."""
+    k = min(K, scores.shape[1])
+    if scores.shape[1] <= 4 * k:
+        return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    least = np.partition(scores, -k, axis=1)[:, -k]  # (n,) the K-th highest
+    best = np.empty((len(scores), k), np.int64)
+    for row, (values, low) in enumerate(zip(scores, least, strict=True)):
+        among = np.flatnonzero(values >= low)
+        best[row] = among[np.argsort(-values[among], kind="stable")[:k]]
+    return best
 
 
 def main() -> None:

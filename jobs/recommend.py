@@ -75,6 +75,7 @@ class UserQuery:
     fields: Sequence[str] = ()
     cursor: str | None = None
     explain: bool = False
+    diversity: float = 0.0
 
     def list_query(self, catalogue: Catalogue) -> ListQuery:
         """Return the query with the positions of items."""
@@ -84,6 +85,7 @@ class UserQuery:
             filters=self.filters,
             exclude=catalogue.find(self.exclude),
             candidates=None if self.candidates is None else catalogue.find(self.candidates),
+            diversity=self.diversity,
         )
 
     def ignored(self, catalogue: Catalogue) -> tuple[Ignored, ...]:

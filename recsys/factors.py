@@ -134,6 +134,20 @@ class ItemWeights:
                     found[place] = self.values[at]
         return found
 
+    def among(self, items: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the entries between some distinct items: (m,) → (m, m)."""
+        values = np.zeros((len(items), len(items)), np.float32)
+        known = np.flatnonzero(items < self.n_items)
+        starts, stops = self.starts[items[known]], self.starts[items[known] + 1]
+        sizes = stops - starts
+        entry = np.repeat(stops - np.cumsum(sizes), sizes) + np.arange(int(sizes.sum()))  # of all rows
+        order = np.argsort(items)
+        place = np.searchsorted(items, self.item_idx[entry], sorter=order).clip(max=len(items) - 1)
+        column = order[place]
+        inside = items[column] == self.item_idx[entry]
+        values[np.repeat(known, sizes)[inside], column[inside]] = self.values[entry[inside]]
+        return values
+
     def times(self, factor: float) -> "ItemWeights":
         """Return the matrix multiplied by a number."""
         return ItemWeights(self.starts, self.item_idx, (self.values * np.float32(factor)).astype(np.float32))

@@ -178,6 +178,7 @@ class Learner:
         candidates: Iterable[str] | None = None,
         categories: Sequence[str] = (),
         min_ratings: int = 0,
+        diversity: float = 0.0,
     ) -> "pd.DataFrame":
         """Return the best items for a user, for several users, or for a visitor with ratings of their own.
 
@@ -192,14 +193,17 @@ class Learner:
             exclude, candidates: ids of items to leave out, and to choose from.
             categories: list only items in one of these.
             min_ratings: fewest ratings of a listed item.
+            diversity: from 0 (the best items) to 1 (items that are as little alike as possible).
 
         Returns:
             One row for each item, the best first: item_id, title, score. For a sequence of users the first two columns
             are user_id and rank, from 1.
 
         Raises:
-            InputError: both or neither of `user` and `ratings` are given.
+            InputError: both or neither of `user` and `ratings` are given, or `diversity` is not from 0 to 1.
         """
+        if not 0 <= diversity <= 1:
+            raise InputError(f"diversity is {diversity}; it must be from 0 to 1")
         if (user is None) == (ratings is None):
             raise InputError("give either a user (or a list of users) or ratings of a visitor")
         catalogue = self.catalogue
@@ -209,6 +213,7 @@ class Learner:
             exclude=catalogue.find(exclude),
             candidates=None if candidates is None else catalogue.find(candidates),
             filters=Filters(categories=tuple(categories), min_ratings=min_ratings),
+            diversity=diversity,
         )
         user_ids = [user] if isinstance(user, str) else list(user or ())
         states = (

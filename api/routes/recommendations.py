@@ -77,7 +77,9 @@ async def recommend(request: Request, user_id: UserId, query: Annotated[Recommen
     if query.exclude:
         exclude = np.concatenate([catalogue.find(query.exclude), exclude])
     filters = query.filters(query.min_ratings)
-    list_query = ListQuery(query.n + 1, query.exclude_seen, exclude, filters=filters, after=start.last)
+    list_query = ListQuery(
+        query.n + 1, query.exclude_seen, exclude, filters=filters, after=start.last, diversity=query.diversity
+    )
     ignored: tuple[Ignored, ...] = ()
     if query.exclude or filters is not NO_FILTERS:
         ignored = ignored_parts(catalogue, filters, [("exclude", query.exclude)])
@@ -169,6 +171,7 @@ async def recommend_many(request: Request, body: ListsBody) -> Response:
         exclude=catalogue.find(body.exclude),
         candidates=None if body.candidates is None else catalogue.find(body.candidates),
         filters=filters,
+        diversity=body.diversity,
     )
     ignored = ignored_parts(catalogue, filters, [("exclude", body.exclude), ("candidates", body.candidates or ())])
     if "prediction" in body.fields and "rating" not in recommender.models:

@@ -45,6 +45,12 @@ def recommend_command(
         typer.Option(help="`ranking`, `rating`, or the number of a live version. Default: the live ranking version."),
     ] = None,
     field: FieldsOption = None,
+    diversity: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="0: the best items; up to 1: among five times as many of the best, items less alike."
+        ),
+    ] = 0.0,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the parts of each score, and the ratings that raised it.")
     ] = False,
@@ -86,6 +92,7 @@ def recommend_command(
         fields=check_fields(field, ("year", "categories", "attributes", "prediction")),
         cursor=cursor,
         explain=explain,
+        diversity=diversity,
     )
     engine, _ = open_database()
     show(recommend_all(engine, out, query) if user_id is None else recommend(engine, user_id, query), json)

@@ -31,6 +31,8 @@ class ListQuery:
         candidates: (n_candidates,) positions of the items to choose from; `None`: all.
         filters: by metadata and numbers of ratings.
         after: position of an item; the list continues after it. `None`: it begins with the best.
+        diversity: from 0 (the best items) to 1 (items that are as little alike as possible), see
+            `recsys.scoring.diversity`.
     """
 
     n: int = 10
@@ -39,6 +41,7 @@ class ListQuery:
     candidates: NDArray[np.int64] | None = None
     filters: Filters = NO_FILTERS
     after: int | None = None
+    diversity: float = 0.0
 
 
 DEFAULT_QUERY = ListQuery()
@@ -70,6 +73,8 @@ def plan_list(
             offset=offset,
             after=query.after,
             profile=user.profile,
+            diversity=query.diversity,
+            alikeness=model.alikeness if query.diversity else None,
         )
     best = recommender.popularity.most_rated(query.n, excluded, user.categories, query.after)
     reason = f"{NO_RANKING_MODEL if model is None else user.fallback}; these are the most rated items"

@@ -149,6 +149,19 @@ class LiveModel:
         weights = self.factors.weights
         return None if weights is None or self.factors.n_factors else weights.similarity()
 
+    def alikeness(self, item_idx: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return how alike some items are, at most 1: (m,) → (m, m).
+
+        It is the cosine of their vectors, or their weights as shares of the largest weight between two of them.
+        """
+        if self.similarity is None:
+            directions = self.embeddings[item_idx] * self.inverse_norms[item_idx, None]
+            cosines: NDArray[np.float32] = directions @ directions.T
+            return cosines
+        among = self.similarity.among(item_idx)
+        largest = float(among.max(initial=0.0))
+        return among / np.float32(largest) if largest > 0 else among
+
     @cached_property
     def fold_in(self) -> FoldIn:
         """Solves vectors of users that the version does not know, or whose ratings changed since."""

@@ -1,6 +1,6 @@
 """Searches for lists, and the lists that they find."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.results import Ignored, ScoreKind, Source
+from recsys.scoring.diversity import diversify, pool_size
 from recsys.scoring.profile import Profile
 from recsys.scoring.score import Excluded
 from recsys.scoring.search import Index, TopN
@@ -47,6 +48,8 @@ class Search:
         offset: added to the scores of all items: b_u + b.
         model_version, source, fallback, score_kind: of the list.
         after: position of an item; the list has only items that come after it. `None`: all items.
+        diversity: by how much alikeness counts against the score, see `diversify`; no effect with `after`.
+        alikeness: returns how alike some items are, (m,) → (m, m); needed with `diversity` only.
     """
 
     index: Index
@@ -60,9 +63,19 @@ class Search:
     score_kind: ScoreKind = "logit"
     after: int | None = None
     profile: Profile | None = None
+    diversity: float = 0.0
+    alikeness: Callable[[NDArray[np.int64]], NDArray[np.float32]] | None = None
+
+    @property
+    def n_searched(self) -> int:
+        """Number of items to search for."""
+        return pool_size(self.n) if self.diversity and self.after is None else self.n
 
     def finish(self, best: TopN) -> RankedItems:
         """Return the list of the items that were found."""
+        if self.diversity and self.after is None and self.alikeness is not None:
+            order = diversify(best.scores, self.alikeness(best.item_idx), self.n, self.diversity)
+            best = TopN(best.item_idx[order], best.scores[order])
         return RankedItems(self.model_version, self.source, best, self.fallback, self.score_kind)
 
 
@@ -79,7 +92,7 @@ def run_searches(searches: Sequence[Search]) -> list[TopN]:
     for positions in by_index.values():
         group = [searches[position] for position in positions]
         vectors = np.stack([search.vector for search in group])
-        n, excluded = [search.n for search in group], [search.excluded for search in group]
+        n, excluded = [search.n_searched for search in group], [search.excluded for search in group]
         lists = group[0].index.best(vectors, n, excluded, [search.profile for search in group])
         for position, best, search in zip(positions, lists, group, strict=True):
             # Adding 0 and rounding would leave the scores as they are.

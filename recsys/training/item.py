@@ -1,7 +1,7 @@
 """The `item` architecture: weights between items, and a part of each score for the item's popularity."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,17 @@ from recsys.factors import Factors, ItemWeights, RankingConstants, Side
 from recsys.scoring.fold_in import DEFAULT_RIDGE
 from recsys.scoring.profile import liking
 from recsys.training.config import Config
-from recsys.training.item_weights import F32, columns_of, gram, penalties, solve_weights, squares_of
+from recsys.training.item_weights import (
+    F32,
+    MAX_INVERSE,
+    Among,
+    columns_of,
+    gram,
+    penalties,
+    solve_weights,
+    solved_parts,
+    squares_of,
+)
 
 MAX_WEIGHTS = 20_000_000
 """Most weights of a model: 160 MB."""
@@ -35,6 +45,9 @@ TURN = 3
 """Ratings were held out before by the gate (0), by a night or `recsys tune` (1) and by its confirmation (2)."""
 _SEARCH_ITEMS, _SEARCH_USERS = 4000, 1000
 """Most items and users that settings are chosen by: the most rated items."""
+_SEARCH_PARTS, _PART_USERS = 4, 500
+"""Parts of a larger catalogue that settings are chosen by, and most users of each: the most rated items alone would say
+nothing of how popularity should count among all others."""
 
 
 class ItemSettings(NamedTuple):
@@ -133,7 +146,8 @@ def fit_item(train: Ratings, config: Config) -> tuple[Factors, float, ItemSettin
 def find_settings(train: Ratings, config: Config) -> ItemSettings:
     """Return the settings of the config; those that it leaves open are chosen on a validation part.
 
-    λ is found by steps of `L2_STEP` as long as NDCG@10 rises, over the most rated items and some users.
+    λ is found by steps of `L2_STEP` as long as NDCG@10 rises, for some users over the most rated items, or over some
+    parts of a catalogue that is solved in parts.
     """
     if config.item_l2 is not None and config.item_power is not None and config.popularity is not None:
         return ItemSettings(config.item_l2, config.item_power, config.popularity)
@@ -145,8 +159,8 @@ def find_settings(train: Ratings, config: Config) -> ItemSettings:
     held_out = hold_out(train, turn=TURN)
     if not held_out.any() or held_out.all():
         return default
-    trial = Trial.of(train, held_out, config)
-    if trial is None:
+    trials = trials_of(train, held_out, config)
+    if not trials:
         return default
     powers = POWERS if config.item_power is None else (config.item_power,)
     strengths = POPULARITIES if config.popularity is None else (config.popularity,)
@@ -154,7 +168,7 @@ def find_settings(train: Ratings, config: Config) -> ItemSettings:
 
     def measure(l2: float) -> float:
         if l2 not in found:
-            found[l2] = trial.best(l2, powers, strengths)
+            found[l2] = best_of(trials, l2, powers, strengths)
         return found[l2][0]
 
     if config.item_l2 is not None:
@@ -169,65 +183,92 @@ def find_settings(train: Ratings, config: Config) -> ItemSettings:
 
 
 class Trial(NamedTuple):
-    """Users with ratings held out, over the most rated items.
+    """Users with ratings held out, whose lists have items of one part of the catalogue.
 
     Attributes:
-        gram: (n_items, n_items) XᵀX of the matrix that weights are solved from, see `gram`.
-        squares: (n_items,) its diagonal.
-        x: (n, n_items) what the measured users have.
-        popularity: (n_items,) of strength 1.
-        counts: (n_items,) over the mean number of ratings.
-        wanted: (n, n_items) mask of the relevant items that were held out.
-        n_wanted: (n,) their number, with items outside.
+        among: the part, and the items that it is solved among.
+        squares: (n,) ‖x_j‖² of these.
+        x: (n_users, n) what the measured users have of these.
+        popularity: (n_part,) of strength 1.
+        counts: (n_part,) over the mean number of ratings.
+        wanted: (n_users, n_part) mask of the relevant items that were held out.
         dropout: as `Config.item_dropout`.
     """
 
-    gram: F32
+    among: Among
     squares: F32
     x: sparse.csr_array
     popularity: F32
     counts: F32
     wanted: NDArray[np.bool_]
-    n_wanted: NDArray[np.int64]
     dropout: float
 
-    @classmethod
-    def of(cls, ratings: Ratings, held_out: NDArray[np.bool_], config: Config) -> "Trial | None":
-        """Return the trial of ratings of which some are held out; `None` if none of these is relevant."""
-        train, test = ratings.select(~held_out), ratings.select(held_out)
-        test = relevant_ratings(test, train.scale)
-        constants = ranking_constants(train, config)
+    def scores(self, l2: float) -> F32:
+        """Return the scores with one λ, without popularity: (n_users, n_part)."""
+        items = np.arange(len(self.squares))
+        part = np.searchsorted(self.among.items, self.among.part)
+        penalty = penalties(self.squares, l2, self.dropout)
+        solved = columns_of(self.among.gram.copy(order="F"), penalty, items, part)
+        scores: F32 = np.concatenate([self.x @ columns.values for columns in solved], axis=1)
+        scores[self.x.tocsc()[:, part].nonzero()] = -np.inf
+        return scores
+
+    def ndcg(self, scores: F32, power: float, strength: float) -> float:
+        """Return the mean NDCG@10 of the users with one power and strength of popularity."""
+        scores = scores * self.counts**-power + np.float32(strength) * self.popularity
+        return mean_ndcg(scores, self.wanted, self.wanted.sum(1))
+
+
+def trials_of(ratings: Ratings, held_out: NDArray[np.bool_], config: Config) -> list[Trial]:
+    """Return what settings are chosen by; nothing if no relevant rating was held out."""
+    train, test = ratings.select(~held_out), ratings.select(held_out)
+    test = relevant_ratings(test, train.scale)
+    constants = ranking_constants(train, config)
+    X = user_matrix(train, constants, weighted=True)
+    by_column = user_matrix(train, constants, weighted=False).tocsc()
+    popularity, counts = popularity_bias(train, 1.0), popularity_scale(train, -1.0)
+    boards: Iterable[Among]
+    if train.n_items <= MAX_INVERSE:
         items = np.sort(np.argsort(-train.item_counts(), kind="stable")[:_SEARCH_ITEMS])
-        users = np.unique(test.user_idx).astype(np.int64)
+        boards, most_users = [Among(gram(X.tocsc()[:, items].tocsr()), items, items)], _SEARCH_USERS
+    else:
+        penalty = penalties(squares_of(X), DEFAULT_L2, config.item_dropout)
+        boards, most_users = solved_parts(X, penalty, _SEARCH_PARTS), _PART_USERS
+    trials = []
+    for among in boards:
+        place = positions(among.part, np.arange(test.n_items))  # of each item in the part
+        users = np.unique(test.user_idx[place[test.item_idx] >= 0]).astype(np.int64)
         if not len(users):
-            return None
-        users = users[np.unique(np.linspace(0, len(users) - 1, _SEARCH_USERS).astype(np.int64))]
-        G = gram(user_matrix(train, constants, weighted=True).tocsc()[:, items].tocsr())
-        return cls(
-            G,
-            np.diagonal(G).copy(),
-            user_matrix(train, constants, weighted=False)[users].tocsc()[:, items].tocsr(),
-            popularity_bias(train, 1.0)[items],
-            popularity_scale(train, -1.0)[items],
-            *wanted_items(test, users, positions(items, np.arange(test.n_items)), len(items)),
-            config.item_dropout,
+            continue
+        users = users[np.unique(np.linspace(0, len(users) - 1, most_users).astype(np.int64))]
+        trials.append(
+            Trial(
+                among,
+                np.diagonal(among.gram).copy(),
+                by_column[:, among.items].tocsr()[users],
+                popularity[among.part],
+                counts[among.part],
+                wanted_items(test, users, place, len(among.part))[0],
+                config.item_dropout,
+            )
         )
+    return trials
 
-    def best(self, l2: float, powers: Sequence[float], strengths: Sequence[float]) -> tuple[float, ItemSettings]:
-        """Return the highest NDCG@10 with one λ, and its settings: the power first, then the strength of popularity."""
-        every = np.arange(len(self.squares))
-        solved = columns_of(self.gram.copy(order="F"), penalties(self.squares, l2, self.dropout), every, every)
-        plain = np.concatenate([self.x @ part.values for part in solved], axis=1)  # (n, n_items)
-        rows, columns = self.x.nonzero()
 
-        def measure(power: float, strength: float) -> float:
-            scores = plain * self.counts**-power + np.float32(strength) * self.popularity
-            scores[rows, columns] = -np.inf
-            return mean_ndcg(scores, self.wanted, self.n_wanted)
+def best_of(
+    trials: Sequence[Trial], l2: float, powers: Sequence[float], strengths: Sequence[float]
+) -> tuple[float, ItemSettings]:
+    """Return the highest NDCG@10 with one λ, and its settings: the power first, then the strength of popularity."""
+    scores = [trial.scores(l2) for trial in trials]
+    n_users = [len(trial.wanted) for trial in trials]
 
-        power = max(powers, key=lambda power: measure(power, strengths[0])) if len(powers) > 1 else powers[0]
-        value, least = max((measure(power, strength), -strength) for strength in strengths)
-        return value, ItemSettings(l2, power, -least)
+    def measure(power: float, strength: float) -> float:
+        values = [trial.ndcg(z, power, strength) for trial, z in zip(trials, scores, strict=True)]
+        return float(np.average(values, weights=n_users))
+
+    power = max(powers, key=lambda power: measure(power, strengths[0])) if len(powers) > 1 else powers[0]
+    value, least = max((measure(power, strength), -strength) for strength in strengths)
+    return value, ItemSettings(l2, power, -least)
 
 
 def relevant_ratings(test: Ratings, scale: tuple[float, float] | None) -> Ratings:

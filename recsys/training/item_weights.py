@@ -159,14 +159,40 @@ def solve_columns(X: sparse.csr_array, penalty: F32) -> Iterator[Columns]:
     elif n_users <= MAX_INVERSE:
         yield from solve_by_users(X, penalty)
     else:
-        by_column, by_item = X.tocsc(), X.T.tocsr()
-        squares = squares_of(X)
-        head = np.sort(np.argpartition(-squares, _HEAD)[:_HEAD])
-        of_head = gram(by_column[:, head].tocsr())
-        for part in sorted_parts(X, _PART):
-            items = universe_of(by_column, by_item, penalty + squares, part, head, UNIVERSE)
-            A = gram_beside(by_column, items, head, of_head)
-            yield from columns_of(A, penalty[items], items, part)
+        for among in solved_parts(X, penalty):
+            yield from columns_of(among.gram, penalty[among.items], among.items, among.part)
+
+
+class Among(NamedTuple):
+    """A part of the items, and those that it is solved among.
+
+    Attributes:
+        gram: (n, n) XᵀX of `items`, by column, of which the lower half is right.
+        items: (n,) ascending.
+        part: (n_part,) those of `items` whose columns are solved, ascending.
+    """
+
+    gram: F32
+    items: NDArray[np.int64]
+    part: NDArray[np.int64]
+
+
+def solved_parts(X: sparse.csr_array, penalty: F32, most: int | None = None) -> Iterator[Among]:
+    """Cut the items into parts, and return what each is solved among.
+
+    Args:
+        most: return about as many parts, spread over all of them; `None`: all.
+    """
+    by_column, by_item = X.tocsc(), X.T.tocsr()
+    squares = squares_of(X)
+    head = np.sort(np.argpartition(-squares, _HEAD)[:_HEAD])
+    of_head = gram(by_column[:, head].tocsr())
+    parts = sorted_parts(X, _PART)
+    if most is not None:
+        parts = [parts[at] for at in np.unique(np.linspace(0, len(parts) - 1, most).astype(np.int64))]
+    for part in parts:
+        items = universe_of(by_column, by_item, penalty + squares, part, head, UNIVERSE)
+        yield Among(gram_beside(by_column, items, head, of_head), items, part)
 
 
 def solve_among(

@@ -56,6 +56,7 @@ class TestRecommendations:
             ({"min_ratings": 1_000_000_000}, []),
             ({"exclude": ["b", "c", "d/ä", "e"]}, []),
             ({"model": "rating", "n": 2}, ["b", "c"]),
+            ({"exclude_seen": False, "diversity": 1, "n": 5}, ["a", "c", "e", "b", "d/ä"]),
             ({"model": "2", "n": 1000}, ["b", "c", "e", "d/ä"]),
         ],
     )

@@ -45,7 +45,7 @@ def test_each_run_is_a_process_and_a_missing_library_is_named(runner: Runner, tm
     text = markdown_document("Made", preface(runner), run_plan(Plan([rating, lists], None, path, [0], None), runner))
     assert "|  | **ours** | cmfrec |\n" in text
     assert "cmfrec failed: ModuleNotFoundError: No module named 'cmfrec'" in text
-    assert "|  | **ours** | EASE | most popular |\n" in text
+    assert "|  | **ours, dot** | EASE | most popular |\n" in text
     assert "ratings/s**" in text
     assert str(tmp_path) not in text
 

@@ -47,6 +47,20 @@ def test_lists_are_what_the_rated_items_add_and_popularity(live: Engine) -> None
     assert (nobody.source, nobody.items[0].item_id) == ("popularity", "a")
 
 
+def test_items_with_weights_between_them_are_alike(live: Engine) -> None:
+    model = load(live).list_model()
+    assert model is not None
+    at = [load(live).catalogue.idx_of[item_id] for item_id in ("d/ä", "a", "c", "b")]
+    expected = np.zeros((4, 4))
+    expected[0, 2] = expected[2, 0] = 1.0  # (c, d) .6, halved, is the largest
+    expected[1, 2] = expected[2, 1] = 0.2 / 0.6
+    expected[1, 3] = expected[3, 1] = 0.5 / 0.6
+    expected[2, 3] = expected[3, 2] = -0.1 / 0.6
+    assert model.alikeness(np.array(at)) == pytest.approx(expected, abs=1e-6)
+    assert model.alikeness(np.array(at[:1])).tolist() == [[0.0]]
+    assert model.alikeness(np.array([], np.int64)).shape == (0, 0)
+
+
 def test_many_lists_at_once_are_those_of_each_user(live: Engine) -> None:
     recommender = load(live)
     ids = ["u2", "u1", "nobody", "s/1 ü", "u3", "u1"]

@@ -131,6 +131,15 @@ class TestFilters:
         assert [item.item_id for item in answer.items] == expected
 
 
+def test_with_diversity_an_item_unlike_the_others_moves_up(known_engine: Engine) -> None:
+    plain = recommend(known_engine, "u1", ListQuery(exclude_seen=False))
+    assert [item.item_id for item in plain.items] == ["a", "b", "c", "e", "d/ä"]
+    diverse = recommend(known_engine, "u1", ListQuery(exclude_seen=False, diversity=0.9))
+    assert [item.item_id for item in diverse.items] == ["a", "c", "e", "b", "d/ä"]  # b points as a does, d as c
+    assert sorted(pairs(diverse)) == sorted(pairs(plain))
+    assert pairs(recommend(known_engine, "u1", ListQuery(n=2, exclude_seen=False, diversity=0.9)))[1][0] != "b"
+
+
 def test_many_at_once_get_what_each_gets_alone(known_engine: Engine) -> None:
     recommender = load(known_engine)
     user_ids = ["u1", "nobody", "u3", "s/1 ü", "u2", "u1"]

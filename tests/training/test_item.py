@@ -11,7 +11,7 @@ from recsys.errors import InputError, TrainingError
 from recsys.evaluation.baselines import popular
 from recsys.evaluation.metrics import evaluate_ranking
 from recsys.evaluation.splits import hold_out
-from recsys.training import item, memory
+from recsys.training import item, item_weights, memory
 from recsys.training.config import Config, default_config
 from recsys.training.fit import fit
 from recsys.training.item import fit_item, ranking_constants, user_matrix
@@ -112,6 +112,38 @@ def test_a_catalogue_of_many_parts_finds_its_settings_on_some_items(monkeypatch:
     monkeypatch.setattr(item, "_SEARCH_USERS", 50)
     found = item.find_settings(chosen_at_random(tastes=4), config())
     assert found.popularity in item.POPULARITIES
+
+
+def test_a_catalogue_that_is_solved_in_parts_finds_its_settings_on_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    ratings = chosen_at_random(tastes=4)
+    for module, name, value in (
+        (item, "MAX_INVERSE", 20),
+        (item_weights, "MAX_INVERSE", 20),
+        (item_weights, "_PART", 10),
+        (item_weights, "_HEAD", 4),
+        (item_weights, "UNIVERSE", 40),
+        (item, "_SEARCH_PARTS", 2),
+    ):
+        monkeypatch.setattr(module, name, value)
+    held_out = hold_out(ratings)
+    trials = item.trials_of(ratings, held_out, config())
+    assert [len(trial.among.part) for trial in trials] == [10, 10]
+    train, test = ratings.select(~held_out), ratings.select(held_out)
+    settings = config(item_l2=50.0, item_power=0.25, popularity=0.1)
+    factors, _, _ = fit_item(train, settings)
+    for trial in trials:  # the universe is the whole catalogue: the scores are those of the model
+        users = np.unique(test.user_idx[np.isin(test.item_idx, trial.among.part)])
+        X = user_matrix(train, ranking_constants(train, settings), weighted=False)[users]
+        assert factors.weights is not None
+        dense = np.zeros((40, 40))
+        dense[factors.weights.rows(), factors.weights.item_idx] = factors.weights.values
+        expected = (X @ dense)[:, trial.among.part]
+        seen = X.toarray()[:, trial.among.part] != 0
+        found = trial.scores(50.0)
+        assert np.isneginf(found[seen]).all()
+        assert (found * trial.counts**-0.25)[~seen] == pytest.approx(expected[~seen], abs=1e-4)
+        assert trial.wanted.any(1).all()
+    assert item.find_settings(ratings, config()).popularity in item.POPULARITIES
 
 
 def test_settings_out_of_range_and_the_rating_objective_are_refused() -> None:
