@@ -98,7 +98,9 @@ def case_of(
 def compare_lists(kind: str, case: Case, models: Sequence[str], runner: Runner) -> Section:
     """Run the models on a case, and return their figures as a section."""
     path = case.save(runner.folder / f"{re.sub('[^A-Za-z0-9]+', '-', kind)}.npz")
-    rows, failures, ours = [], [], None
+    rows: list[list[str]] = []
+    failures: list[str] = []
+    ours: NDArray[np.float64] | None = None
     for name in models:
         try:
             run, lists = runner.run(name, path, 0, is_ours=name in OURS)

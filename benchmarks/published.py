@@ -9,7 +9,7 @@ of the training part, all test items are relevant; Recall@20 is over all of a us
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from benchmarks.case import Case
 from benchmarks.data import SHARED_DATA, require_file
 from benchmarks.ours import LISTS, lists, ratings, train_case, train_portfolio
 from benchmarks.report import format_figure, markdown_table
+from recsys.data.keyed import positions
 from recsys.factors import Factors
 from recsys.scoring.profile import profiles_of
 from recsys.scoring.search import index_over
@@ -92,7 +93,7 @@ def ncf(folder: Path) -> Protocol:
     return Protocol(case, by_user[np.argsort(np.argsort(test_user, kind="stable"), kind="stable")])
 
 
-PROTOCOLS = {
+PROTOCOLS: dict[str, Callable[[Path], Protocol]] = {
     "Yelp2018": lambda folder: light_gcn("yelp2018", folder),
     "Gowalla": lambda folder: light_gcn("gowalla", folder),
     "NCF": ncf,
@@ -108,9 +109,9 @@ def measure(protocol: Protocol, factors: Factors) -> dict[str, float]:
 
 def whole_catalogue(case: Case, found: NDArray[np.int64]) -> dict[str, float]:
     """Return Recall@20, NDCG@20 and coverage of lists of `case.list_users`: (n_list_users, 20)."""
-    row = np.searchsorted(case.list_users, case.test_user)
+    row = np.searchsorted(case.list_users, case.test_user[case.relevant])
     n_relevant = np.bincount(row, minlength=len(found))
-    relevant = row * np.int64(case.n_items) + case.test_item
+    relevant = row * np.int64(case.n_items) + case.test_item[case.relevant]
     hit = np.isin(np.arange(len(found))[:, None] * np.int64(case.n_items) + found, relevant) & (found >= 0)
     discount = 1 / np.log2(np.arange(2, found.shape[1] + 2))
     ideal = np.cumsum(discount)[np.minimum(n_relevant, found.shape[1]) - 1]
@@ -130,8 +131,10 @@ def among_negatives(case: Case, negatives: NDArray[np.int64], factors: Factors) 
     profiles = profiles_of(factors, train, case.test_user.astype(np.int64), train.item_keys)
     place = np.searchsorted(train.item_keys, items).clip(max=train.n_items - 1)
     known = train.item_keys[place] == items
-    for row, user in enumerate(np.searchsorted(factors.user_keys, case.test_user).tolist()):
-        vector = np.broadcast_to(factors.user_factors[user], (items.shape[1], factors.user_factors.shape[1]))
+    of_user = positions(factors.user_keys, case.test_user.astype(np.int64))
+    vectors = np.where(of_user[:, None] >= 0, factors.user_factors[of_user], 0)  # (n_test, width)
+    for row, one in enumerate(vectors):
+        vector = np.broadcast_to(one, (items.shape[1], len(one)))
         z = index.pair_scores(vector, place[row])
         added = index.added(None if profiles is None else profiles[row])
         if added is not None:

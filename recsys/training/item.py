@@ -20,7 +20,7 @@ from recsys.training.item_weights import (
     F32,
     MAX_INVERSE,
     Among,
-    columns_of,
+    columns_of_part,
     gram,
     penalties,
     solve_weights,
@@ -205,10 +205,8 @@ class Trial(NamedTuple):
 
     def scores(self, l2: float) -> F32:
         """Return the scores with one λ, without popularity: (n_users, n_part)."""
-        items = np.arange(len(self.squares))
         part = np.searchsorted(self.among.items, self.among.part)
-        penalty = penalties(self.squares, l2, self.dropout)
-        solved = columns_of(self.among.gram.copy(order="F"), penalty, items, part)
+        solved = columns_of_part(self.among, penalties(self.squares, l2, self.dropout))
         scores: F32 = np.concatenate([self.x @ columns.values for columns in solved], axis=1)
         scores[self.x.tocsc()[:, part].nonzero()] = -np.inf
         return scores

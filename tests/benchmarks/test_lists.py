@@ -67,7 +67,7 @@ def test_figures_of_published_protocols_by_hand() -> None:
     user = given.list_users
     perfect = np.full((len(user), 20), -1)
     for row, one in enumerate(user):
-        wanted = given.test_item[given.test_user == one][:20]
+        wanted = given.test_item[(given.test_user == one) & given.relevant][:20]
         perfect[row, : len(wanted)] = wanted
     found = whole_catalogue(given, perfect)
     assert found["NDCG@20"] == pytest.approx(1)
