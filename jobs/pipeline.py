@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine
 from jobs.fitting import fit_with_progress
 from jobs.interrupt import explain_interrupt
 from jobs.judging import Judgement, judge_version
-from jobs.portfolio import CANDIDATES, Choice, choose_architecture
+from jobs.portfolio import CANDIDATES, Choice, choose_architecture, kept_choice
 from jobs.progress import say
 from jobs.training_data import choose_config
 from jobs.training_input import TrainingInput
@@ -106,7 +106,7 @@ class Pipeline:
                 choice, config = self._choose(training_set)
             else:
                 config = self._config(job.architecture or "dot")
-            settled = replace(config, **({} if choice is None else choice.settings))
+            settled = config if choice is None else choice.applied_to(config)
             twin_file, refit_file = open_checkpoints(
                 settings.checkpoints, settled, [self._digest(settled, part) for part in (training_set, source.ratings)]
             )
@@ -148,9 +148,19 @@ class Pipeline:
             path = checkpoint_path(self._settings.checkpoints, config, self._digest(config, ratings))
             return self._fit(ratings, config, Checkpoint(path, save_last=True), label="trying")
 
+        n_ratings = self._source.ratings.n_ratings
         with self._run.step("choose", "ranking", self._digest(configs["dot"], training_set)) as step:
-            choice = choose_architecture(training_set, self._source.scale, configs, fit)
-            step.figures = {"architecture": choice.architecture, "measured": dict(choice.measured), **choice.settings}
+            with reading(self._engine) as connection:
+                kept = kept_choice(connection, n_ratings)
+            choice = kept or replace(
+                choose_architecture(training_set, self._source.scale, configs, fit), n_ratings=n_ratings
+            )
+            step.figures = {
+                "architecture": choice.architecture,
+                "measured": dict(choice.measured),
+                "age": choice.age,
+                **choice.settings,
+            }
         return choice, configs[choice.architecture]
 
     def _finish(
@@ -183,7 +193,7 @@ class Pipeline:
                     **served.config,
                     **config.as_record(),
                     **({"found": found} if found else {}),
-                    **({"candidates": dict(choice.measured)} if choice is not None else {}),
+                    **({} if choice is None else choice.as_record()),
                     "n_users": source.ratings.n_users,
                     "effective_items": source.ratings.effective_items(),
                     "curve_users": min(source.parts[1].n_users, CURVE_USERS),
@@ -231,7 +241,7 @@ class Pipeline:
             seconds=round(time.perf_counter() - started, 3),
             gate=judgement.gate,
             refit=refit,
-            candidates=None if choice is None else dict(choice.measured),
+            candidates=None if choice is None or choice.age else dict(choice.measured),
         )
 
     def resume(self, number: int) -> TrainReport:

@@ -4,9 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sqlalchemy import Connection
+
 from jobs.progress import say
 from jobs.training_data import split_ratings
 from recsys.data.dataset import Ratings
+from recsys.database.models import versions
 from recsys.errors import TrainingError
 from recsys.evaluation.gate import Judge
 from recsys.factors import Factors
@@ -20,6 +23,12 @@ CANDIDATES: tuple[Architecture, ...] = ("dot", "item", "blend")
 TURN = 1
 """The validation part is held out of what the held-out ratings of the gate left."""
 
+CHOICE_TRAININGS = 7
+"""Trainings for which a choice holds."""
+
+CHOICE_GROWTH = 0.1
+"""Share by which the number of ratings may change while a choice holds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -29,11 +38,45 @@ class Choice:
         architecture: the one with the highest metric.
         measured: architecture → metric on the validation part, of every candidate.
         settings: fields of `Config` that were found for the chosen one.
+        n_ratings: ratings that there were.
+        age: trainings since then.
     """
 
     architecture: Architecture
     measured: Mapping[str, float]
     settings: Mapping[str, Any]
+    n_ratings: int = 0
+    age: int = 0
+
+    def as_record(self) -> dict[str, Any]:
+        """Return what a version keeps of its choice."""
+        return {"candidates": dict(self.measured), "choice": {"n_ratings": self.n_ratings, "age": self.age}}
+
+    def applied_to(self, config: Config) -> Config:
+        """Return a config with the settings found in the fields that are to be found."""
+        return replace(config, **{name: to for name, to in self.settings.items() if getattr(config, name) is None})
+
+
+def kept_choice(connection: Connection, n_ratings: int) -> Choice | None:
+    """Return the choice of the last training, while it holds.
+
+    Comparing costs about what a training costs, and what suits the data seldom changes overnight. So the candidates
+    are compared again only in every `CHOICE_TRAININGS`-th training, once the number of ratings has changed by
+    `CHOICE_GROWTH`, or after the gate refused a version.
+    """
+    last = next((stored for stored in versions(connection) if stored.objective == "ranking"), None)
+    if last is None or not last.training.gate_passed:
+        return None
+    configuration = last.training.configuration
+    made, measured = configuration.get("choice"), configuration.get("candidates")
+    if not (isinstance(made, dict) and isinstance(measured, dict) and measured):
+        return None
+    age = made["age"] + 1
+    if age >= CHOICE_TRAININGS or abs(n_ratings - made["n_ratings"]) > CHOICE_GROWTH * made["n_ratings"]:
+        return None
+    architecture, found = last.training.architecture, configuration.get("found")
+    say(f"ranking: {architecture} is trained; candidates are compared again in {CHOICE_TRAININGS - age} trainings")
+    return Choice(architecture, measured, found if isinstance(found, dict) else {}, made["n_ratings"], age)
 
 
 def choose_architecture(

@@ -87,7 +87,7 @@ def already_trained(
         if architecture is None and "candidates" not in before:
             continue
         # See `recsys.training.fit.Fitted` and `jobs.pipeline`.
-        for outcome in ("restarts", "found", "candidates", "curve_users"):
+        for outcome in ("restarts", "found", "candidates", "choice", "curve_users"):
             before.pop(outcome, None)
         of_version = architecture or stored.training.architecture
         tuned = read_tuned(connection, objective, of_version)

@@ -1,16 +1,18 @@
 """Which architecture a night trains: the candidate that orders a validation part best."""
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import Engine
 
 from jobs.nightly import nightly
-from jobs.portfolio import CANDIDATES, choose_architecture
+from jobs.portfolio import CANDIDATES, CHOICE_TRAININGS, Choice, choose_architecture, kept_choice
 from recsys.data import sample
 from recsys.data.dataset import Ratings
 from recsys.data.encoding import collect
 from recsys.database.engine import reading
 from recsys.database.items import upsert_items
-from recsys.database.models import version
+from recsys.database.models import load_factors, store, version
 from recsys.database.ratings import upsert_ratings
 from recsys.database.runs import read_run, read_runs
 from recsys.errors import TrainingError
@@ -90,5 +92,50 @@ def test_a_night_tries_the_candidates_and_says_how_good_they_were(sqlite_engine:
     assert stored.training.configuration["alpha"] is None
     again = nightly(sqlite_engine, Settings(), overrides=overrides, device="cpu")  # type: ignore[arg-type]
     assert [each.status for each in again.objectives] == ["nothing_new"] * 2
+    batch = sample.generate(n_users=120, n_items=60, n_ratings=100, seed=2).ratings
+    upsert_ratings(sqlite_engine, collect([batch]))
+    kept = nightly(sqlite_engine, Settings(gate_margin=1.0), overrides=overrides, device="cpu").trainings[1]  # type: ignore[arg-type]
+    assert (kept.architecture, kept.candidates) == (training.architecture, None)
+    with reading(sqlite_engine) as connection:
+        found = [version(connection, each.model_version).training.configuration["found"] for each in (training, kept)]
+    assert found[0] == found[1]
     chosen = nightly(sqlite_engine, Settings(gate_margin=1.0), overrides=overrides, device="cpu", architecture="item")  # type: ignore[arg-type]
     assert [(each.architecture, each.candidates) for each in chosen.trainings] == [("item", None)]
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("age", "n_ratings", "gate_passed", "holds"),
+    [
+        (0, 1000, True, True),
+        (CHOICE_TRAININGS - 2, 1000, True, True),
+        (CHOICE_TRAININGS - 1, 1000, True, False),
+        (0, 1100, True, True),
+        (0, 1101, True, False),
+        (0, 899, True, False),
+        (0, 1000, False, False),
+    ],
+)
+def test_a_choice_holds_for_some_trainings_while_the_ratings_are_about_as_many(
+    known_engine: Engine, age: int, n_ratings: int, gate_passed: bool, holds: bool
+) -> None:
+    with reading(known_engine) as connection:
+        assert kept_choice(connection, 6) is None  # a version that nothing was chosen for
+        factors, training = load_factors(connection, 1), version(connection, 1).training
+    chosen = Choice("item", {"dot": 0.1, "item": 0.2}, {}, n_ratings=1000, age=age)
+    found = {"item_l2": 3.0}
+    configuration = {**training.configuration, **chosen.as_record(), "found": found}
+    store(
+        known_engine,
+        factors,
+        replace(training, architecture="item", configuration=configuration, gate_passed=gate_passed),
+    )
+    with reading(known_engine) as connection:
+        kept = kept_choice(connection, n_ratings)
+    assert kept == (replace(chosen, settings=found, age=age + 1) if holds else None)
+
+
+def test_settings_that_were_found_leave_those_that_are_given() -> None:
+    choice = Choice("item", {}, {"item_l2": 3.0, "item_power": 0.5})
+    config = choice.applied_to(default_config("ranking", 1000, architecture="item", item_l2=7.0))
+    assert (config.item_l2, config.item_power) == (7.0, 0.5)
