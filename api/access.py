@@ -6,6 +6,7 @@ import time
 
 from sqlalchemy import Engine
 
+from recsys.database.breaker import SILENT, Breaker, connect_probe
 from recsys.database.engine import reading, write_problem
 from recsys.database.keys import KeyRing, Scope, read_keyring
 from recsys.errors import DatabaseError, RecsysError
@@ -26,8 +27,14 @@ _log = logging.getLogger(__name__)
 class DatabaseWatch:
     """Asks the database again and again in a thread of its own, so that no loading of a model delays a revocation."""
 
-    def __init__(self, engine: Engine, refresh_seconds: float) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, refresh_seconds: float, breaker: Breaker | None = None) -> None:
+        """
+        Args:
+            engine: of the server.
+            breaker: of the engine; it is open while the database hangs. `None`: of none.
+        """
+        self._breaker = breaker or Breaker()
+        self._given, self._engine = engine, connect_probe(engine, self._breaker)
         self._refresh_seconds = refresh_seconds
         self._ring: KeyRing | None = None
         self._read_at = 0.0
@@ -46,13 +53,27 @@ class DatabaseWatch:
         """Stop to watch. A read that hangs ends with the process."""
         self._stop.set()
         self._thread.join(timeout=1)
+        if self._engine is not self._given:
+            self._engine.dispose()
 
     def reason_to_refuse(self) -> str | None:
         """Return why every request is refused, until a first key ring is read; then `None`."""
         return self._reason if self._ring is None else None
 
+    @property
+    def is_away(self) -> bool:
+        """Whether the database cannot be read."""
+        return self._is_failing or self._breaker.is_open
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether a key was ever created, as far as is known."""
+        return self._ring is None or self._ring.any_ever
+
     def problem(self) -> str | None:
         """Return why the database cannot be read or written; `None` if it can."""
+        if self._breaker.is_open:
+            return SILENT
         if self._is_failing or self._ring is None:
             return self._reason
         if time.monotonic() - self._read_at > SILENT_SECONDS + self._refresh_seconds:
@@ -98,6 +119,7 @@ class DatabaseWatch:
                 # Another database, or an older copy of it: a service that needed keys does not open.
                 ring = KeyRing(ring.by_hash, any_ever=True)
             self._read_at, self._ring, self._is_failing = started, ring, False
+            self._breaker.reset()
 
     def _watch(self) -> None:
         while not self._stop.is_set():

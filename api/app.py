@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from threadpoolctl import threadpool_limits
 
 import recsys
 from api import dashboard, problems
 from api.access import DatabaseWatch
+from api.hosts import HostRule
 from api.metrics import Metrics
 from api.middleware import GZipIfAccepted, InFlight, RequestMiddleware
 from api.openapi import document_of
@@ -20,6 +22,7 @@ from api.process import keep_loaded_objects, note_termination, paused_collection
 from api.routes import docs, health, items, models, ratings, recommendations, runs
 from api.routing import FastPaths
 from api.state import AppState, WriteLimiter
+from recsys.database.breaker import Breaker
 from recsys.database.engine import connect
 from recsys.serving.batching import PostWriter, Searcher, StateReader
 from recsys.serving.refresh import LiveRecommender
@@ -67,11 +70,12 @@ def create_app(settings: Settings | None = None) -> Service:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine = connect(settings.database_url, busy_seconds=WRITE_SECONDS, create=False)
+        breaker = Breaker()
+        engine = connect(settings.database_url, busy_seconds=WRITE_SECONDS, create=False, breaker=breaker)
         live = LiveRecommender(
             engine, settings.refresh_seconds, settings.user_cache_mib << 20, on_load=keep_loaded_objects
         )
-        database = DatabaseWatch(engine, settings.refresh_seconds)
+        database = DatabaseWatch(engine, settings.refresh_seconds, breaker)
         readers, searchers, posters = (ThreadPoolExecutor(1, name) for name in ("users", "lists", "posts"))
         threads = ThreadPoolExecutor(16, "work")
         writers = WriteLimiter()
@@ -122,13 +126,26 @@ def create_app(settings: Settings | None = None) -> Service:
     if settings.dashboard and dashboard.is_installed():
         app.router.routes.append(dashboard.DashboardRoute(settings.root_path))
     problems.install(app)
-    fast = FastPaths(super(Service, app).__call__, app)
+    inner: ASGIApp = FastPaths(super(Service, app).__call__, app)
+    inner = GZipIfAccepted(inner, minimum_size=2000, compresslevel=4)
+    if settings.cors_origins:
+        inner = CORSMiddleware(
+            inner,
+            allow_origins=settings.names_of_cors_origins,
+            allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
+            allow_headers=["authorization", "content-type", "if-none-match", "x-request-id"],
+            expose_headers=["etag", "retry-after", "x-request-id"],
+        )
     app.outermost = RequestMiddleware(
-        GZipIfAccepted(fast, minimum_size=2000, compresslevel=4),
+        inner,
         metrics=metrics,
         in_flight=in_flight,
         max_requests=settings.max_requests,
         root_path=settings.root_path.encode(),
+        hosts=HostRule(
+            settings.names_of_allowed_hosts,
+            lambda: not settings.key_required and not app.state.recsys.database.needs_key,
+        ),
         is_draining=draining.is_set,
         reason_to_refuse=lambda: app.state.recsys.database.reason_to_refuse(),
     )

@@ -5,6 +5,8 @@ from hashlib import blake2b
 from fastapi import Request
 from starlette.responses import Response
 
+_REVALIDATE = (b"cache-control", b"private, no-cache")
+"""A client may keep the answer, and asks whether it is still true before it uses it."""
 _JSON = (b"content-type", b"application/json")
 
 
@@ -20,7 +22,7 @@ class JsonResponse(Response):
         self.body, self.status_code, self.background = content, 200, None
         self.raw_headers = [(b"content-length", b"%d" % len(content)), _JSON]
         if etag is not None:
-            self.raw_headers.append((b"etag", etag))
+            self.raw_headers += [(b"etag", etag), _REVALIDATE]
 
 
 def etag_of(content: bytes) -> bytes:
@@ -40,5 +42,5 @@ def with_etag(request: Request, content: bytes, etag: bytes | None = None) -> Re
     etag = etag or etag_of(content)
     for name, value in request.scope["headers"]:
         if name == b"if-none-match" and (value.strip() == b"*" or etag in [each.strip() for each in value.split(b",")]):
-            return Response(status_code=304, headers={"etag": etag.decode()})
+            return Response(status_code=304, headers={"etag": etag.decode(), "cache-control": _REVALIDATE[1].decode()})
     return JsonResponse(content, etag)

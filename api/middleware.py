@@ -9,6 +9,7 @@ from collections.abc import Callable
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.hosts import DETAIL, HostRule
 from api.metrics import Metrics
 from api.problems import problem
 from recsys.errors import DatabaseError
@@ -19,6 +20,15 @@ SLOW_SECONDS = 1.0
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _ALWAYS_OPEN = b"/health/"
 _UNLIMITED = (_ALWAYS_OPEN, b"/metrics")
+
+SECURITY_HEADERS = {
+    b"x-content-type-options": b"nosniff",
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+    b"referrer-policy": b"no-referrer",
+    b"cache-control": b"no-store",
+}
+"""Headers of every answer that does not set them itself: an answer of JSON is no page, and is not kept."""
+_SECURITY_HEADERS = list(SECURITY_HEADERS.items())
 
 _log = logging.getLogger("recsys.requests")
 
@@ -48,6 +58,8 @@ class RequestMiddleware:
     - Routes by the raw path, so that `a%2Fb` is one segment.
     - Answers HEAD as GET, without the body.
     - Gives every request an id, the client's own (`X-Request-ID`) or a new one, and sends it back.
+    - Answers 421 under a name that is not the service's; see `api.hosts`.
+    - Adds the headers that keep browsers from misusing an answer.
     - Answers 503 if more than `max_requests` are in flight.
     - Answers 503 to everything but `/health/` until the API keys are read.
     - Counts requests, and logs those that changed something, failed or were slow (at the level DEBUG, all of them).
@@ -60,12 +72,14 @@ class RequestMiddleware:
         in_flight: InFlight,
         max_requests: int,
         root_path: bytes,
+        hosts: HostRule,
         is_draining: Callable[[], bool],
         reason_to_refuse: Callable[[], str | None],
     ) -> None:
         self._app, self._metrics, self._in_flight = app, metrics, in_flight
         self._max_requests, self._is_draining = max_requests, is_draining
         self._reason_to_refuse, self._root_path = reason_to_refuse, root_path
+        self._hosts = hosts
         self._prefix, self._count = secrets.token_hex(6).encode(), 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,7 +95,16 @@ class RequestMiddleware:
             if (raw_path + b"/").startswith(self._root_path + b"/"):  # the proxy may keep the prefix
                 raw_path = raw_path[len(self._root_path) :] or b"/"
         scope["path"] = raw_path.decode("latin-1")
-        request_id = scope["request_id"] = self._request_id(scope)
+        request_id, host = b"", b""
+        for name, value in scope["headers"]:
+            if name == b"host":
+                host = value
+            elif name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+                request_id = value  # the client's own, if it is a plain one
+        if not request_id:
+            self._count += 1
+            request_id = b"%b-%x" % (self._prefix, self._count)
+        scope["request_id"] = request_id
         status = 0  # until the response starts
 
         async def send_with_id(message: Message) -> None:
@@ -89,6 +112,8 @@ class RequestMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = list(message.get("headers", ()))
+                present = {name for name, _ in headers}
+                headers += [header for header in _SECURITY_HEADERS if header[0] not in present]
                 headers.append((b"x-request-id", request_id))
                 if self._is_draining():
                     headers.append((b"connection", b"close"))
@@ -99,7 +124,9 @@ class RequestMiddleware:
 
         self._in_flight.n_requests += 1
         try:
-            if self._in_flight.n_requests > self._max_requests and not raw_path.startswith(_UNLIMITED):
+            if not self._hosts.allows(scope, host) and not raw_path.startswith(_ALWAYS_OPEN):
+                await problem(421, "Unknown host", DETAIL)(scope, receive, send_with_id)
+            elif self._in_flight.n_requests > self._max_requests and not raw_path.startswith(_UNLIMITED):
                 detail = f"the server is handling {self._max_requests} requests: send this one again in a moment"
                 await problem(503, "Too many requests", detail)(scope, receive, send_with_id)
             elif (reason := self._reason_to_refuse()) is not None and not raw_path.startswith(_ALWAYS_OPEN):
@@ -109,15 +136,6 @@ class RequestMiddleware:
         finally:
             self._in_flight.n_requests -= 1
             self._note(scope, method, status or 500, time.perf_counter() - started)
-
-    def _request_id(self, scope: Scope) -> bytes:
-        """Return the client's own id if it is a plain one, else a new one."""
-        for name, value in scope["headers"]:
-            if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-                client_id: bytes = value
-                return client_id
-        self._count += 1
-        return b"%b-%x" % (self._prefix, self._count)
 
     def _note(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         """Count a request, and log it if it is worth a line."""

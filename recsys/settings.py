@@ -124,6 +124,18 @@ class Settings(BaseSettings):
     key_required: bool = Field(
         default=False, description="Whether the API needs a key even if no key was ever created."
     )
+    allowed_hosts: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9._:,\[\]-]*$",
+        description="Names under which the service answers, separated by commas, such as recs.example.com; by default "
+        "every name, or only those of this machine where it listens on a loopback address and no key was ever created.",
+    )
+    cors_origins: str = Field(
+        default="",
+        pattern=r"^(https?://[^\s,/]+(,https?://[^\s,/]+)*)?$",
+        description="Origins of web pages whose scripts may call the API, separated by commas, such as "
+        "https://shop.example.com; by default none.",
+    )
     root_path: str = Field(
         default="",
         pattern=r"^(/[A-Za-z0-9._~-]+)*$",
@@ -139,6 +151,16 @@ class Settings(BaseSettings):
         if self.rating_min is None or self.rating_max is None:
             return None
         return self.rating_min, self.rating_max
+
+    @property
+    def names_of_allowed_hosts(self) -> list[str]:
+        """`allowed_hosts` as a list."""
+        return [name for name in self.allowed_hosts.split(",") if name]
+
+    @property
+    def names_of_cors_origins(self) -> list[str]:
+        """`cors_origins` as a list."""
+        return [origin for origin in self.cors_origins.split(",") if origin]
 
     @cached_property
     def weights_of_events(self) -> dict[str, float]:

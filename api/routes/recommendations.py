@@ -70,7 +70,7 @@ async def recommend(request: Request, user_id: UserId, query: Annotated[Recommen
     user = await state.reader.state(user_id, recommender.catalogue, model)
     is_plain = query.model_fields_set <= _PLAIN
     if is_plain and user.answer is not None and user.answer[:2] == (recommender.number, query.n):
-        return JsonResponse(user.answer[2])
+        return _of_users(state, user.answer[2])
     catalogue = recommender.catalogue
     start = start_page(catalogue, "recommendations", query.cursor)
     exclude = start.shown
@@ -93,7 +93,12 @@ async def recommend(request: Request, user_id: UserId, query: Annotated[Recommen
     content = to_json(catalogue, ranked._replace(ignored=ignored) if ignored else ranked, details)
     if is_plain and user.user_key is not None and len(content) <= MAX_CACHED_BYTES:
         user.answer = (recommender.number, query.n, content)
-    return JsonResponse(content)
+    return _of_users(state, content)
+
+
+def _of_users(state: AppState, content: bytes) -> JsonResponse:
+    """Return the answer with lists of users; it says so while the database cannot be read."""
+    return JsonResponse(content[:-1] + b',"degraded":true}' if state.database.is_away else content)
 
 
 async def _find(state: AppState, search: Search) -> TopN:
@@ -192,7 +197,7 @@ async def recommend_many(request: Request, body: ListsBody) -> Response:
         ignored,
         scale,
     )
-    return JsonResponse(content)
+    return _of_users(state, content)
 
 
 @routes.get("/users/{user_id}/predictions", response_model=Predictions)

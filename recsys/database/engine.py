@@ -29,6 +29,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.schema import CreateTable
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
+from recsys.database.breaker import JOB_OPTIONS, SERVER_OPTIONS, Breaker, check_breaker, guard
 from recsys.database.clock import now_ms
 from recsys.database.driver_errors import ConflictError, is_busy, translate
 from recsys.database.sqlite_file import file_identity, file_write_problem, open_file
@@ -54,12 +55,16 @@ Assignments = Sequence[str] | Callable[[Excluded], Mapping[str, ColumnElement[An
 _Result = TypeVar("_Result")
 
 
-def connect(url: str, busy_seconds: float = BUSY_TIMEOUT_SECONDS, *, create: bool = True) -> Engine:
+def connect(
+    url: str, busy_seconds: float = BUSY_TIMEOUT_SECONDS, *, create: bool = True, breaker: Breaker | None = None
+) -> Engine:
     """Return an engine for `sqlite:///FILE` or `postgresql://…`; no connection is opened yet.
 
     Args:
-        busy_seconds: seconds that a writer waits for another writer on SQLite.
+        busy_seconds: seconds that a writer waits for another writer on SQLite, and on PostgreSQL with a breaker.
         create: whether a connection creates an SQLite file that does not exist. A server never does.
+        breaker: of a server, on PostgreSQL: refuses the database while it hangs. Statements are limited to
+            `STATEMENT_SECONDS` then.
 
     Raises:
         InputError: the URL is neither, or names a database in memory.
@@ -67,7 +72,11 @@ def connect(url: str, busy_seconds: float = BUSY_TIMEOUT_SECONDS, *, create: boo
     parsed = _checked_url(url)
     pool = {"pool_size": 20, "max_overflow": 30, "pool_timeout": 10}  # one for each thread of a server, and some
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": 10}, **pool)
+        options = JOB_OPTIONS if breaker is None else SERVER_OPTIONS
+        engine = create_engine(parsed, pool_pre_ping=True, connect_args=options, **pool)
+        if breaker is not None:
+            guard(engine, breaker, busy_seconds)
+        return engine
     engine = create_engine(parsed, connect_args={"timeout": busy_seconds}, **pool)
     event.listen(
         engine,
@@ -196,6 +205,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
     Raises:
         DatabaseError: the database cannot be reached, or its tables are missing.
     """
+    check_breaker(engine)
     with translate(engine), engine.connect() as connection:
         if not is_sqlite(engine):
             connection = connection.execution_options(isolation_level="REPEATABLE READ")
@@ -210,6 +220,7 @@ def read_latest(engine: Engine) -> Iterator[Connection]:
     Raises:
         DatabaseError: as `reading`.
     """
+    check_breaker(engine)
     with translate(engine), engine.connect() as connection:
         yield connection if is_sqlite(engine) else connection.execution_options(isolation_level="AUTOCOMMIT")
 
@@ -224,6 +235,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
         DatabaseError: as `reading`.
         ConflictError: the database ended the transaction in favour of another one.
     """
+    check_breaker(engine)
     with (
         translate(engine),
         engine.connect().execution_options(writes=True) as connection,

@@ -96,6 +96,11 @@ class ItemList(Result):
     ignored: list[Ignored] | None = Field(
         default=None, exclude_if=is_absent, description="Parts of the request without effect, if there are any."
     )
+    degraded: bool | None = Field(
+        default=None,
+        exclude_if=is_absent,
+        description="True while the database cannot be read: what was rated since may be missing.",
+    )
     notice: str | None = Field(
         default=None, exclude_if=is_absent, description="What changed since the page before, if it matters."
     )
@@ -118,6 +123,11 @@ class UserLists(Result):
     lists: list[UserList]
     ignored: list[Ignored] | None = Field(
         default=None, exclude_if=is_absent, description="Parts of the request without effect, if there are any."
+    )
+    degraded: bool | None = Field(
+        default=None,
+        exclude_if=is_absent,
+        description="True while the database cannot be read: what was rated since may be missing.",
     )
 
 

@@ -111,7 +111,7 @@ def read_users(
             states = read_states(connection, user_ids, catalogue, model)
     except DatabaseError as error:
         # The snapshot can still answer with popular items.
-        _log.warning("answered without the database", extra={"reason": str(error)})
+        _log.debug("answered without the database", extra={"reason": str(error)})
         return dict.fromkeys(user_ids, UNREAD_USER)
     if model is not None:
         for user_id, state in states.items():
