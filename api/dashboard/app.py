@@ -4,6 +4,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,30 +15,32 @@ from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.dashboard import PREFIX, pages
+from api.dashboard import PREFIX
 from api.dashboard.forms import add_forms
-from api.dashboard.map_page import add_map_data, item_details, map_page, selected_items
-from api.dashboard.overview import overview_page, user_page
+from api.dashboard.map_page import add_map_data, item_details, selected_items
 from api.dashboard.parts import Asked, notice, read_params, table
 from api.dashboard.session import CSRF_COOKIE, CURRENT, session_of, set_cookie
 from api.dashboard.store import Views
-from api.dashboard.training import training_page
 from api.problems import problem
 from api.state import AppState, in_thread
 from recsys.errors import RecsysError, UnauthorizedError
 
 ASSETS = Path(__file__).parent / "assets"
-PAGES: dict[str, tuple[str, Callable[[Asked], list[Component]]]] = {
-    "": ("Overview", overview_page),
-    "map": ("Map", map_page),
-    "factors": ("Factors", pages.factors_page),
-    "popularity": ("Popularity", pages.popularity_page),
-    "item": ("Item", pages.item_page),
-    "user": ("User", user_page),
-    "compare": ("Compare", pages.compare_page),
-    "health": ("Health", pages.health_page),
-    "training": ("Training", training_page),
+PAGES = {
+    "": ("Overview", "overview:overview_page"),
+    "map": ("Map", "map_page:map_page"),
+    "factors": ("Factors", "pages:factors_page"),
+    "popularity": ("Popularity", "pages:popularity_page"),
+    "item": ("Item", "pages:item_page"),
+    "user": ("User", "overview:user_page"),
+    "compare": ("Compare", "pages:compare_page"),
+    "health": ("Health", "pages:health_page"),
+    "training": ("Training", "training:training_page"),
 }
+"""Page → its name, and the module and function that make it.
+
+A module is imported when one of its pages is opened: all but the map's import pandas, for which the first map of a
+server would have to wait."""
 HEADERS = {
     # Dash starts from a script in its page; plotly compiles its WebGL shaders' code.
     "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
@@ -208,10 +211,10 @@ def add_callbacks(dash: Dash, state: AppState, views: Views, base: str) -> None:
         if address is None:  # the browser has not looked at its address yet
             return no_update, no_update
         page = (pathname or "").removeprefix(base).strip("/")
-        name, make = PAGES.get(page, ("Not found", not_found_page))
+        name = PAGES[page][0] if page in PAGES else "Not found"
         try:
             asked = await asked_for(pathname, search)
-            content = await in_thread(state, make, asked)
+            content = await in_thread(state, make_page, asked)
         except RecsysError as error:
             content = [notice(error.public), html.P(dcc.Link("Overview", href=base))]
         except Exception:
@@ -298,6 +301,15 @@ def add_callbacks(dash: Dash, state: AppState, views: Views, base: str) -> None:
     ):
         output = Output("ignored", "data", allow_duplicate=True)
         dash.clientside_callback(ClientsideFunction("recsys", function), output, value, prevent_initial_call=True)
+
+
+def make_page(asked: Asked) -> list[Component]:
+    """Return the content of the page that was asked for."""
+    if asked.page not in PAGES:
+        return not_found_page(asked)
+    module, _, function = PAGES[asked.page][1].partition(":")
+    make: Callable[[Asked], list[Component]] = getattr(import_module(f"api.dashboard.{module}"), function)
+    return make(asked)
 
 
 def found_items(asked: Asked, text: str) -> list[Component]:

@@ -1,10 +1,9 @@
 """The page with the map of the items, and the data that its canvas draws."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from dash import dcc, html
 from dash.development.base_component import Component
 from fastapi import FastAPI
@@ -20,6 +19,9 @@ from recsys.analysis.map_points import colour_steps, map_points
 from recsys.analysis.style import shorten
 from recsys.analysis.view import ModelView
 from recsys.errors import NotFoundError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LEVEL_OF_DETAIL = 200_000
 """Above so many items the browser draws the most rated ones while the map moves, and all when it rests."""
@@ -142,13 +144,10 @@ def item_details(asked: Asked) -> tuple[list[Component], dict[str, Any]]:
     items = view.items
     near = view.nearest(idx, 10)
     neighbours = near.item_idx[0].tolist()
-    frame = pd.DataFrame(
-        {
-            "item_id": [items.item_ids[at] for at in neighbours],
-            "title": [items.name(at) for at in neighbours],
-            "cosine": near.cosine[0],
-        }
-    )
+    rows = [
+        {"item_id": items.item_ids[at], "title": items.name(at), "cosine": cosine}
+        for at, cosine in zip(neighbours, near.cosine[0].tolist(), strict=True)
+    ]
     content: list[Component] = [
         html.Section(
             [
@@ -158,7 +157,7 @@ def item_details(asked: Asked) -> tuple[list[Component], dict[str, Any]]:
                     className="how",
                 ),
                 html.P(why_here(view, idx, neighbours)),
-                table(frame, {"title": "Nearest items", "cosine": "Cosine"}, {"cosine": ".2f"}, asked, "Nearest items"),
+                table(rows, {"title": "Nearest items", "cosine": "Cosine"}, {"cosine": ".2f"}, asked, "Nearest items"),
             ],
             className="card",
         )
@@ -185,7 +184,7 @@ def why_here(view: ModelView, idx: int, neighbours: list[int]) -> str:
     return " ".join(sentences) or "Its nearest items share no category."
 
 
-def selected_items(view: ModelView, item_idx: list[int]) -> pd.DataFrame:
+def selected_items(view: ModelView, item_idx: list[int]) -> "pd.DataFrame":
     """Return the selected items, the most rated first."""
     idx = np.array([at for at in item_idx if 0 <= at < len(view.items)], np.int64)
     chosen = view.table.items(n_components=2).iloc[idx]

@@ -3,10 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode
 
-import pandas as pd
 import plotly.graph_objects as go
 from dash import dcc, html
 from dash.development.base_component import Component
@@ -19,6 +18,9 @@ from recsys.database.engine import reading
 from recsys.database.models import ModelVersion
 from recsys.database.users import read_user_ids
 from recsys.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d")
 GRAPH = {
@@ -146,7 +148,7 @@ def item_link(asked: Asked, item_id: str, title: str) -> dcc.Link:
     return dcc.Link(title, href=asked.link("item", item=item_id))
 
 
-def user_links(asked: Asked, frame: pd.DataFrame) -> pd.DataFrame:
+def user_links(asked: Asked, frame: "pd.DataFrame") -> "pd.DataFrame":
     """Return the rows of users who are still there, with a column `user`: a link to the page of each.
 
     Args:
@@ -160,7 +162,7 @@ def user_links(asked: Asked, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def table(
-    frame: pd.DataFrame,
+    frame: "pd.DataFrame | Sequence[Mapping[str, Any]]",
     headers: Mapping[str, str],
     formats: Mapping[str, str] | None = None,
     asked: Asked | None = None,
@@ -169,15 +171,18 @@ def table(
     """Return a table.
 
     Args:
+        frame: a data frame, or its rows: column → value.
         headers: column → heading; other columns are left out.
         formats: column → format of its numbers.
         asked: makes links of the titles of rows that have an `item_id`.
         caption: what the table shows, for people who do not see the page.
     """
-    columns = [name for name in headers if name in frame.columns]
-    numeric = {name for name in columns if pd.api.types.is_numeric_dtype(frame[name])}
+    records: Sequence[Mapping[Any, Any]] = frame if isinstance(frame, Sequence) else frame.to_dict("records")
+    known = records[0] if isinstance(frame, Sequence) and records else getattr(frame, "columns", ())
+    columns = [name for name in headers if name in known]
+    numeric = {name for name in columns if records and all(isinstance(row[name], int | float) for row in records)}
     rows = []
-    for row in frame.to_dict("records"):
+    for row in records:
         cells = []
         for name in columns:
             value: Any = row[name]
@@ -211,7 +216,7 @@ def table(
     )
 
 
-def ends_table(asked: Asked, frame: pd.DataFrame, value: str, label: str, number_format: str = "+.2f") -> html.Div:
+def ends_table(asked: Asked, frame: "pd.DataFrame", value: str, label: str, number_format: str = "+.2f") -> html.Div:
     """Return both ends of an axis beside each other."""
     halves = []
     for end, heading in (("high", "High end"), ("low", "Low end")):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,10 @@ from recsys.database.model_rows import read_users_side, some_user_keys
 from recsys.database.models import load_factors, version
 from recsys.database.user_states import read_ratings_of
 from recsys.factors import Factors
-from recsys.library.loading import RatingData
 from recsys.serving.catalogue import Catalogue
+
+if TYPE_CHECKING:
+    from recsys.library.loading import RatingData
 
 
 def read_view(
@@ -125,7 +127,7 @@ def labels_of(catalogue: Catalogue, item_idx: NDArray[np.int64]) -> ItemLabels:
 
 
 def view_of_model(
-    data: RatingData,
+    data: "RatingData",
     factors: Factors,
     catalogue: Catalogue,
     configuration: Mapping[str, Any],

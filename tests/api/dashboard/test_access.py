@@ -141,13 +141,17 @@ class TestKeys:
 
 
 class TestCost:
-    def test_a_started_service_has_not_imported_the_dashboard(self) -> None:
+    def test_a_started_service_has_not_imported_the_dashboard_nor_the_map_pandas(self) -> None:
         code = (
             "import sys; from api.app import create_app; create_app();"
-            "print([name for name in ('dash', 'plotly', 'pandas', 'api.dashboard.app') if name in sys.modules])"
+            "heavy = ('dash', 'plotly', 'pandas', 'api.dashboard.app');"
+            "print([name for name in heavy if name in sys.modules]);"
+            "import api.dashboard.app; from recsys.analysis.map_points import map_points;"
+            "from tests.analysis.planted import view; map_points(view().with_plane()); view().prepare_nearest();"
+            "print([name for name in heavy if name in sys.modules])"
         )
         printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        assert printed.strip() == "[]"
+        assert printed.splitlines() == ["[]", "['dash', 'plotly', 'api.dashboard.app']"]
 
     def test_it_can_be_switched_off(self, engine: Engine) -> None:
         with serving(url_of(engine), dashboard=False) as client:
