@@ -126,7 +126,10 @@ def legend(colours: Colouring, name: str) -> list[Component]:
     if name.startswith(CATEGORY):
         dot = html.Span(className="swatch", style={"background": colour_steps(colours, 2)[1]})
         return [html.Div([dot, f"{colours.title}; grey: other items"], className="legend")]
-    low, high = ((f"{10**value:,.0f}" if colours.ticks else f"{value:.4g}") for value in (colours.low, colours.high))
+    low, high = (
+        f"{10**value:,.0f}" if colours.ticks else f"{value:.4g}".replace("-", "−")
+        for value in (colours.low, colours.high)
+    )
     gradient = f"linear-gradient(to right, {', '.join(colour_steps(colours, 12))})"
     bar = html.Span(className="bar", style={"background": gradient})
     return [html.Div([colours.title, html.Span(low), bar, html.Span(high)], className="legend")]

@@ -232,7 +232,9 @@ def user_page(asked: Asked) -> list[Component]:
     parts: list[Component] = [row]
     listed = pd.DataFrame(items, columns=["rank", "item_id", "title", "score"])
     headers = {"rank": "Rank", "title": "Item", "score": "Score"}
-    first = [card(f"List of {user_id}", table(listed, headers, {"score": ".3f"}, asked, "The user's list"), how=source)]
+    first = [
+        card(f"List of user {user_id}", table(listed, headers, {"score": ".3f"}, asked, "The user's list"), how=source)
+    ]
     why = [item for item in explained.items if parts_of(item.explanation)]
     if why:
         chosen = min(max(asked.number("rank") or 1, 1), len(why))

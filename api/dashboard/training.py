@@ -75,7 +75,7 @@ def users_cards(asked: Asked, view: ModelView) -> list[Component]:
     calibrated = graph(view.plot.calibration(), "Mean rating against mean prediction")
     charts = [card("Calibration", calibrated, how=how)]
     charts += [card(title, graph(view.plot.residuals(by), title)) for by, title in RESIDUALS.items()]
-    parts.append(html.Div(charts, className="pair"))
+    parts.append(html.Div(charts, className="pair wide"))
     worst = user_links(asked, view.table.user_residuals().head(15).reset_index())
     names = {"user": "User", "n": "Ratings", "mean_rating": "Mean rating", "bias": "Prediction minus rating"}
     formats = {"mean_rating": ".2f", "bias": "+.2f", "rmse": ".2f"}

@@ -136,7 +136,7 @@ def residuals(table: pd.DataFrame, group: str) -> go.Figure:
                 hovertemplate=hover,
             )
         )
-    figure.update_xaxes(title=figure_text(group), type="category")
+    figure.update_xaxes(title=figure_text(group), type="category", automargin=True)
     figure.update_yaxes(title="Rating points", zeroline=True)
     return figure
 

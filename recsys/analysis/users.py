@@ -77,11 +77,19 @@ def user_map(view: "ModelView", users: pd.DataFrame, names: Mapping[int, str] | 
             text=hover,
             customdata=ids,
             hovertemplate="%{text}<extra></extra>",
-            marker={"size": 8, "opacity": 0.85, "color": values, "colorscale": SEQUENTIAL, "colorbar": bar},
+            marker={
+                "size": 8,
+                "opacity": 0.85,
+                "line": {"width": 0.75, "color": GREY},  # dark points on a dark page
+                "color": values,
+                "colorscale": SEQUENTIAL,
+                "colorbar": bar,
+            },
         )
     )
-    figure.update_layout(showlegend=False, dragmode="pan", margin={"t": 12, "l": 48})
     plane = view.map.method == "pca"
+    margin = {"t": 12, "l": 48} if plane else {"t": 12, "l": 12, "b": 12}
+    figure.update_layout(showlegend=False, dragmode="pan", margin=margin)
     for update, title in ((figure.update_xaxes, titles[0]), (figure.update_yaxes, titles[1])):
         update(title=title, showgrid=plane, showticklabels=plane, zeroline=plane)
     return figure

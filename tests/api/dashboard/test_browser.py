@@ -262,7 +262,7 @@ def test_a_click_on_the_map_of_users_opens_one(opened: Opened) -> None:
     page.mouse.move(x, y)
     page.locator(".hovertext").first.wait_for()
     page.mouse.click(x, y)
-    page.get_by_role("heading", name=f"List of {user_id}").wait_for()
+    page.get_by_role("heading", name=f"List of user {user_id}").wait_for()
     assert opened.trouble == []
 
 
