@@ -1,7 +1,7 @@
 """What a night costs, what it leaves on disk, and what the refit is worth.
 
 python -m benchmarks.nightly storing        # 224,000 vectors of 64, checksums included
-python -m benchmarks.nightly night          # load and a full night on ML-1M, both objectives
+python -m benchmarks.nightly night          # two full nights on ML-1M, both objectives
 python -m benchmarks.nightly disk           # size of the database after 30 nights on ML-1M
 python -m benchmarks.nightly later          # NDCG on a later slice: refitted, and not
 """
@@ -17,7 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 import benchmarks.spinning  # noqa: F401 - before torch
 from benchmarks.data import SHARED_DATA
@@ -59,14 +59,26 @@ def storing(folder: Path) -> dict[str, float]:
     return {"seconds": round(seconds, 2)}
 
 
-def night(folder: Path) -> dict[str, float]:
-    """Run a full night on ML-1M: two trainings and two refits, judged, stored, published, and pruned."""
+def night(folder: Path) -> dict[str, Any]:
+    """Run two full nights on ML-1M: trainings and refits, judged, stored, published, and pruned.
+
+    The first one also compares architectures; the second one, with two new ratings, keeps the choice, as most nights.
+    """
     engine = connect(f"sqlite:///{folder / 'night.db'}")
     migration.upgrade(engine)
-    settings = Settings(checkpoints=folder / "checkpoints")
+    settings = Settings(checkpoints=folder / "checkpoints", gate_margin=1.0)
     load(engine, SHARED_DATA / "ml-1m", settings)
+    first = timed_night(engine, settings, [])
+    (folder / "day.dat").write_text("new::1::5::2000000000\nnew::2::4::2000000001\n")
+    second = timed_night(engine, settings, [folder / "day.dat"])
+    engine.dispose()
+    return {"first": first, "second": second}
+
+
+def timed_night(engine: Engine, settings: Settings, sources: list[Path]) -> dict[str, Any]:
+    """Run a night; return its seconds, those of its steps, and the figures of its refits."""
     started, cpu_started = time.perf_counter(), time.process_time()
-    report = nightly(engine, settings, device="cpu")
+    report = nightly(engine, settings, sources, device="cpu")
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
     with reading(engine) as connection:
         run = read_run(connection, report.run or 0)
@@ -78,14 +90,14 @@ def night(folder: Path) -> dict[str, float]:
             for step in run.steps
         }
     )
-    engine.dispose()
     refits = {
         f"{training.objective}_{name}": round(float(training.refit[name]), 3)
         for training in report.trainings
         if training.refit
         for name in ("overlap", "loss", "twin_loss", "seconds")
     }
-    return {"seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1), **steps, **refits}
+    status = {f"{each.objective}_status": each.status for each in report.objectives}
+    return {"seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1), **status, **steps, **refits}
 
 
 def short_config(
@@ -142,7 +154,7 @@ def later(_: Path) -> dict[str, float]:
     return found
 
 
-MEASURED: dict[str, Callable[[Path], dict[str, float]]] = {
+MEASURED: dict[str, Callable[[Path], dict[str, Any]]] = {
     "storing": storing,
     "night": night,
     "disk": disk,
