@@ -9,12 +9,16 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
+from api.middleware import InFlight
 from api.state import AppState, in_thread, state_of
-from recsys.errors import MediaTypeError, TooLargeError
+from recsys.errors import MediaTypeError, OverloadedError, TooLargeError
 from recsys.results import RowError
 
 THREAD_BYTES = 20_000
 """Bodies larger than this are parsed in a thread: parsing takes milliseconds."""
+
+MAX_BODIES_BYTES = 64 << 20
+"""Most bytes of all bodies that are being received by a process."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -40,7 +44,7 @@ class JsonBody(Generic[Model]):
 
     async def read(self, request: Request, state: AppState) -> Model:
         """Read, parse and validate the body of a request."""
-        content = await read_content(request, state.settings.max_body_kib * 1024)
+        content = await read_content(request, state.settings.max_body_kib * 1024, state.in_flight)
         if len(content) > THREAD_BYTES:
             return await in_thread(state, self.parse, content)
         return self.parse(content)
@@ -55,7 +59,7 @@ class JsonBody(Generic[Model]):
         return validated(self.model, values, "body")
 
 
-async def read_content(request: Request, max_bytes: int) -> bytes:
+async def read_content(request: Request, max_bytes: int, in_flight: InFlight) -> bytes:
     """Read the body of a request that says it is JSON, up to `max_bytes`."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
@@ -68,10 +72,17 @@ async def read_content(request: Request, max_bytes: int) -> bytes:
     if length.isdigit() and int(length) > max_bytes:
         raise too_large
     content = bytearray()
-    async for part in request.stream():
-        content += part
-        if len(content) > max_bytes:
-            raise too_large
+    with in_flight.waiting_for_body():
+        try:
+            async for part in request.stream():
+                content += part
+                in_flight.n_body_bytes += len(part)
+                if len(content) > max_bytes:
+                    raise too_large
+                if in_flight.n_body_bytes > max(MAX_BODIES_BYTES, max_bytes):
+                    raise OverloadedError("too many bodies are being received: send this request again in a moment")
+        finally:
+            in_flight.n_body_bytes -= len(content)
     return bytes(content)
 
 

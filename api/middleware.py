@@ -4,7 +4,8 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -46,10 +47,25 @@ class GZipIfAccepted(GZipMiddleware):
 
 
 class InFlight:
-    """The number of requests that this process is handling."""
+    """What this process is working on.
+
+    Attributes:
+        n_requests: requests; those whose body is still coming are not among them.
+        n_body_bytes: bytes of the bodies that are still coming.
+    """
 
     def __init__(self) -> None:
         self.n_requests = 0
+        self.n_body_bytes = 0
+
+    @contextmanager
+    def waiting_for_body(self) -> Iterator[None]:
+        """Do not count a request in the block, so that bodies that do not come leave the places to others."""
+        self.n_requests -= 1
+        try:
+            yield
+        finally:
+            self.n_requests += 1
 
 
 class RequestMiddleware:

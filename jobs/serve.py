@@ -56,6 +56,7 @@ def serve(
     config = uvicorn.Config(
         "api.app:create_app",
         factory=True,
+        http="api.door:DoorProtocol",
         workers=workers,
         access_log=False,  # `api.middleware` logs requests, with their ids
         log_config=logging_config(settings.log_level),

@@ -108,6 +108,11 @@ class Settings(BaseSettings):
         ge=1,
         description="Most requests that a server process works on at once; more are answered with 503.",
     )
+    max_connections: int = Field(
+        default=1024,
+        ge=1,
+        description="Most connections of one address to a server process; those of this machine are not limited.",
+    )
     dashboard: bool = Field(
         default=True, description="Whether `recsys serve` offers the dashboard, where `recsys[dashboard]` is installed."
     )

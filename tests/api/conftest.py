@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine, select, text, update
 
 from api.app import create_app
+from api.door import DoorProtocol
 from recsys.data.encoding import collect
 from recsys.data.rows import ItemRow, RatingBatch
 from recsys.database import schema
@@ -44,7 +45,7 @@ def serving(database_url: str, **settings: Any) -> Iterator[httpx.Client]:
     """A server on a free port for a database, and a client for it."""
     given = Settings(database_url=database_url, **{"refresh_seconds": 0.05, **settings})
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(given), log_config=None, lifespan="on"))
+    server = uvicorn.Server(uvicorn.Config(create_app(given), http=DoorProtocol, log_config=None, lifespan="on"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

@@ -1,0 +1,143 @@
+"""What a connection may do before a request of it counts: uvicorn's protocol with limits of bytes, time and number.
+
+Without them one client without a key can send a header without an end, hold any number of connections half open, or
+send thousands of requests in one piece, and all of it stays in memory.
+"""
+
+import asyncio
+from collections import Counter
+from ipaddress import ip_address
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from httptools import HttpParserError
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from recsys.settings import load_settings
+
+MAX_HEAD_BYTES = 96 << 10
+"""Most bytes of a request line and its headers: a URL of 60,000 characters fits."""
+MAX_HEADERS = 100
+MAX_PIPELINED = 32
+"""Most requests that wait on one connection for the answer to the first."""
+HEAD_SECONDS, BODY_SECONDS = 15.0, 60.0
+"""Longest time from the first byte of a request (or from the opening of the connection) to the end of its headers, and
+to the end of its body."""
+READ_SECONDS = 60.0
+"""Longest time that a client may let an answer wait without reading any of it."""
+SWEEP_SECONDS = 1.0
+
+
+class Door:
+    """The connections of one server process."""
+
+    def __init__(self, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
+        self._connections, self._loop = state.connections, loop
+        self._max_per_address = load_settings().max_connections
+        self._n_of: Counter[str] = Counter()
+        self._sweep()
+
+    def admit(self, address: str) -> bool:
+        """Count a connection, and return whether its address may have it."""
+        self._n_of[address] += 1
+        return self._n_of[address] <= self._max_per_address or ip_address(address).is_loopback
+
+    def leave(self, address: str) -> None:
+        """Count a connection no more."""
+        self._n_of[address] -= 1
+        if not self._n_of[address]:
+            del self._n_of[address]
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        for connection in list(self._connections):
+            if isinstance(connection, DoorProtocol):
+                connection.close_if_late(now)
+        self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+
+_doors: "WeakKeyDictionary[ServerState, Door]" = WeakKeyDictionary()
+
+
+class DoorProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, with the limits of this module.
+
+    Attributes:
+        since: when the request that is being received began; `None` while none is.
+        in_head: whether its headers are not complete.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.since: float | None = None
+        self.in_head = True
+        self._head_bytes = 0
+        self._paused_at: float | None = None
+        self._refusal = 400
+        self._door = _doors.get(self.server_state) or _doors.setdefault(
+            self.server_state, Door(self.server_state, self.loop)
+        )
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.since = self.loop.time()
+        if self.client is not None and not self._door.admit(self.client[0]):
+            transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.client is not None:
+            self._door.leave(self.client[0])
+        super().connection_lost(error)
+
+    def data_received(self, data: bytes) -> None:
+        if self.since is None:
+            self.since, self.in_head, self._head_bytes = self.loop.time(), True, 0
+        super().data_received(data)
+        if self.in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(431)
+
+    def on_message_begin(self) -> None:
+        if self.since is None:  # it came in one piece with the end of the request before
+            self.since = self.loop.time()
+        self.in_head, self._head_bytes = True, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self.in_head = False
+        if len(self.headers) > MAX_HEADERS:
+            self._refusal = 431
+            raise HttpParserError(f"more than {MAX_HEADERS} headers")
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise HttpParserError(f"more than {MAX_PIPELINED} requests at once")
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self.since = None
+        super().on_message_complete()
+
+    def send_400_response(self, message: str) -> None:
+        self._refuse(self._refusal)
+
+    def close_if_late(self, now: float) -> None:
+        """Close the connection if its request takes too long to arrive, or its answer too long to be read."""
+        if self.since is not None and now - self.since > (HEAD_SECONDS if self.in_head else BODY_SECONDS):
+            self._refuse(408)
+        elif not self.flow.write_paused:
+            self._paused_at = None
+        elif self._paused_at is None:
+            self._paused_at = now
+        elif now - self._paused_at > READ_SECONDS:
+            self.transport.abort()
+
+    def _refuse(self, status: int) -> None:
+        """Answer with a status and nothing else, if no answer has begun, and close the connection."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.abort()
+            return
+        self.transport.write(STATUS_LINE[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
+        self.transport.close()

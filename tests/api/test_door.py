@@ -1,0 +1,130 @@
+"""What a connection may do before a request of it counts: slow, half-open, endless and too many."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import httpx
+import pytest
+from sqlalchemy import Engine
+from uvicorn.server import ServerState
+
+from api import body, door
+from api.door import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED, Door
+from tests.api.conftest import serving, url_of
+
+pytestmark = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+
+GET = b"GET /v1/popular HTTP/1.1\r\nhost: localhost\r\n"
+POST = b"POST /v1/ratings HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+RATING = b'{"ratings":[{"user_id":"u1","item_id":"b","rating":3}]}'
+
+
+@pytest.fixture
+def service(known_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
+    """A service of two places that is soon tired of waiting."""
+    monkeypatch.setattr(door, "SWEEP_SECONDS", 0.05)
+    with serving(url_of(known_engine), max_requests=2) as client:
+        yield client
+
+
+def connected(client: httpx.Client, sent: bytes = b"") -> socket.socket:
+    connection = socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=5)
+    connection.sendall(sent)
+    return connection
+
+
+def all_of(connection: socket.socket) -> bytes:
+    """All that the service sends until it closes the connection."""
+    received = b""
+    with suppress(ConnectionError):
+        while part := connection.recv(65536):
+            received += part
+    connection.close()
+    return received
+
+
+def test_a_header_without_end_is_cut_off(service: httpx.Client) -> None:
+    connection = connected(service, GET + b"x: ")
+    n_sent = 0
+    with suppress(ConnectionError):
+        while n_sent < 50 * MAX_HEAD_BYTES:
+            n_sent += connection.send(b"x" * 4096)
+    assert n_sent < 50 * MAX_HEAD_BYTES  # what the system holds on its way included
+    connection.close()
+    long = b"x: " + b"x" * (MAX_HEAD_BYTES + 1000)
+    assert all_of(connected(service, GET + long)).startswith(b"HTTP/1.1 431 ")
+    fits = b"x: " + b"x" * (MAX_HEAD_BYTES // 2) + b"\r\nconnection: close\r\n\r\n"
+    assert all_of(connected(service, GET + fits)).startswith(b"HTTP/1.1 200 ")
+
+
+def test_headers_are_counted(service: httpx.Client) -> None:
+    headers = b"".join(b"x-%d: 1\r\n" % n for n in range(MAX_HEADERS))
+    assert all_of(connected(service, GET + headers + b"\r\n")).startswith(b"HTTP/1.1 431 ")
+
+
+def test_half_open_connections_are_closed(service: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "HEAD_SECONDS", 0.3)
+    for has_asked, sent in [(False, b""), (False, b"G"), (False, GET), (False, b"\r\n"), (True, b"\r\n"), (True, GET)]:
+        connection = connected(service)
+        if has_asked:
+            connection.sendall(GET + b"\r\n")
+            while not connection.recv(65536).endswith(b"}"):  # the answer's last byte
+                pass
+        started = time.monotonic()
+        connection.sendall(sent)
+        assert all_of(connection).startswith(b"HTTP/1.1 408 "), (has_asked, sent)
+        assert time.monotonic() - started < 4
+
+
+def test_bodies_that_do_not_come_hold_no_place(service: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = [connected(service, POST % 100) for _ in range(10)]
+    slow = connected(service, POST % len(RATING) + RATING[:20])
+    time.sleep(0.1)
+    for _ in range(5):
+        assert service.get("/v1/popular").status_code == 200
+    slow.sendall(RATING[20:])
+    assert slow.recv(65536).startswith(b"HTTP/1.1 200 ")
+    slow.close()
+    monkeypatch.setattr(door, "BODY_SECONDS", 0.1)
+    for connection in waiting:
+        assert b" 200 " not in all_of(connection)
+
+
+def test_bodies_that_are_coming_are_bounded_together(service: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "MAX_BODIES_BYTES", 0)
+    part = b'{"ratings":[' + b" " * 60_000
+    size = 4 << 20
+    holding = []
+    for _ in range(69):
+        holding.append(connected(service, POST % size + part))
+    time.sleep(0.3)
+    refused = connected(service, POST % size + part)
+    assert refused.recv(65536).startswith(b"HTTP/1.1 503 ")
+    for connection in [*holding, refused]:
+        connection.close()
+    deadline = time.monotonic() + 3
+    while service.post("/v1/ratings", content=RATING, headers={"content-type": "application/json"}).status_code != 200:
+        assert time.monotonic() < deadline
+
+
+def test_requests_in_one_piece_are_bounded(service: httpx.Client) -> None:
+    few = (GET + b"\r\n") * (MAX_PIPELINED - 1) + GET + b"connection: close\r\n\r\n"
+    assert all_of(connected(service, few)).count(b"HTTP/1.1 200 ") == MAX_PIPELINED
+    assert all_of(connected(service, (GET + b"\r\n") * 2000)).count(b"HTTP/1.1 200 ") <= MAX_PIPELINED
+    assert service.get("/v1/popular").status_code == 200
+
+
+def test_connections_of_one_address_are_counted(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
+    monkeypatch.setenv("RECSYS_MAX_CONNECTIONS", "2")
+    loop = asyncio.new_event_loop()
+    counted = Door(ServerState(), loop)
+    assert [counted.admit("10.0.0.1") for _ in range(3)] == [True, True, False]
+    assert counted.admit("10.0.0.2")
+    assert all(counted.admit("127.0.0.1") for _ in range(5))
+    counted.leave("10.0.0.1")
+    counted.leave("10.0.0.1")
+    assert counted.admit("10.0.0.1")
+    loop.close()
