@@ -32,6 +32,7 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from recsys.database.breaker import JOB_OPTIONS, SERVER_OPTIONS, Breaker, check_breaker, guard
 from recsys.database.clock import now_ms
 from recsys.database.driver_errors import ConflictError, is_busy, translate
+from recsys.database.postgres_copy import as_csv
 from recsys.database.sqlite_file import file_identity, file_write_problem, open_file
 from recsys.errors import DatabaseError, InputError
 
@@ -320,19 +321,27 @@ def stage(connection: Connection, table: Table, columns: Sequence[Iterable[Any]]
 def copy_in(connection: Connection, table: Table, columns: Sequence[Iterable[Any]]) -> None:
     """Append rows, given as columns in the order of the table's, by the driver's fastest road.
 
-    Values are str, int, float, bool, bytes or None; JSON columns take their text.
+    Values are str, int, float, bool, bytes or None; JSON columns take their text. Columns may be numpy arrays of
+    numbers; masked values are NULL. Where all of them are arrays, PostgreSQL takes them as one text.
     """
     names = ", ".join(column.name for column in table.columns)
-    rows = zip(*columns, strict=True)
+    arrays = [column for column in columns if isinstance(column, np.ndarray)]
     if connection.dialect.name == "sqlite":
+        rows = zip(*(column.tolist() if isinstance(column, np.ndarray) else column for column in columns), strict=True)
         marks = ", ".join("?" * len(table.columns))
         sqlite = cast(sqlite3.Connection, connection.connection.dbapi_connection)
         sqlite.executemany(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", rows).close()
         return
     postgres = cast("psycopg.Connection[Any]", connection.connection.dbapi_connection)
-    with postgres.cursor() as cursor, cursor.copy(f"COPY {table.name} ({names}) FROM STDIN".encode()) as copy:
-        for row in rows:
-            copy.write_row(row)
+    with postgres.cursor() as cursor:
+        if len(arrays) == len(columns):
+            with cursor.copy(f"COPY {table.name} ({names}) FROM STDIN (FORMAT csv)".encode()) as copy:
+                for text in as_csv(arrays):
+                    copy.write(text)
+            return
+        with cursor.copy(f"COPY {table.name} ({names}) FROM STDIN".encode()) as copy:
+            for row in zip(*columns, strict=True):
+                copy.write_row(row)
 
 
 def fetch_columns(

@@ -1,26 +1,18 @@
 """Ratings in the database: upserted in bulk, taken back, previewed, read as arrays."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice, repeat
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import (
-    BigInteger,
-    Column,
     Connection,
-    Double,
     Engine,
-    MetaData,
-    SmallInteger,
     Table,
-    and_,
-    case,
     delete,
     func,
-    or_,
     select,
 )
 
@@ -29,33 +21,16 @@ from recsys.data.encoding import RatingColumns, latest_rows, sum_pairs
 from recsys.data.keyed import hash_ids, positions
 from recsys.database import schema
 from recsys.database.changes import UserChange
-from recsys.database.driver_errors import ConflictError
 from recsys.database.engine import (
-    ATTEMPTS,
     fetch_columns,
     fetch_rows,
     reading,
     retry_on_conflict,
-    stage,
-    upsert,
-    writers_overlap,
 )
 from recsys.database.ids import keys_of
+from recsys.database.rating_writes import add_later_events, write_ratings
 from recsys.database.tombstones import bury_pair, raise_users, read_buried, without_buried
 from recsys.database.work import Guard, Work, unit_of_work, write_in_pieces
-
-_PAIR = ("user_key", "item_key", "kind")
-_staged_ratings = Table(
-    "staged_ratings",
-    MetaData(),
-    Column("user_key", schema.Key, primary_key=True, autoincrement=False),
-    Column("item_key", schema.Key, primary_key=True, autoincrement=False),
-    Column("kind", SmallInteger, nullable=False),
-    Column("rating", Double, nullable=False),
-    Column("rated_at", BigInteger),
-    prefixes=["TEMPORARY"],
-    sqlite_with_rowid=False,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +101,8 @@ def upsert_ratings(
         if append:
             rating, rated_at, is_later = add_later_events(work.connection, events, columns, rows, users, items)
             users, items = users[is_later], items[is_later]
-        times = [None if at == NO_TIME else at for at in rated_at.tolist()]
-        kinds = repeat(kind, len(users))
-        stage(work.connection, _staged_ratings, (users.tolist(), items.tolist(), kinds, rating.tolist(), times))
-        gone = lock_staged_users(work.connection)
-        if gone:  # erased since the keys were looked up
-            staged = _staged_ratings.c.user_key
-            n_erased += work.connection.execute(delete(_staged_ratings).where(staged.in_(gone))).rowcount
-        written, n_new = write_staged_ratings(work, is_explicit=not implicit)
-        n_inserted, n_updated = n_inserted + n_new, n_updated + written - n_new
+        done = write_ratings(work, kind, users, items, rating, rated_at)
+        n_inserted, n_updated, n_erased = n_inserted + done[0], n_updated + done[1], n_erased + done[2]
 
     def write_all() -> None:
         nonlocal n_inserted, n_updated, n_erased
@@ -144,153 +112,6 @@ def upsert_ratings(
     retry_on_conflict(write_all)
     n_withdrawn += n_erased
     return Upserted(n_inserted, n_updated, n_given - n_inserted - n_updated - n_withdrawn, n_withdrawn)
-
-
-def add_later_events(
-    connection: Connection,
-    events: RatingColumns,
-    pairs: RatingColumns,
-    rows: NDArray[np.int64],
-    users: NDArray[np.int64],
-    items: NDArray[np.int64],
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Return what pairs weigh with the events that are later than the latest counted one, (n,) each.
-
-    Args:
-        events: all events of the file.
-        pairs: one row for each pair of `events`.
-        rows: (n_pairs,) the rows of `pairs` to look at, with their keys.
-
-    Returns:
-        The new weights, the times of the latest events, and the mask (n_pairs,) of the pairs that have later events.
-    """
-    kinds, nothing = repeat(schema.IMPLICIT, len(users)), repeat(None, len(users))
-    stage(connection, _staged_ratings, (users.tolist(), items.tolist(), kinds, repeat(0.0, len(users)), nothing))
-    found = fetch_columns(
-        connection,
-        select(
-            _STAGED.user_key, _STAGED.item_key, _STORED.rating, func.coalesce(_STORED.rated_at, NO_TIME)
-        ).select_from(_staged_ratings.join(schema.ratings, _SAME_PAIR)),
-        (np.int64, np.int64, np.float64, np.int64),
-    )
-    width = np.int64(max(items.max(initial=0), 0) + 1)
-    order = np.argsort(found[0] * width + found[1])
-    at = positions((found[0] * width + found[1])[order], users * width + items)
-    before = np.where(at >= 0, np.append(found[2][order], 0.0)[at], 0.0)
-    latest = np.where(at >= 0, np.append(found[3][order], NO_TIME)[at], NO_TIME)
-    # The pair of each event, among `rows`.
-    n_items = np.int64(len(pairs.item_ids) + 1)
-    code = pairs.user_code[rows].astype(np.int64) * n_items + pairs.item_code[rows]
-    by_code = np.argsort(code)
-    pair = positions(code[by_code], events.user_code.astype(np.int64) * n_items + events.item_code)
-    pair = np.where(pair >= 0, by_code[pair], -1)
-    is_later = (pair >= 0) & (events.rated_at > np.append(latest, np.iinfo(np.int64).max)[pair])
-    added = np.bincount(pair[is_later], events.rating[is_later], len(rows))
-    times = latest.copy()
-    np.maximum.at(times, pair[is_later], events.rated_at[is_later])
-    has_later = np.bincount(pair[is_later], minlength=len(rows)) > 0
-    return (before + added)[has_later].astype(np.float64), times[has_later], has_later
-
-
-def lock_staged_users(connection: Connection) -> Sequence[int]:
-    """Lock the users of the staged ratings, before any rating, so that an erasure of one waits for this transaction.
-
-    Returns:
-        Keys of staged users that were erased already.
-    """
-    users, staged = schema.users.c, _staged_ratings.c
-    if writers_overlap(connection):
-        locked = (
-            select(users.user_key)
-            .where(users.user_key.in_(select(staged.user_key)))
-            .order_by(users.user_key)
-            .with_for_update(read=True, key_share=True)
-        )
-        connection.execute(select(func.count()).select_from(locked.subquery()))
-    some = select(staged.user_key).distinct().subquery()
-    joined = some.outerjoin(schema.users, users.user_key == some.c.user_key)
-    return connection.scalars(select(some.c.user_key).select_from(joined).where(users.user_key.is_(None))).all()
-
-
-_STAGED, _STORED = _staged_ratings.c, schema.ratings.c
-_SAME_PAIR = and_(
-    _STORED.user_key == _STAGED.user_key, _STORED.item_key == _STAGED.item_key, _STORED.kind == _STAGED.kind
-)
-_IS_NEW = _STORED.user_key.is_(None)
-_IS_CHANGED = and_(
-    _STORED.user_key.is_not(None),
-    or_(_STORED.rated_at.is_(None), _STAGED.rated_at >= _STORED.rated_at),
-    or_(_STAGED.rating != _STORED.rating, _STAGED.rated_at.is_distinct_from(_STORED.rated_at)),
-)
-_NEW = (
-    select(_staged_ratings)
-    .select_from(_staged_ratings.outerjoin(schema.ratings, _SAME_PAIR))
-    .where(_IS_NEW)
-    .order_by(_STAGED.user_key, _STAGED.item_key)
-)
-_CHANGED = (
-    select(
-        _STAGED.user_key,
-        _STAGED.item_key,
-        _STAGED.kind,
-        _STAGED.rating,
-        _STAGED.rated_at,
-    )
-    .select_from(_staged_ratings.join(schema.ratings, _SAME_PAIR))
-    .where(_IS_CHANGED)
-    .order_by(_STAGED.user_key, _STAGED.item_key)
-)
-
-
-def read_staged_changes(connection: Connection) -> list[NDArray[Any]]:
-    """Return what of the staged ratings is to be written, (n,) each.
-
-    Returns:
-        User keys; item keys; 1 for a rating that is new, 0 for a changed one; the change of the sum of the item.
-    """
-    joined = _staged_ratings.outerjoin(schema.ratings, _SAME_PAIR)
-    gain = _STAGED.rating - func.coalesce(_STORED.rating, 0.0)
-    statement = select(_STAGED.user_key, _STAGED.item_key, case((_IS_NEW, 1), else_=0), gain).select_from(joined)
-    types = (np.int64, np.int64, np.int64, np.float64)
-    return fetch_columns(connection, statement.where(or_(_IS_NEW, _IS_CHANGED)), types)
-
-
-def write_staged_ratings(work: Work, *, is_explicit: bool) -> tuple[int, int]:
-    """Insert and update the staged ratings that are new or changed.
-
-    A pair that another writer inserts at the same moment is counted once, by the writer that inserted it.
-
-    Returns:
-        Number of rows written, and how many of them are new.
-    """
-    connection = work.connection
-    for _ in range(ATTEMPTS):
-        user_key, item_key, is_new, gain = read_staged_changes(connection)
-        n_new = int(is_new.sum())
-        n_changed = len(is_new) - n_new
-        if n_changed and writers_overlap(connection):
-            locked = _CHANGED.with_for_update(of=schema.ratings).subquery()
-            n_changed = connection.scalar(select(func.count()).select_from(locked)) or 0
-            user_key, item_key, is_new, gain = read_staged_changes(connection)
-            n_new = int(is_new.sum())
-            if n_changed != len(is_new) - n_new:
-                continue  # another writer changed one more rating after these were locked
-        savepoint = connection.begin_nested()
-        inserted = upsert(connection, schema.ratings, _NEW, key=_PAIR).rowcount if n_new else 0
-        updated = 0
-        if n_changed:
-            updated = upsert(connection, schema.ratings, _CHANGED, key=_PAIR, set_=["rating", "rated_at"]).rowcount
-        if (inserted, updated) == (n_new, n_changed):
-            savepoint.commit()
-            break
-        savepoint.rollback()  # another writer stored one of the new ratings, so now it is there to be updated
-    else:
-        raise ConflictError("other writers kept storing the same ratings: try again")
-    if len(user_key):
-        work.change_everything()
-        work.mark_rated(np.unique(user_key))
-        work.count(item_key, is_new, gain, is_explicit)
-    return len(user_key), n_new
 
 
 def delete_rating(engine: Engine, user_id: str, item_id: str) -> UserChange | None:

@@ -1,0 +1,342 @@
+"""Writing ratings in bulk: what is there already is compared as arrays, and only what differs is written."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Double,
+    MetaData,
+    SmallInteger,
+    Table,
+    and_,
+    case,
+    delete,
+    func,
+    or_,
+    select,
+)
+
+from recsys.data.dataset import NO_TIME
+from recsys.data.encoding import RatingColumns
+from recsys.data.keyed import positions
+from recsys.database import schema
+from recsys.database.driver_errors import ConflictError
+from recsys.database.engine import ATTEMPTS, copy_in, fetch_columns, stage, upsert, writers_overlap
+from recsys.database.work import Work
+
+MAX_READ_PER_USER = 4
+"""Keys in the range of some users, for each of them, up to which the ratings of the whole range are read."""
+
+_PAIR = ("user_key", "item_key", "kind")
+_staged_ratings = Table(
+    "staged_ratings",
+    MetaData(),
+    Column("user_key", schema.Key, primary_key=True, autoincrement=False),
+    Column("item_key", schema.Key, primary_key=True, autoincrement=False),
+    Column("kind", SmallInteger, nullable=False),
+    Column("rating", Double, nullable=False),
+    Column("rated_at", BigInteger),
+    prefixes=["TEMPORARY"],
+    sqlite_with_rowid=False,
+)
+
+
+def write_ratings(
+    work: Work,
+    kind: int,
+    users: NDArray[np.int64],
+    items: NDArray[np.int64],
+    rating: NDArray[np.float64],
+    rated_at: NDArray[np.int64],
+) -> tuple[int, int, int]:
+    """Insert and update ratings of one kind, as `upsert_ratings` says, in a transaction: (n,) each.
+
+    A row that changes nothing is left out after one look. Where writers overlap, another one may change what is stored
+    right after it: that is as if the row had come before that change.
+
+    Args:
+        users, items: ascending keys, each pair once.
+        rated_at: Unix milliseconds, `NO_TIME` if unknown.
+
+    Returns:
+        Number of rows inserted, of rows updated, and of rows left out because their user was erased meanwhile.
+    """
+    connection = work.connection
+    exists, old, old_at = read_stored(connection, kind, users, items)
+    # No time is the smallest number: it is newer than none, and older than any other.
+    is_changed = exists & (rated_at >= old_at) & ((rating != old) | (rated_at != old_at))
+    kept = ~exists | is_changed
+    if not kept.any():
+        return 0, 0, 0
+    users, items, rating, rated_at = users[kept], items[kept], rating[kept], rated_at[kept]
+    if writers_overlap(connection):
+        stage_ratings(connection, kind, users, items, rating, rated_at)
+        gone = lock_staged_users(connection)
+        n_erased = 0
+        if gone:
+            staged = _staged_ratings.c.user_key
+            n_erased = connection.execute(delete(_staged_ratings).where(staged.in_(gone))).rowcount
+        written, n_new = write_staged_ratings(work, is_explicit=kind == schema.EXPLICIT)
+        return n_new, written - n_new, n_erased
+    # No other writer can change anything before this transaction ends: what was read is still so.
+    is_new, gain = ~exists[kept], rating - np.where(exists, old, 0.0)[kept]
+    there = are_users(connection, users)
+    n_erased = int((~there).sum())
+    if n_erased:
+        users, items, rating, rated_at = users[there], items[there], rating[there], rated_at[there]
+        is_new, gain = is_new[there], gain[there]
+    insert_rows(connection, kind, users[is_new], items[is_new], rating[is_new], rated_at[is_new])
+    update_rows(connection, kind, users[~is_new], items[~is_new], rating[~is_new], rated_at[~is_new])
+    if len(users):
+        work.change_everything()
+        work.mark_rated(np.unique(users))
+        work.count(items, is_new.astype(np.int64), gain, kind == schema.EXPLICIT)
+    n_new = int(is_new.sum())
+    return n_new, len(users) - n_new, n_erased
+
+
+def read_stored(
+    connection: Connection, kind: int, users: NDArray[np.int64], items: NDArray[np.int64]
+) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.int64]]:
+    """Return what is stored of some pairs: whether there is any, the rating, and the time; (n,) each.
+
+    Args:
+        users, items: (n,) keys, ascending.
+    """
+    stored = schema.ratings.c
+    columns = (stored.user_key, stored.item_key, stored.rating, func.coalesce(stored.rated_at, NO_TIME))
+    if covers_range(users):
+        statement = select(*columns).where(stored.user_key.between(int(users[0]), int(users[-1])), stored.kind == kind)
+    else:
+        stage_ratings(connection, kind, users, items, np.zeros(len(users)), np.full(len(users), NO_TIME))
+        statement = select(*columns).select_from(_staged_ratings.join(schema.ratings, _SAME_PAIR))
+    found = fetch_columns(connection, statement, (np.int64, np.int64, np.float64, np.int64))
+    width = np.int64(max(items.max(initial=0), found[1].max(initial=0)) + 1)
+    code = found[0] * width + found[1]
+    if (np.diff(code) < 0).any():
+        order = np.argsort(code)
+        code, found = code[order], [each[order] for each in found]
+    at = positions(code, users * width + items)
+    exists = at >= 0
+    return exists, np.append(found[2], 0.0)[at], np.append(found[3], NO_TIME)[at]
+
+
+def covers_range(users: NDArray[np.int64]) -> bool:
+    """Return whether the keys of users, ascending, are a large part of all keys between the first and the last."""
+    if not len(users):
+        return False
+    n_users = 1 + np.count_nonzero(np.diff(users))
+    return bool(users[-1] - users[0] < MAX_READ_PER_USER * n_users)
+
+
+def are_users(connection: Connection, users: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which keys, ascending, are those of users: (n,)."""
+    keys = np.unique(users)
+    known, stored = _staged_ratings.c.user_key, schema.users.c.user_key
+    if covers_range(users):
+        statement = select(stored).where(stored.between(int(keys[0]), int(keys[-1]))).order_by(stored)
+    else:
+        nothing = np.zeros(len(keys), np.int64)
+        stage_ratings(connection, schema.EXPLICIT, keys, nothing, nothing.astype(np.float64), nothing)
+        statement = select(stored).join_from(_staged_ratings, schema.users, known == stored).order_by(stored)
+    (found,) = fetch_columns(connection, statement, (np.int64,))
+    there: NDArray[np.bool_] = positions(found, users) >= 0
+    return there
+
+
+def stage_ratings(
+    connection: Connection,
+    kind: int,
+    users: NDArray[np.int64],
+    items: NDArray[np.int64],
+    rating: NDArray[np.float64],
+    rated_at: NDArray[np.int64],
+) -> None:
+    """Replace the content of the temporary table of ratings."""
+    stage(connection, _staged_ratings, as_columns(kind, users, items, rating, rated_at))
+
+
+def as_columns(
+    kind: int,
+    users: NDArray[np.int64],
+    items: NDArray[np.int64],
+    rating: NDArray[np.float64],
+    rated_at: NDArray[np.int64],
+) -> tuple[NDArray[Any], ...]:
+    """Return the columns of the table of ratings; a time that is not known is masked."""
+    times = np.ma.masked_equal(rated_at, NO_TIME)
+    return users, items, np.full(len(users), kind, np.int16), rating, times
+
+
+def insert_rows(
+    connection: Connection,
+    kind: int,
+    users: NDArray[np.int64],
+    items: NDArray[np.int64],
+    rating: NDArray[np.float64],
+    rated_at: NDArray[np.int64],
+) -> None:
+    """Insert ratings that are known not to be there."""
+    if len(users):
+        copy_in(connection, schema.ratings, as_columns(kind, users, items, rating, rated_at))
+
+
+def update_rows(
+    connection: Connection,
+    kind: int,
+    users: NDArray[np.int64],
+    items: NDArray[np.int64],
+    rating: NDArray[np.float64],
+    rated_at: NDArray[np.int64],
+) -> None:
+    """Update ratings that are known to be there."""
+    if not len(users):
+        return
+    stage_ratings(connection, kind, users, items, rating, rated_at)
+    upsert(
+        connection,
+        schema.ratings,
+        select(_staged_ratings).order_by(_STAGED.user_key, _STAGED.item_key),
+        key=_PAIR,
+        set_=["rating", "rated_at"],
+    )
+
+
+def add_later_events(
+    connection: Connection,
+    events: RatingColumns,
+    pairs: RatingColumns,
+    rows: NDArray[np.int64],
+    users: NDArray[np.int64],
+    items: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Return what pairs weigh with the events that are later than the latest counted one, (n,) each.
+
+    Args:
+        events: all events of the file.
+        pairs: one row for each pair of `events`.
+        rows: (n_pairs,) the rows of `pairs` to look at, with their keys.
+
+    Returns:
+        The new weights, the times of the latest events, and the mask (n_pairs,) of the pairs that have later events.
+    """
+    exists, stored, stored_at = read_stored(connection, schema.IMPLICIT, users, items)
+    before, latest = np.where(exists, stored, 0.0), np.where(exists, stored_at, NO_TIME)
+    # The pair of each event, among `rows`.
+    n_items = np.int64(len(pairs.item_ids) + 1)
+    code = pairs.user_code[rows].astype(np.int64) * n_items + pairs.item_code[rows]
+    by_code = np.argsort(code)
+    pair = positions(code[by_code], events.user_code.astype(np.int64) * n_items + events.item_code)
+    pair = np.where(pair >= 0, by_code[pair], -1)
+    is_later = (pair >= 0) & (events.rated_at > np.append(latest, np.iinfo(np.int64).max)[pair])
+    added = np.bincount(pair[is_later], events.rating[is_later], len(rows))
+    times = latest.copy()
+    np.maximum.at(times, pair[is_later], events.rated_at[is_later])
+    has_later = np.bincount(pair[is_later], minlength=len(rows)) > 0
+    return (before + added)[has_later].astype(np.float64), times[has_later], has_later
+
+
+def lock_staged_users(connection: Connection) -> Sequence[int]:
+    """Lock the users of the staged ratings, before any rating, so that an erasure of one waits for this transaction.
+
+    Returns:
+        Keys of staged users that were erased already.
+    """
+    users, staged = schema.users.c, _staged_ratings.c
+    if writers_overlap(connection):
+        locked = (
+            select(users.user_key)
+            .where(users.user_key.in_(select(staged.user_key)))
+            .order_by(users.user_key)
+            .with_for_update(read=True, key_share=True)
+        )
+        connection.execute(select(func.count()).select_from(locked.subquery()))
+    some = select(staged.user_key).distinct().subquery()
+    joined = some.outerjoin(schema.users, users.user_key == some.c.user_key)
+    return connection.scalars(select(some.c.user_key).select_from(joined).where(users.user_key.is_(None))).all()
+
+
+_STAGED, _STORED = _staged_ratings.c, schema.ratings.c
+_SAME_PAIR = and_(
+    _STORED.user_key == _STAGED.user_key, _STORED.item_key == _STAGED.item_key, _STORED.kind == _STAGED.kind
+)
+_IS_NEW = _STORED.user_key.is_(None)
+_IS_CHANGED = and_(
+    _STORED.user_key.is_not(None),
+    or_(_STORED.rated_at.is_(None), _STAGED.rated_at >= _STORED.rated_at),
+    or_(_STAGED.rating != _STORED.rating, _STAGED.rated_at.is_distinct_from(_STORED.rated_at)),
+)
+_NEW = (
+    select(_staged_ratings)
+    .select_from(_staged_ratings.outerjoin(schema.ratings, _SAME_PAIR))
+    .where(_IS_NEW)
+    .order_by(_STAGED.user_key, _STAGED.item_key)
+)
+_CHANGED = (
+    select(
+        _STAGED.user_key,
+        _STAGED.item_key,
+        _STAGED.kind,
+        _STAGED.rating,
+        _STAGED.rated_at,
+    )
+    .select_from(_staged_ratings.join(schema.ratings, _SAME_PAIR))
+    .where(_IS_CHANGED)
+    .order_by(_STAGED.user_key, _STAGED.item_key)
+)
+
+
+def read_staged_changes(connection: Connection) -> list[NDArray[Any]]:
+    """Return what of the staged ratings is to be written, (n,) each.
+
+    Returns:
+        User keys; item keys; 1 for a rating that is new, 0 for a changed one; the change of the sum of the item.
+    """
+    joined = _staged_ratings.outerjoin(schema.ratings, _SAME_PAIR)
+    gain = _STAGED.rating - func.coalesce(_STORED.rating, 0.0)
+    statement = select(_STAGED.user_key, _STAGED.item_key, case((_IS_NEW, 1), else_=0), gain).select_from(joined)
+    types = (np.int64, np.int64, np.int64, np.float64)
+    return fetch_columns(connection, statement.where(or_(_IS_NEW, _IS_CHANGED)), types)
+
+
+def write_staged_ratings(work: Work, *, is_explicit: bool) -> tuple[int, int]:
+    """Insert and update the staged ratings that are new or changed.
+
+    A pair that another writer inserts at the same moment is counted once, by the writer that inserted it.
+
+    Returns:
+        Number of rows written, and how many of them are new.
+    """
+    connection = work.connection
+    for _ in range(ATTEMPTS):
+        user_key, item_key, is_new, gain = read_staged_changes(connection)
+        n_new = int(is_new.sum())
+        n_changed = len(is_new) - n_new
+        if n_changed and writers_overlap(connection):
+            locked = _CHANGED.with_for_update(of=schema.ratings).subquery()
+            n_changed = connection.scalar(select(func.count()).select_from(locked)) or 0
+            user_key, item_key, is_new, gain = read_staged_changes(connection)
+            n_new = int(is_new.sum())
+            if n_changed != len(is_new) - n_new:
+                continue  # another writer changed one more rating after these were locked
+        savepoint = connection.begin_nested()
+        inserted = upsert(connection, schema.ratings, _NEW, key=_PAIR).rowcount if n_new else 0
+        updated = 0
+        if n_changed:
+            updated = upsert(connection, schema.ratings, _CHANGED, key=_PAIR, set_=["rating", "rated_at"]).rowcount
+        if (inserted, updated) == (n_new, n_changed):
+            savepoint.commit()
+            break
+        savepoint.rollback()  # another writer stored one of the new ratings, so now it is there to be updated
+    else:
+        raise ConflictError("other writers kept storing the same ratings: try again")
+    if len(user_key):
+        work.change_everything()
+        work.mark_rated(np.unique(user_key))
+        work.count(item_key, is_new, gain, is_explicit)
+    return len(user_key), n_new
