@@ -54,7 +54,7 @@ def check_key(request: Request, state: AppState, scope: Scope) -> str:
         )
     found = keys.find(key.strip())
     if found is None:
-        raise UnauthorizedError("the key is unknown or revoked: see `recsys keys list`")
+        raise UnauthorizedError("the key is unknown, revoked or expired: see `recsys keys list`")
     if not allows(found, scope):
         raise ForbiddenError(
             f"the key {found.name!r} has the scope {', '.join(found.scopes)}, and this request needs {scope}: "

@@ -1,15 +1,18 @@
 """`recsys keys`: the API keys of the HTTP service, and what each of them may do."""
 
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from jobs.cli.options import JsonOption, actor, open_database
 from jobs.cli.teaching import add_command, as_markdown
 
+if TYPE_CHECKING:
+    from recsys.database.keys import ApiKey
+
 keys_app = typer.Typer(
     no_args_is_help=True,
-    help=as_markdown("""Create, list and revoke the API keys of the HTTP service.
+    help=as_markdown("""Create, rotate, list and revoke the API keys of the HTTP service.
 
 A first key for a web shop, which reads lists and sends ratings:
 
@@ -35,6 +38,12 @@ def create_command(
             "and everything else.",
         ),
     ],
+    days: Annotated[
+        float | None,
+        typer.Option(
+            "--expires-days", metavar="DAYS", help="Days after which the key expires; by default it does not."
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Create a key and print it once. Only its hash is stored.
@@ -43,15 +52,43 @@ def create_command(
     scopes than it needs. `write` does not include `read`.
 
         recsys keys create "web shop" --scope read --scope write
-        KEY=$(recsys keys create reports --scope read)
+        KEY=$(recsys keys create reports --scope read --expires-days 90)
         curl -H "Authorization: Bearer $KEY" http://127.0.0.1:8000/v1/popular
     """
-    from jobs.cli.show import key_summary, show
     from recsys.database.keys import Scope, create_key
-    from recsys.results import CreatedKey
 
     engine, _ = open_database()
-    created, key = create_key(engine, name, cast(list[Scope], scopes), actor=actor())
+    seconds = None if days is None else days * 86_400
+    show_created(*create_key(engine, name, cast(list[Scope], scopes), actor=actor(), seconds=seconds), json)
+
+
+def rotate_command(
+    key: Annotated[
+        str, typer.Argument(metavar="NUMBER_OR_NAME", help="Number or name, as `recsys keys list` shows it.")
+    ],
+    hours: Annotated[
+        float, typer.Option("--overlap-hours", metavar="HOURS", help="How long the old key still works.")
+    ] = 24.0,
+    json: JsonOption = False,
+) -> None:
+    """Create a key in place of another one, and print it once. The old one works for some hours more.
+
+    The new key has the name and the scopes of the old one. Give it to the client before the hours are over.
+
+        recsys keys rotate "web shop"
+        recsys keys rotate 3 --overlap-hours 0      # the old key was lost: it is refused within a second
+    """
+    from recsys.database.keys import rotate_key
+
+    engine, _ = open_database()
+    show_created(*rotate_key(engine, key, actor=actor(), seconds=hours * 3600), json)
+
+
+def show_created(created: "ApiKey", key: str, json: bool) -> None:
+    """Print a new key."""
+    from jobs.cli.show import key_summary, show
+    from recsys.results import CreatedKey
+
     if json:
         show(CreatedKey(**key_summary(created).model_dump(), key=key), json)
         return
@@ -108,5 +145,6 @@ def revoke_command(
 
 
 add_command(keys_app, "create", create_command)
+add_command(keys_app, "rotate", rotate_command)
 add_command(keys_app, "list", list_command)
 add_command(keys_app, "revoke", revoke_command)

@@ -1,4 +1,4 @@
-"""API keys: create, revoke, check.
+"""API keys: create, rotate, revoke, check.
 
 A key is a text that a client sends with every request. The database stores its hash, its name and its scopes; a server
 holds all active keys in memory, as a `KeyRing`.
@@ -7,10 +7,12 @@ holds all active keys in memory, as a `KeyRing`.
 import hashlib
 import re
 import secrets
+from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
+from zlib import crc32
 
 from sqlalchemy import Connection, Engine, Row, insert, select, update
 
@@ -24,6 +26,8 @@ from recsys.errors import InputError, NotFoundError
 Scope = Literal["read", "write", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 MAX_NAME_LENGTH = 80
+MAX_SECONDS = 100 * 365 * 86_400.0
+PREFIX = "recsys_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,10 @@ class ApiKey:
     created_at: int
     revoked_at: int | None
     expires_at: int | None = None
+
+    def is_active(self, at: int) -> bool:
+        """Return whether it is in force at a time in Unix milliseconds."""
+        return self.revoked_at is None and (self.expires_at is None or self.expires_at > at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +74,12 @@ class KeyRing:
         key = self.by_hash.get(hash_of(text))
         if key is None or key.expires_at is None:
             return key
-        return key if key.expires_at > (now_ms() if at is None else at) else None
+        return key if key.is_active(now_ms() if at is None else at) else None
 
 
-def create_key(engine: Engine, name: str, scopes: Sequence[Scope], *, actor: str) -> tuple[ApiKey, str]:
+def create_key(
+    engine: Engine, name: str, scopes: Sequence[Scope], *, actor: str, seconds: float | None = None
+) -> tuple[ApiKey, str]:
     """Create a key. Returns it with its text, which is not stored and cannot be read again.
 
     Only the SHA-256 of the text is stored. A slow hash protects passwords, which can be guessed; a key is 256 random
@@ -79,19 +89,74 @@ def create_key(engine: Engine, name: str, scopes: Sequence[Scope], *, actor: str
         name: 1 to 80 printable characters, not blank, not all digits. Several keys may share one.
         scopes: one or more of `SCOPES`, each once.
         actor: the person or program that creates it, for the audit log.
+        seconds: until it expires; `None`: it does not.
 
     Raises:
-        InputError: the key's name is not valid, or a scope is unknown, missing or repeated.
+        InputError: the key's name is not valid, a scope is unknown, missing or repeated, or `seconds` is not positive.
     """
     _check_name(name)
     _check_scopes(scopes)
-    key = "recsys_" + secrets.token_urlsafe(32)
-    ordered = [scope for scope in SCOPES if scope in scopes]
-    row = {"name": name, "hash": hash_of(key), "scopes": ordered, "created_at": now_ms()}
+    if seconds is not None and not 0 < seconds < MAX_SECONDS:
+        raise InputError(f"a key cannot expire after {seconds:g} seconds: give a time between now and a century")
     with writing(engine) as connection:
-        made = _as_key(connection.execute(insert(schema.api_keys).values(row).returning(*_KNOWN)).one())
-        record(connection, actor, "create key", {"number": made.number, "name": name, "scopes": ordered})
+        return _insert_key(connection, name, scopes, actor, None if seconds is None else round(seconds * 1000))
+
+
+def rotate_key(engine: Engine, number_or_name: str, *, actor: str, seconds: float) -> tuple[ApiKey, str]:
+    """Create a key with the name and scopes of another one, which expires after `seconds`. Returns it with its text.
+
+    So a client can change to the new key while the old one still works. If the old one expires by itself, the new one
+    lasts as long as the old one did.
+
+    Args:
+        number_or_name: of an active key.
+        actor: the person or program that rotates it, for the audit log.
+        seconds: how long the old key still works; 0: it is refused at once.
+
+    Raises:
+        NotFoundError: there is no such key.
+        InputError: it is not active, several active keys have the name, or `seconds` is negative.
+    """
+    if not 0 <= seconds < MAX_SECONDS:
+        raise InputError(f"a key cannot be valid for {seconds:g} seconds more: give 0 or more")
+    now = now_ms()
+    with writing(engine) as connection:
+        old = _chosen(list_keys(connection), number_or_name)
+        if not old.is_active(now):
+            raise InputError(f"key {old.number} is revoked or has expired: create one with `recsys keys create`")
+        ends = now + round(seconds * 1000)
+        ends = ends if old.expires_at is None else min(ends, old.expires_at)
+        keys = schema.api_keys.c
+        connection.execute(update(schema.api_keys).where(keys.key_number == old.number).values(expires_at=ends))
+        lifetime = None if old.expires_at is None else old.expires_at - old.created_at
+        made, key = _insert_key(connection, old.name, old.scopes, actor, lifetime)
+        record(connection, actor, "rotate key", {"number": old.number, "name": old.name, "new": made.number})
     return made, key
+
+
+def _insert_key(
+    connection: Connection, name: str, scopes: Sequence[Scope], actor: str, lifetime_ms: int | None
+) -> tuple[ApiKey, str]:
+    key = new_text()
+    ordered = [scope for scope in SCOPES if scope in scopes]
+    now = now_ms()
+    expires_at = None if lifetime_ms is None else now + lifetime_ms
+    row = {"name": name, "hash": hash_of(key), "scopes": ordered, "created_at": now, "expires_at": expires_at}
+    made = _as_key(connection.execute(insert(schema.api_keys).values(row).returning(*_KNOWN)).one())
+    detail = {"number": made.number, "name": name, "scopes": ordered}
+    record(connection, actor, "create key", detail if expires_at is None else {**detail, "expires_at": expires_at})
+    return made, key
+
+
+def new_text() -> str:
+    """Return the text of a new key: a prefix, 256 random bits and a checksum, by which scanners tell it from others."""
+    random = secrets.token_urlsafe(32)
+    return f"{PREFIX}{random}{checksum(random)}"
+
+
+def checksum(text: str) -> str:
+    """Return the CRC-32 of a text in base64, six characters: the last ones of a key, of what stands before them."""
+    return urlsafe_b64encode(crc32(text.encode()).to_bytes(4, "big")).decode().rstrip("=")
 
 
 def revoke_key(engine: Engine, number_or_name: str, *, actor: str) -> ApiKey:
@@ -140,8 +205,7 @@ _KNOWN = [column for column in schema.api_keys.columns if column.name != "hash"]
 
 def _as_key(row: Row[Any]) -> ApiKey:
     scopes = cast(tuple[Scope, ...], tuple(row.scopes))
-    expires_at = getattr(row, "expires_at", None)  # a database of an earlier schema has no such column
-    return ApiKey(row.key_number, row.name, scopes, row.created_at, row.revoked_at, expires_at)
+    return ApiKey(row.key_number, row.name, scopes, row.created_at, row.revoked_at, row.expires_at)
 
 
 def hash_of(text: str) -> str:
@@ -152,7 +216,8 @@ def hash_of(text: str) -> str:
 def _chosen(keys: Sequence[ApiKey], number_or_name: str) -> ApiKey:
     """Return the key of a number; else the active key of a name; else the latest key of that name."""
     named = [key for key in keys if number_or_name in (str(key.number), key.name)]
-    in_force = [key for key in named if key.revoked_at is None]
+    now = now_ms()
+    in_force = [key for key in named if key.is_active(now)]
     if len(in_force) > 1:
         numbers = ", ".join(str(key.number) for key in reversed(in_force))
         raise InputError(f"keys {numbers} have the name {quote_value(number_or_name)}: revoke each by its number")

@@ -328,6 +328,7 @@ api_keys = Table(
     Column("scopes", Json, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("revoked_at", BigInteger),
+    Column("expires_at", BigInteger),
     sqlite_autoincrement=True,
 )
 

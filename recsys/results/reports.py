@@ -270,7 +270,8 @@ class KeySummary(Result):
     name: str = Field(examples=["web shop"])
     scopes: list[Literal["read", "write", "admin"]]
     created_at: datetime
-    revoked_at: datetime | None = Field(description="Null where it is in force.")
+    revoked_at: datetime | None = Field(description="Null where it was not revoked.")
+    expires_at: datetime | None = Field(description="Null where it does not expire.")
 
 
 class CreatedKey(KeySummary):

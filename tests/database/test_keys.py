@@ -17,11 +17,13 @@ from recsys.database.keys import (
     KeyRing,
     Scope,
     allows,
+    checksum,
     create_key,
     hash_of,
     list_keys,
     read_keyring,
     revoke_key,
+    rotate_key,
 )
 from recsys.errors import InputError, NotFoundError
 
@@ -48,7 +50,8 @@ def test_a_key_is_found_by_its_text_and_by_no_other(engine: Engine) -> None:
     assert (made.number, made.name, made.scopes, made.revoked_at) == (1, "web shop", ("read", "write"), None)
     assert before <= made.created_at <= now_ms()
     assert key.startswith("recsys_")
-    assert len(key) == len("recsys_") + 43  # 32 bytes in base64
+    assert len(key) == len("recsys_") + 43 + 6  # 32 bytes in base64, and a checksum
+    assert key.endswith(checksum(key.removeprefix("recsys_")[:43]))
     found = ring(engine)
     assert found.find(key) == made
     for other in ("", key[:-1], key + " ", key.upper(), key.removeprefix("recsys_"), "web shop", "1"):
@@ -251,3 +254,52 @@ def test_an_entry_is_there_only_if_the_change_is(engine: Engine) -> None:
         record(connection, "ana", "divide", {"by": 0})
         raise ZeroDivisionError
     assert audited(engine) == []
+
+
+def test_a_key_expires(engine: Engine) -> None:
+    before = now_ms()
+    made, key = create_key(engine, "reports", ["read"], actor="ana", seconds=60)
+    assert made.expires_at is not None
+    assert before + 60_000 <= made.expires_at <= now_ms() + 60_000
+    assert ring(engine).find(key) == made
+    assert ring(engine).find(key, made.expires_at - 1) == made
+    assert ring(engine).find(key, made.expires_at) is None
+    assert audited(engine)[0][2] == {
+        "number": made.number,
+        "name": "reports",
+        "scopes": ["read"],
+        "expires_at": made.expires_at,
+    }
+    for seconds in (0, -1, 1e12):
+        with pytest.raises(InputError, match="expire"):
+            create_key(engine, "x", ["read"], actor="ana", seconds=seconds)
+
+
+def test_a_key_is_rotated_with_an_overlap(engine: Engine) -> None:
+    old, old_text = create_key(engine, "web shop", ["write", "read"], actor="ana")
+    new, new_text = rotate_key(engine, "web shop", actor="ben", seconds=3600)
+    assert (new.name, new.scopes, new.expires_at) == ("web shop", ("read", "write"), None)
+    assert new_text != old_text
+    keys, later = ring(engine), now_ms() + 3_600_000
+    assert keys.find(old_text) is not None
+    assert keys.find(old_text, later) is None
+    assert keys.find(new_text, later) == new
+    assert ("ben", "rotate key", {"number": old.number, "name": "web shop", "new": new.number}) in audited(engine)
+    with pytest.raises(InputError, match="keys 1, 2"):
+        rotate_key(engine, "web shop", actor="ben", seconds=0)
+    rotate_key(engine, str(old.number), actor="ben", seconds=0)
+    assert ring(engine).find(old_text) is None
+    with pytest.raises(InputError, match="revoked or has expired"):
+        rotate_key(engine, str(old.number), actor="ben", seconds=0)
+    with pytest.raises(InputError, match="0 or more"):
+        rotate_key(engine, "2", actor="ben", seconds=-1)
+    with pytest.raises(NotFoundError):
+        rotate_key(engine, "none", actor="ben", seconds=0)
+
+
+def test_a_rotated_key_never_lasts_longer_and_its_successor_as_long(engine: Engine) -> None:
+    old, _ = create_key(engine, "reports", ["read"], actor="ana", seconds=60)
+    new, _ = rotate_key(engine, "1", actor="ana", seconds=3600)
+    with reading(engine) as connection:
+        assert {key.number: key.expires_at for key in list_keys(connection)}[1] == old.expires_at
+    assert new.expires_at == new.created_at + 60_000

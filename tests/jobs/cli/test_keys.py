@@ -40,7 +40,7 @@ def ring_and_actors(recsys: Recsys) -> tuple[KeyRing, set[str]]:
 def test_a_key_is_made_listed_and_revoked(recsys: Recsys) -> None:
     assert "there are no keys: create one with `recsys keys create" in recsys("keys", "list")
     key = recsys("keys", "create", "[b]web shop", "--scope", "write", "--scope", "read").removesuffix("\n")
-    assert re.fullmatch(r"recsys_[\w-]{43}", key)
+    assert re.fullmatch(r"recsys_[\w-]{49}", key)
     ring, actors = ring_and_actors(recsys)
     found = ring.find(key)
     assert found is not None
@@ -67,7 +67,7 @@ def test_the_same_for_machines(recsys: Recsys) -> None:
     ring, _ = ring_and_actors(recsys)
     assert ring.find(key) is not None
     assert made.pop("created_at")
-    assert made == {"number": 1, "name": "reports", "scopes": ["read"], "revoked_at": None}
+    assert made == {"number": 1, "name": "reports", "scopes": ["read"], "revoked_at": None, "expires_at": None}
     (listed,) = recsys.json("keys", "list")["keys"]  # type: ignore[misc]
     assert listed.keys() == {*made, "created_at"}
     revoked = recsys.json("keys", "revoke", "reports")
@@ -129,3 +129,14 @@ def test_the_actor_is_the_login_where_there_is_one(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("getpass.getuser", nobody)
     assert actor() == "command line"
+
+
+def test_a_key_is_rotated(recsys: Recsys) -> None:
+    old = recsys("keys", "create", "reports", "--scope", "read", "--expires-days", "30").strip()
+    new = recsys("keys", "rotate", "reports", "--overlap-hours", "0").strip()
+    ring, _ = ring_and_actors(recsys)
+    assert ring.find(old) is None
+    assert ring.find(new) is not None
+    made = recsys.json("keys", "rotate", "2")
+    assert (made["number"], made["name"], made["scopes"]) == (3, "reports", ["read"])
+    assert made["expires_at"] is not None
