@@ -76,7 +76,7 @@ def rotate_command(
     The new key has the name and the scopes of the old one. Give it to the client before the hours are over.
 
         recsys keys rotate "web shop"
-        recsys keys rotate 3 --overlap-hours 0      # the old key was lost: it is refused within a second
+        recsys keys rotate 3 --overlap-hours 0      # the old key has leaked
     """
     from recsys.database.keys import rotate_key
 
