@@ -187,7 +187,7 @@ def preface() -> str:
             "architecture is chosen on a validation part of the training part (in brackets, with what was found), and "
             "trained on all of it; the seconds are of both. The settings of the others are in `benchmarks/peers.py`. "
             "The differences are the means over users, with the standard error; the lower bound is the difference "
-            "less two standard errors, as a share of the other model's NDCG@10. EASE sees the 10,000 most rated items.",
+            "less two standard errors, as a share of the other model's NDCG@10. EASE sees the 6,000 most rated items.",
             f"Machine: {describe_machine()}.",
         ]
     )

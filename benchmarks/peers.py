@@ -27,7 +27,7 @@ from benchmarks.case import (
 )
 
 EASE_L2 = 1000.0
-MAX_EASE_ITEMS = 10_000
+MAX_EASE_ITEMS = 6000
 """Most items of EASE, whose time grows with their cube: the most rated ones."""
 N_NEIGHBOURS = 100
 """Items that each item is similar to, by cosine."""

@@ -138,14 +138,16 @@ class ItemWeights:
         """Return the entries between some distinct items: (m,) → (m, m)."""
         values = np.zeros((len(items), len(items)), np.float32)
         known = np.flatnonzero(items < self.n_items)
+        place = np.full(self.n_items, -1, np.int32)  # of each item among these
+        place[items[known]] = known
         starts, stops = self.starts[items[known]], self.starts[items[known] + 1]
-        sizes = stops - starts
-        entry = np.repeat(stops - np.cumsum(sizes), sizes) + np.arange(int(sizes.sum()))  # of all rows
-        order = np.argsort(items)
-        place = np.searchsorted(items, self.item_idx[entry], sorter=order).clip(max=len(items) - 1)
-        column = order[place]
-        inside = items[column] == self.item_idx[entry]
-        values[np.repeat(known, sizes)[inside], column[inside]] = self.values[entry[inside]]
+        rows = [slice(start, stop) for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+        if not rows:
+            return values
+        column = place[np.concatenate([self.item_idx[row] for row in rows])]
+        inside = np.flatnonzero(column >= 0)
+        entries = np.concatenate([self.values[row] for row in rows])[inside]
+        values[np.repeat(known, stops - starts)[inside], column[inside]] = entries
         return values
 
     def times(self, factor: float) -> "ItemWeights":
