@@ -60,7 +60,8 @@ def load_command(
     path: Annotated[
         Path,
         typer.Argument(
-            help="File, folder or zip of ratings; - is standard input. The path may go on inside a zip: ml.zip/u1.base."
+            help="File, folder or zip of ratings, on disk or at s3://, gs://, az:// or https://; - is standard input. "
+            "The path may go on inside a zip: ml.zip/u1.base."
         ),
     ],
     items: ItemsOption = None,
@@ -93,6 +94,7 @@ def load_command(
         recsys load plays.csv.gz --implicit
         recsys load events.jsonl --event-weights view=1,cart=3,purchase=5
         recsys load ratings.csv --unrated 0 --time-format '%d/%m/%Y'
+        recsys load s3://bucket/ratings/
         recsys load ratings.csv --dry-run
     """
     from jobs.cli.show import show

@@ -57,6 +57,7 @@ EVENT_COLUMNS: Mapping[str, tuple[str, ...]] = {
         "amount",
         "seconds",
         "duration",
+        "event_value",
     ),
     "event": (
         "event",
@@ -67,6 +68,7 @@ EVENT_COLUMNS: Mapping[str, tuple[str, ...]] = {
         "behaviour",
         "behavior_type",
         "interaction_type",
+        "feedback_type",
     ),
 }
 """The same for files without ratings: how much a row counts, and what happened."""

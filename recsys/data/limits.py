@@ -100,3 +100,7 @@ BYTES_PER_VALUE = 150
 def load_memory_bytes(n_file_bytes: int) -> int:
     """Return the memory that a load may use: 1 GiB, or ten times the size of its files if that is more."""
     return max(MIN_LOAD_MEMORY_BYTES, 10 * n_file_bytes)
+
+
+MAX_REMOTE_FILES = 10_000
+"""Files of a folder in an object store that are copied to the disk for one load."""

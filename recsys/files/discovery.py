@@ -13,6 +13,7 @@ from recsys.files.entries import Entry, Folder, locate
 from recsys.files.items import ItemFile, MovieLens100KItems
 from recsys.files.json_lines import JsonLinesFile, is_json_lines
 from recsys.files.parquet import MAGIC, ParquetFile
+from recsys.files.parts import PartsEntry, PartsFile, find_parts
 from recsys.files.tabular import TabularFile
 from recsys.files.users import UserFile
 
@@ -60,6 +61,8 @@ def choose_ratings(folder: Folder, format: str) -> Entry:
             f"{folder.name} holds {len(candidates)} files of ratings: expected one; "
             f"name the one to read: {join_names([entry.name for entry in candidates])}"
         )
+    if folder.path is not None and (parts := find_parts(folder.path, folder.name, folder.holder)) is not None:
+        return parts
     others = f"; it holds {join_names([entry.name for entry in folder.entries])}" if folder.entries else ""
     raise InputError(
         f"{folder.name} holds no ratings: expected {' or '.join(RATING_FILES[format])}; name the file to read{others}"
@@ -104,6 +107,8 @@ def open_ratings(entry: Entry, format: str, mapping: Mapping[str, str], min_colu
     Raises:
         InputError: the file is not a table, or of another format.
     """
+    if isinstance(entry, PartsEntry):
+        return PartsFile(entry, lambda part: open_ratings(part, format, mapping, min_columns))
     if format == "parquet" or (is_parquet(entry) and format == "auto"):
         return ParquetFile(entry)
     if is_parquet(entry):

@@ -11,16 +11,18 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Protocol, Self
+from urllib.parse import urlsplit
 
 from recsys.data.messages import join_names, printable
 from recsys.errors import InputError
 from recsys.files.disk import DiskFile, DiskReader, translate_errors
 from recsys.files.packed import N_SIGNATURE_BYTES, SUFFIXES, UnpackedStream, packing_of
+from recsys.files.remote import fetch, remote_url
 from recsys.files.zips import START_SIGNATURES, MemberStream, read_directory
 
 STDIN = "-"
@@ -106,6 +108,11 @@ class Entry:
         """Return the size: uncompressed in a zip, as it is if the file is packed by itself."""
         return self.member.file_size if self.member else self.file.n_bytes
 
+    @property
+    def n_stored_bytes(self) -> int:
+        """Return the size of the file on disk: the file itself, or the zip around it."""
+        return self.file.n_bytes
+
     def open_raw(self) -> ByteReader:
         """Open the file as it is stored: a packed one is not unpacked."""
         if self.member is None:
@@ -174,6 +181,8 @@ class Folder:
 
     name: str
     entries: tuple[Entry, ...]
+    path: Path | None = None
+    holder: object = None
 
     def named(self, *basenames: str) -> list[Entry]:
         """Return the files with one of these names, in any case, in the order of their names."""
@@ -189,7 +198,7 @@ class Folder:
         shown = printable(name)
         with translate_errors(shown):
             files = sorted(file for file in path.iterdir() if file.is_file())
-        return cls(shown, tuple(Entry(join_path(shown, file.name), file) for file in files))
+        return cls(shown, tuple(Entry(join_path(shown, file.name), file) for file in files), path)
 
     @classmethod
     def in_zip(cls, name: str, file: DiskFile, inside: str) -> "Folder":
@@ -229,6 +238,8 @@ def locate(path: str | Path) -> Entry | Folder:
     name = printable(typed)
     if typed == STDIN:
         return read_stdin()
+    if (url := remote_url(typed)) is not None:
+        return locate_remote(url)
     with translate_errors(name):
         if on_disk.is_dir():
             return Folder.on_disk(typed, on_disk)
@@ -242,6 +253,20 @@ def locate(path: str | Path) -> Entry | Folder:
     if is_zip(file):
         return Folder.in_zip(typed, file, "")
     return Entry(name, on_disk, opened=file)
+
+
+def locate_remote(url: str) -> Entry | Folder:
+    """Copy a file or folder from an object store or web server, and return the copy: a table, a folder or a zip.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    fetched, name = fetch(url), printable(url)
+    if not isinstance(fetched, DiskFile):
+        return replace(Folder.on_disk(name, fetched.path), holder=fetched)
+    if is_zip(fetched):
+        return Folder.in_zip(name, fetched, "")
+    return Entry(name, Path(PurePosixPath(urlsplit(url).path).name or "file"), opened=fetched)
 
 
 def refuse_spreadsheet(name: str, members: list[str]) -> None:

@@ -37,6 +37,7 @@ from recsys.files.entries import STDIN, Folder, locate
 from recsys.files.items import ItemFile, MovieLens100KItems
 from recsys.files.options import AS_RECOGNISED, ReadOptions
 from recsys.files.parquet import ParquetFile
+from recsys.files.parts import PartsEntry, PartsFile
 from recsys.files.tabular import TabularFile
 from recsys.files.users import UserFile
 
@@ -83,8 +84,8 @@ class Source:
         self._numbers = NumberReader(low, high, options.unrated, is_weight=columns.is_implicit)
         self._event_weights = options.event_weights
         self._events: set[str] = set()
-        files = {each.entry.file for each in (table, items, users) if each is not None}
-        self.budget = MemoryBudget(sum(file.n_bytes for file in files))
+        sizes = {each.entry.path: each.entry.n_stored_bytes for each in (table, items, users) if each is not None}
+        self.budget = MemoryBudget(sum(sizes.values()))
 
     def ratings(
         self, on_reject: Callable[[Rejected], None], on_bytes: Callable[[int], None] | None = None
@@ -114,7 +115,7 @@ class Source:
                 part = dict(zip(positions, (each[start : start + BATCH_ROWS] for each in block.columns), strict=True))
                 batch, problems = self._check(part, block.line[start : start + BATCH_ROWS])
                 for line, reason in sorted([*flaws, *problems]):
-                    on_reject(Rejected(name, line, reason))
+                    on_reject(Rejected(block.name or name, line, reason))
                 flaws = ()
                 if len(batch.line):
                     yield batch
@@ -272,9 +273,11 @@ def open_source(
     table = open_ratings(ratings, format, mapping, min_columns=2 if says_events else 3)
     header = Header(table.where, table.header, table.n_columns)
     found = header.find_ratings(mapping, options, lambda: first_records(table, N_SAMPLED))
-    if isinstance(table, ParquetFile):
+    if isinstance(table, ParquetFile | PartsFile):
         refuse_types(table, found)
-    beside = ratings.folder() if isinstance(located, Folder) else None
+    beside = None
+    if isinstance(located, Folder):
+        beside = located if isinstance(ratings, PartsEntry) else ratings.folder()
     item_entry = find_metadata("items", items, beside)
     user_entry = find_metadata("users", users, beside)
     return Source(
@@ -313,7 +316,7 @@ def weigh_events(column: pa.Array, weights: Mapping[str, float]) -> tuple[NDArra
     }
 
 
-def refuse_types(table: ParquetFile, columns: ColumnPositions) -> None:
+def refuse_types(table: ParquetFile | PartsFile, columns: ColumnPositions) -> None:
     """Refuse columns whose type cannot hold their role.
 
     Raises:

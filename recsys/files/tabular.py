@@ -20,12 +20,14 @@ class Block:
         line: (n,) 1-based lines of the file (row numbers in Parquet).
         flaws: (line, reason) of rows that could not be split into columns; they are not among the n.
         n_bytes: bytes of the file that these rows took.
+        name: of the file, if it is one of several.
     """
 
     columns: Sequence[pa.Array]
     line: NDArray[np.int64]
     flaws: Sequence[tuple[int, str]]
     n_bytes: int
+    name: str | None = None
 
 
 class TabularFile(Protocol):
