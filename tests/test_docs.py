@@ -49,3 +49,11 @@ def test_commands_exist(page: Path) -> None:
     named = set(re.findall(r"(?:^|`|\s)recsys ([a-z][a-z-]+)", page.read_text(encoding="utf-8")))
     named -= {"import", "rejected"}  # `from recsys import …`, and prose
     assert named - commands == set()
+
+
+def test_the_tests_that_the_threat_model_names_exist() -> None:
+    named = re.findall(r"`(tests/[^`]+)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+    assert len(named) > 10
+    for test in named:
+        path, _, name = test.partition("::")
+        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8") if name else (ROOT / path).exists(), test

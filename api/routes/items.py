@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import Depends, Query, Request, Response, status
 
 from api.body import JsonBody, validated_rows
+from api.item_schemas import ItemsParams, PostedItem, PostedItems, PutItem
 from api.problems import BODY_RESPONSES, none_stored
 from api.routing import FastRoute, ItemId, router
-from api.schemas import ItemsParams, PostedItem, PostedItems, PutItem
 from api.security import Writer
 from api.state import CurrentState, in_thread, state_of
 from recsys.data.limits import id_problem, text_problem

@@ -63,11 +63,12 @@ class Keyed:
     client: httpx.Client
     keys: dict[str, str]
     revoked: str
+    expired: str
 
 
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path) -> Iterator[Keyed]:
-    """A service with one key of each scope, and one that is revoked."""
+    """A service with one key of each scope, and one each that is revoked and that has expired."""
     path = tmp_path_factory.mktemp("keyed") / "keyed.db"
     path.write_bytes(migrated_sqlite.read_bytes())
     engine = connect(f"sqlite:///{path}")
@@ -77,9 +78,10 @@ def keyed(tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path) -> It
     keys = {scope: create_key(engine, scope, [scope], actor="test")[1] for scope in SCOPES}
     revoked = create_key(engine, "revoked", list(SCOPES), actor="test")[1]
     revoke_key(engine, "revoked", actor="test")
+    expired = create_key(engine, "expired", list(SCOPES), actor="test", seconds=0.001)[1]
     engine.dispose()
     with serving(f"sqlite:///{path}") as client:
-        yield Keyed(client, keys, revoked)
+        yield Keyed(client, keys, revoked, expired)
 
 
 def test_the_document_and_the_routes_name_the_same() -> None:
@@ -149,6 +151,7 @@ class TestEveryEndpoint:
             bearer(read.upper()),
             bearer(f"{read} {read}"),
             bearer(keyed.revoked),
+            bearer(keyed.expired),
             {"authorization": read},
             {"authorization": f"Basic {read}"},
         ]
