@@ -10,7 +10,7 @@ PYTEST ?= -n logical --maxprocesses 8 --dist worksteal
 DATA ?=
 PORT ?= 8000
 
-.PHONY: help install demo test test-long crash-test coverage lint bench bench-lists bench-stability bench-gpu bench-load bench-fold-in bench-serving bench-dashboard pictures notebooks clean
+.PHONY: help install demo test test-long crash-test coverage lint bench bench-lists bench-stability bench-gpu bench-load bench-data bench-fold-in bench-serving bench-dashboard pictures notebooks clean
 
 help:
 	@echo "make demo [DATA=ratings.zip]  install, load ratings, train, serve on 127.0.0.1:$(PORT)"
@@ -24,6 +24,7 @@ help:
 	@echo "make bench-stability [ARGS=...] how far the training loss rises, on many kinds of data"
 	@echo "make bench-gpu [ARGS=...]     throughput and time to quality on a CUDA device"
 	@echo "make bench-load               time loading ML-1M into both databases (real ratings needed)"
+	@echo "make bench-data [ARGS=...]    loads, reloads, memory, backup, and moves between databases"
 	@echo "make bench-fold-in            users folded in beside trained ones (real ratings needed)"
 	@echo "make bench-serving [ARGS=...] requests/s, latency and memory of the service"
 	@echo "make bench-dashboard          times of the dashboard, the map and the report"
@@ -89,6 +90,9 @@ bench-gpu: install
 
 bench-load: install
 	$(BIN)/python -m benchmarks.loading
+
+bench-data: install
+	$(BIN)/python -m benchmarks.data_plane $(ARGS)
 
 # One thread of numpy, as a request has it.
 bench-fold-in: install

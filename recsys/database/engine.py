@@ -349,7 +349,12 @@ def fetch_columns(
 ) -> list[NDArray[Any]]:
     """Return the result of a query as one numpy array for each column; no value may be NULL."""
     record = np.dtype([(f"c{column}", dtype) for column, dtype in enumerate(dtypes)])
-    fetched = np.fromiter(fetch_rows(connection, statement), record)
+    if connection.dialect.name == "sqlite":  # without a generator between the driver and numpy
+        sql = str(statement.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True}))
+        with closing(cast(sqlite3.Connection, connection.connection.dbapi_connection).execute(sql)) as rows:
+            fetched = np.fromiter(rows, record)
+    else:
+        fetched = np.fromiter(fetch_rows(connection, statement), record)
     return [np.ascontiguousarray(fetched[name]) for name in record.names or ()]
 
 

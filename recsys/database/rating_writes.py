@@ -72,6 +72,7 @@ def write_ratings(
     is_changed = exists & (rated_at >= old_at) & ((rating != old) | (rated_at != old_at))
     kept = ~exists | is_changed
     if not kept.any():
+        work.only_read = True
         return 0, 0, 0
     users, items, rating, rated_at = users[kept], items[kept], rating[kept], rated_at[kept]
     if writers_overlap(connection):

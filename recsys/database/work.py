@@ -30,12 +30,14 @@ class Work:
         connection: the transaction.
         seq: of the change, once it is recorded; 0 if nothing changed.
         rated_users: keys of the users whose ratings changed, once it is recorded.
+        only_read: whether a piece of a bulk write turned out to change nothing.
     """
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.seq = 0
         self.rated_users: list[int] = []
+        self.only_read = False
         self._everything = False
         self._users: set[int] = set()
         self._items: set[int] = set()
@@ -130,13 +132,15 @@ def write_in_pieces(
     """
     size = database.PIECE_ROWS[engine.dialect.name]
     slices = [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
+    pause = False
     for group in [[rows] for rows in slices] if is_sqlite(engine) else [slices] if slices else []:
-        if group[0].start:
+        if pause:
             time.sleep(database.BREATHER_SECONDS)
         with unit_of_work(engine, guard) as work:
             for rows in group:
                 write(work, rows)
                 if on_piece and not is_sqlite(engine):
                     on_piece(rows.stop - rows.start)
+        pause = not work.only_read
         if on_piece and is_sqlite(engine):
             on_piece(group[0].stop - group[0].start)
