@@ -96,7 +96,7 @@ class DoorProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self.in_head:
             self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
+            if self._head_bytes > MAX_HEAD_BYTES or len(self.headers or ()) > MAX_HEADERS:
                 self._refuse(431)
 
     def on_message_begin(self) -> None:

@@ -63,6 +63,9 @@ def test_a_header_without_end_is_cut_off(service: httpx.Client) -> None:
 def test_headers_are_counted(service: httpx.Client) -> None:
     headers = b"".join(b"x-%d: 1\r\n" % n for n in range(MAX_HEADERS))
     assert all_of(connected(service, GET + headers + b"\r\n")).startswith(b"HTTP/1.1 431 ")
+    assert all_of(connected(service, GET + headers + b"y: 1\r\nz: 1\r\n")).startswith(
+        b"HTTP/1.1 431 "
+    )  # before their end comes
 
 
 def test_half_open_connections_are_closed(service: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
