@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Connection, Engine, func, select
 
 from recsys.data.encoding import collect
 from recsys.data.rows import RatingBatch
@@ -213,17 +213,23 @@ def with_fault(year: Year, rng: random.Random, kind: str) -> None:
         with writing(engine) as connection:
             numbers = sorted(live_numbers(connection).values())
             if numbers:
-                chosen = schema.item_factors.c.number == rng.choice(numbers)
-                row = connection.execute(select(schema.item_factors).where(chosen).limit(1)).one()
-                flipped = bytes([row.vector[0] ^ 64, *row.vector[1:]])
-                connection.execute(
-                    schema.item_factors.update()
-                    .where(chosen, schema.item_factors.c.item_key == row.item_key)
-                    .values(vector=flipped)
-                )
+                flip_byte(connection, rng.choice(numbers))
         do(engine, folder, "night", None)
     else:
         do(engine, folder, "night", None)
+
+
+def flip_byte(connection: Connection, number: int) -> None:
+    """Damage the items of a version: a vector, or the weights where its vectors are empty."""
+    for column in (schema.item_factors.c.vector, schema.item_weights.c.weights):
+        of_version = column.table.c.number == number
+        row = connection.execute(select(column.table).where(of_version, func.length(column) > 0).limit(1)).first()
+        if row is None:
+            continue
+        content = row._mapping[column.name]
+        same = [key == row._mapping[key.name] for key in column.table.primary_key]
+        connection.execute(column.table.update().where(*same).values({column: bytes([content[0] ^ 64, *content[1:]])}))
+        return
 
 
 def broken_promises(engine: Engine, load: Load, erased: set[int], seq: int) -> list[str]:
