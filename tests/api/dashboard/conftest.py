@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine, select
 
 from api.dashboard.app import PAGES
-from jobs.maps import map_live
 from recsys.data.encoding import collect
 from recsys.data.rows import ItemRow, RatingBatch
 from recsys.database import schema
 from recsys.database.engine import connect, reading, writing
 from recsys.database.items import upsert_items
+from recsys.database.maps import StoredMap, store_map
 from recsys.database.models import Training, publish, store
 from recsys.database.ratings import upsert_ratings
 from recsys.database.runs import record_finished
@@ -58,7 +58,8 @@ def add_planted(engine: Engine, mapped: bool = True) -> None:
         publish(engine, add_version(engine, objective, q), "planted")  # type: ignore[arg-type]
     add_version(engine, "ranking", faulty_vectors())
     if mapped:
-        map_live(engine)
+        for number in (2, 3):
+            store_map(engine, number, planted_map(), 0.1)
     found = {"learning_rates": [0.001, 0.01, 0.1], "smoothed": [1.0, 0.5, 0.9], "valley": 0.01, "slide": 0.02}
     swept = [{"value": value, "metric": 0.9 + value} for value in (0.01, 0.1, 1.0)]
     detail = {"field": "l2", "metric": "rmse", "rows": swept, "default": swept[0]}
@@ -66,6 +67,13 @@ def add_planted(engine: Engine, mapped: bool = True) -> None:
         for objective in ("ranking", "rating"):
             record_finished(connection, "lr-find", "planted", {**found, "default": 0.01, "objective": objective})
         record_finished(connection, "sweep", "planted", {**detail, "objective": "rating"})
+
+
+def planted_map() -> StoredMap:
+    """A square of 8 × 8 places for each of the four groups."""
+    group, at = np.divmod(np.arange(240), 60)
+    xy = np.stack([at % 8 + 20 * (group % 2), at // 8 + 20 * (group // 2)], axis=1)
+    return StoredMap("tsne", xy.astype(np.float32), group.astype(np.int32))
 
 
 def add_version(engine: Engine, objective: Objective, q: NDArray[np.float32]) -> int:
