@@ -90,8 +90,8 @@ def restore(
         with reading(engine) as connection:
             if count_rows(connection) and not replace:
                 raise UsageError(
-                    "the database holds ratings or models already: name an empty one with RECSYS_DATABASE_URL, or "
-                    "replace its content with --replace"
+                    "the database holds ratings, models or API keys already: name an empty one with "
+                    "RECSYS_DATABASE_URL, or replace its content with --replace"
                 )
         seconds = settings.lease_seconds
         with lease(engine, LOADING, seconds) as loading, lease(engine, TRAINING, seconds) as training:
@@ -102,6 +102,11 @@ def restore(
 
             with progress("restoring", sum(table.n_rows for table in manifest.tables.values())) as advance:
                 n_erased = restore_backup(engine, reader, erased=erased, verify=verify, guard=guard, on_rows=advance)
+    if journals and not n_erased:
+        notices.append(
+            "--erasures: the journals name no user of the backup who was erased after it. If you expect one, the "
+            "journal is that of another database"
+        )
     return RestoreReport(
         file=str(path),
         snapshot_at=as_time(manifest.snapshot_at),

@@ -29,7 +29,11 @@ _CLOCK = (
     r"(?P<H>\d{1,2})(?::(?P<M>\d{2})(?::(?P<S>\d{2})(?:[.,:](?P<f>\d{1,9}))?)?)?\s*(?P<ap>[ap]\.?m\.?)?"
     r"|(?P<H2>\d{2})(?P<M2>\d{2})(?P<S2>\d{2})?(?:[.,](?P<f2>\d{1,9}))?"
 )
-_ZONE = r"(?P<z>z|(?:utc|gmt)?\s*[+-]\d{1,2}(?::?\d{2})?|utc|gmt)(?:\s*\[[\w/+-]+\]|\s*\([\w :+-]+\))?"
+# Go writes an offset and a name, +0200 CEST: the offset is the zone.
+_ZONE = (
+    r"(?P<z>z|(?:utc|gmt)?\s*[+-]\d{1,2}(?::?\d{2})?|utc|gmt)"
+    r"(?:\s*\[[\w/+-]+\]|\s*\([\w :+-]+\)|(?<=\d)\s(?:[a-z]{3,5}|[+-]\d{2,4}))?"
+)
 _WEEKDAY = r"(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\s+)?"
 _PATTERNS = tuple(
     re.compile(pattern, re.IGNORECASE)

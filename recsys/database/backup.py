@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, Table, func, insert, select, text, update
 
 import recsys
@@ -35,6 +36,8 @@ from recsys.errors import DatabaseError, InputError
 
 KEPT = ("job_leases",)
 """Tables that a restore leaves as they are: who may run now is not a matter of the past."""
+SPARE_SEQ = 1_000_000
+"""More changes than servers can write, and know of, between the reading of an SQLite file and its replacement."""
 OnRows = Callable[[int], None]
 
 
@@ -86,6 +89,10 @@ def write_backup(engine: Engine, path: Path, on_rows: OnRows | None = None) -> M
                 last_keys=read_last_keys(connection),
             )
         writer.finish(manifest)
+    except BlockingIOError as error:
+        raise InputError(
+            f"another backup is being written to {path}: wait for its end, or name another file"
+        ) from error
     except OSError as error:
         raise InputError(
             f"{path} cannot be written ({error.strerror or error}), so there is no backup: name a file in a folder "
@@ -98,8 +105,8 @@ def write_backup(engine: Engine, path: Path, on_rows: OnRows | None = None) -> M
 
 
 def count_rows(connection: Connection) -> int:
-    """Return how many users, items and versions a database has: none, and a restore replaces nothing."""
-    counted = (schema.users, schema.items, schema.models)
+    """Return how many users, items, versions and keys a database has: none, and a restore replaces nothing."""
+    counted = (schema.users, schema.items, schema.models, schema.api_keys)
     return sum(connection.scalar(select(func.count()).select_from(table)) or 0 for table in counted)
 
 
@@ -177,7 +184,7 @@ def staged(reader: BackupReader, folder: Path, verify: bool, on_rows: OnRows | N
         try:
             try:
                 migration.upgrade(made, reader.manifest.revision)
-            except Exception as error:
+            except CommandError as error:
                 raise InputError(
                     f"the backup has schema {reader.manifest.revision}, which this version does not know: recsys "
                     f"{reader.manifest.made_by} made it; install that version"
@@ -224,7 +231,8 @@ def keep_what_goes_on(made: Connection, before: Connection) -> None:
         rows = [dict(row) for row in before.execute(select(table)).mappings()]
         if rows:
             made.execute(insert(table), rows)
-    raise_counters(made, read_counters(before))
+    seq, keys = read_counters(before)
+    raise_counters(made, (seq + SPARE_SEQ, keys))
 
 
 def read_counters(connection: Connection) -> tuple[int, dict[str, int]]:

@@ -4,6 +4,7 @@ The checksum is of everything before it, and stands in the comment of the zip, s
 changed byte anywhere shows before anything is restored.
 """
 
+import fcntl
 import json
 import os
 import zipfile
@@ -11,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Annotated, BinaryIO, Self
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from recsys.data.messages import printable
 from recsys.errors import InputError
@@ -50,8 +51,15 @@ class Manifest(BaseModel):
     revision: str
     snapshot_at: int
     database: str
-    tables: dict[str, TableSummary]
+    tables: dict[Annotated[str, Field(pattern=r"^[a-z][a-z_]*$")], TableSummary]
     last_keys: dict[str, int]
+
+    @field_validator("tables")
+    @classmethod
+    def _has_all(cls, tables: dict[str, TableSummary]) -> dict[str, TableSummary]:
+        if missing := {"users", "items", "ratings", "models"} - tables.keys():
+            raise ValueError(f"no table {min(missing)}")
+        return tables
 
 
 class BackupWriter:
@@ -60,10 +68,28 @@ class BackupWriter:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._part = path.with_name(f".{path.name}.part")
-        self._part.unlink(missing_ok=True)
-        descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._file = os.fdopen(descriptor, "wb")
+        self._remove_left_over()
+        descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._file = os.fdopen(descriptor, "w+b")
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._is_finished = False
         self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED)
+
+    def _remove_left_over(self) -> None:
+        """Delete what a backup left that was killed.
+
+        Raises:
+            BlockingIOError: another backup of this name is being written.
+        """
+        try:
+            descriptor = os.open(self._part, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._part.unlink()
+        finally:
+            os.close(descriptor)
 
     def add_table(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
         """Add the rows of a table."""
@@ -80,22 +106,22 @@ class BackupWriter:
         self._zip.writestr(MANIFEST, manifest.model_dump_json(indent=1))
         self._zip.comment = _PREFIX + b"0" * 64
         self._zip.close()
-        self._file.close()
-        with self._part.open("r+b") as file:
-            checksum = checksum_of(file)
-            file.seek(-64, os.SEEK_END)
-            file.write(checksum.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        checksum = checksum_of(self._file)
+        self._file.seek(-64, os.SEEK_END)
+        self._file.write(checksum.encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
         self._part.replace(self._path)
+        self._is_finished = True
         folder = os.open(self._path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
 
     def discard(self) -> None:
         """Delete what was written, if it was not finished."""
+        if not self._is_finished:
+            self._part.unlink(missing_ok=True)
         self._file.close()
-        self._part.unlink(missing_ok=True)
 
 
 class BackupReader:
@@ -124,7 +150,9 @@ class BackupReader:
 
     def _read_manifest(self) -> Manifest:
         content = json.loads(self._zip.read(MANIFEST))
-        if content.get("format", 0) > FORMAT:
+        if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+            raise ValueError("no manifest")
+        if content["format"] > FORMAT:
             raise InputError(
                 f"{self._name} has format {content['format']}, and this version reads up to {FORMAT}: "
                 f"recsys {printable(str(content.get('made_by')))} made it; install that version"

@@ -4,6 +4,8 @@ Each line is a JSON object with the hash of an erased user, as the tombstones ha
 the secret of the database, which its backups hold: the journal alone does not say who was erased.
 """
 
+import errno
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -18,6 +20,10 @@ from recsys.database.work import Work
 from recsys.errors import DatabaseError, InputError
 
 SUFFIX = ".erasures"
+_MAX_LINE_BYTES = 4096
+OVERLAP_MS = 60_000
+"""How much earlier than a backup an erasure may be noted and still be missing in it: its transaction was not at its
+end, or the clock of its machine is behind."""
 
 
 def journal_of(engine: Engine, named: Path | None = None) -> Path | None:
@@ -37,20 +43,47 @@ def append_erasure(journal: Path, user_hash: str, at: int) -> None:
     Raises:
         DatabaseError: the journal cannot be written.
     """
-    line = json.dumps({"user": user_hash, "at": at}) + "\n"
+    line = (json.dumps({"user": user_hash, "at": at}) + "\n").encode()
     try:
-        descriptor = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(journal, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            os.write(descriptor, line.encode())
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            end = take_off_cut_line(descriptor)
+            if os.write(descriptor, line) < len(line):
+                os.ftruncate(descriptor, end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        if end == 0:
+            sync_folder(journal.parent)  # the name of a new file
     except OSError as error:
         raise DatabaseError(
             f"the journal of erasures {journal} cannot be written ({error.strerror}), so nothing was erased: give this "
             "user the right to write it, or name another file with RECSYS_ERASURE_JOURNAL",
             public="the journal of erasures cannot be written, so nothing was erased",
         ) from error
+
+
+def take_off_cut_line(descriptor: int) -> int:
+    """Return the size of a journal, without a last line that a process was killed in, which is taken off."""
+    size = os.fstat(descriptor).st_size
+    start = max(size - _MAX_LINE_BYTES, 0)
+    tail = os.pread(descriptor, size - start, start)
+    cut = tail[tail.rfind(b"\n") + 1 :]
+    if cut.startswith(b"{"):
+        size -= len(cut)
+        os.ftruncate(descriptor, size)
+    return size
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names of the files of a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_journal(journal: Path) -> dict[str, int]:
@@ -86,14 +119,15 @@ def stored_erasures(connection: Connection) -> dict[str, int]:
 
 
 def erase_again(work: Work, erased: dict[str, int], since: int) -> int:
-    """Erase the users that were erased at or after a time; return how many were there.
+    """Erase the users that were erased after a backup or just before it; return how many were there.
 
     Args:
         erased: hash of the user → Unix milliseconds.
-        since: Unix milliseconds. A user who came back after an earlier erasure stays.
+        since: Unix milliseconds of the backup. A user who came back after an erasure that is more than `OVERLAP_MS`
+            earlier stays.
     """
     hasher = hasher_of(work.connection)
-    later = {user_hash: at for user_hash, at in erased.items() if at >= since}
+    later = {user_hash: at for user_hash, at in erased.items() if at >= since - OVERLAP_MS}
     if hasher is None or not later:
         return 0
     n_erased = 0

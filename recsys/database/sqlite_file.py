@@ -108,4 +108,10 @@ def copy_pages(source: Path, target: Path, busy_seconds: float) -> None:
         closing(connected(source, "mode=ro", {})) as read,
         closing(prepared(connected(target, "mode=rw", {"timeout": busy_seconds}), WRITER_PRAGMAS)) as written,
     ):
-        read.backup(written)
+        read.backup(written, progress=stop_if_busy)
+
+
+def stop_if_busy(status: int, _remaining: int, _total: int) -> None:
+    """Raise where another writer held the target for the whole timeout: Python would try for ever."""
+    if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        raise sqlite3.OperationalError("another writer holds it")

@@ -60,6 +60,9 @@ def read(*values: object, format: str | None = None) -> list[str | None]:
         ("Fri, 24 Jun 2022 21:20:11 GMT", MOMENT),
         ("Fri Jun 24 21:20:11 2022", MOMENT),
         ("Fri Jun 24 21:20:11 +0000 2022", MOMENT),
+        ("2022-06-24 21:20:11 +0000 UTC", MOMENT),
+        ("2022-06-24 23:20:11.000000999 +0200 CEST", MOMENT),
+        ("2022-06-25 00:20:11 +0300 +03", MOMENT),
         ("Fri Jun 24 2022 23:20:11 GMT+0200 (Central European Summer Time)", MOMENT),
     ],
 )

@@ -1,7 +1,9 @@
 """A backup holds one moment, its restore is whole or nothing, and what was erased since stays erased."""
 
 import json
+import os
 import shutil
+import sqlite3
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +19,11 @@ from recsys.database import backup_file, migration, schema
 from recsys.database.backup import tables, write_backup
 from recsys.database.changes import current_seq
 from recsys.database.engine import connect, reading, writing
+from recsys.database.erasures import OVERLAP_MS, append_erasure, read_journal
+from recsys.database.keys import create_key
 from recsys.database.leases import LOADING, lease
 from recsys.database.ratings import delete_rating
+from recsys.database.sqlite_file import copy_pages
 from recsys.database.table_rows import TableDigest, read_batches
 from recsys.database.users import erase_user
 from recsys.errors import DatabaseError, InputError, LockedError, UsageError
@@ -58,7 +63,7 @@ def lost(tmp_path: Path, migrated_sqlite: Path) -> Engine:
 
 
 @pytest.fixture
-def known_sqlite(sqlite_engine: Engine) -> Engine:
+def rated_sqlite(sqlite_engine: Engine) -> Engine:
     add_known_rows(sqlite_engine)
     return sqlite_engine
 
@@ -122,11 +127,11 @@ def test_a_database_that_holds_something_is_replaced_only_if_told(
     assert key == later + 1
 
 
-def test_a_load_that_runs_keeps_a_restore_away(known_sqlite: Engine, settings: Settings, tmp_path: Path) -> None:
+def test_a_load_that_runs_keeps_a_restore_away(rated_sqlite: Engine, settings: Settings, tmp_path: Path) -> None:
     backed_up = tmp_path / "b.zip"
-    backup(known_sqlite, backed_up)
-    with lease(known_sqlite, LOADING), pytest.raises(LockedError):
-        restore(known_sqlite, backed_up, settings, replace=True)
+    backup(rated_sqlite, backed_up)
+    with lease(rated_sqlite, LOADING), pytest.raises(LockedError):
+        restore(rated_sqlite, backed_up, settings, replace=True)
 
 
 def test_readers_of_an_sqlite_file_go_on_during_a_restore(
@@ -159,6 +164,57 @@ def test_what_is_written_during_a_backup_is_not_in_it(
     done: list[bool] = []
     manifest = write_backup(known_engine, path, write)
     assert {name: table.digest for name, table in manifest.tables.items() if name != "secrets"} == before
+
+
+def test_a_second_backup_of_the_same_name_does_not_mix_with_the_first(
+    rated_sqlite: Engine, settings: Settings, tmp_path: Path
+) -> None:
+    path = tmp_path / "b.zip"
+
+    def begin_another(_: int) -> None:
+        with pytest.raises(InputError, match="another backup is being written"):
+            write_backup(rated_sqlite, path)
+
+    (tmp_path / ".b.zip.part").write_bytes(b"left by one that was killed")
+    write_backup(rated_sqlite, path, begin_another)
+    restore(rated_sqlite, path, settings, replace=True, verify=True)
+    assert not (tmp_path / ".b.zip.part").exists()
+
+
+def test_a_writer_that_does_not_end_is_not_waited_for_for_ever(
+    rated_sqlite: Engine, migrated_sqlite: Path, tmp_path: Path
+) -> None:
+    target = Path(rated_sqlite.url.database or "")
+    with writing(rated_sqlite), pytest.raises(sqlite3.OperationalError, match="another writer"):
+        copy_pages(migrated_sqlite, target, busy_seconds=0.05)
+    with reading(rated_sqlite) as connection:
+        assert connection.scalar(select(func.count()).select_from(schema.users)) == 4
+
+
+def test_keys_are_not_replaced_unasked(sqlite_engine: Engine, settings: Settings, tmp_path: Path) -> None:
+    backup(sqlite_engine, tmp_path / "b.zip")
+    create_key(sqlite_engine, "shop", ["read"], actor="test")
+    with pytest.raises(UsageError, match=r"API keys.*--replace"):
+        restore(sqlite_engine, tmp_path / "b.zip", settings)
+
+
+@pytest.mark.parametrize("name", ["users; DROP TABLE users", "", "../users"])
+def test_manifests_that_no_backup_writes(sqlite_engine: Engine, settings: Settings, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "b.zip"
+    backup(sqlite_engine, path)
+    with manifest_of(path) as manifest:
+        tables = manifest["tables"]
+        assert isinstance(tables, dict)
+        if name:
+            tables[name] = tables["users"]
+        else:
+            del tables["users"]
+    with pytest.raises(InputError, match="is not a backup"):
+        restore(sqlite_engine, path, settings)
+    with manifest_of(path) as manifest:
+        manifest["format"] = "new"
+    with pytest.raises(InputError, match="is not a backup"):
+        restore(sqlite_engine, path, settings)
 
 
 @pytest.mark.parametrize("place", ["first", "table", "manifest", "directory", "checksum", "cut", "grown"])
@@ -284,13 +340,13 @@ class TestErasures:
         self.is_without(known_engine, "u2")
 
     def test_the_journal_remembers_where_the_database_is_lost(
-        self, known_sqlite: Engine, lost: Engine, settings: Settings, tmp_path: Path
+        self, rated_sqlite: Engine, lost: Engine, settings: Settings, tmp_path: Path
     ) -> None:
-        backup(known_sqlite, tmp_path / "b.zip")
+        backup(rated_sqlite, tmp_path / "b.zip")
         checkpoint = settings.checkpoints / "ranking-dot-0123.safetensors"
         checkpoint.parent.mkdir()
         checkpoint.write_bytes(b"")
-        said = erase(known_sqlite, "u2", settings, actor="test")
+        said = erase(rated_sqlite, "u2", settings, actor="test")
         assert said.checkpoints == [str(checkpoint)]
         assert not checkpoint.exists()
         assert said.journal is not None
@@ -302,24 +358,24 @@ class TestErasures:
         assert restore(lost, tmp_path / "b.zip", Settings(), replace=True).erased_again == 1
 
     def test_a_user_who_came_back_before_the_backup_stays(
-        self, known_sqlite: Engine, lost: Engine, settings: Settings, tmp_path: Path
+        self, rated_sqlite: Engine, lost: Engine, settings: Settings, tmp_path: Path
     ) -> None:
-        erase(known_sqlite, "u2", settings, actor="test")
-        with writing(known_sqlite) as connection:
+        erase(rated_sqlite, "u2", settings, actor="test")
+        with writing(rated_sqlite) as connection:
             connection.execute(insert(schema.users).values(user_id="u2"))
         journal = settings.erasure_journal
         assert journal is not None
         entry = json.loads(journal.read_text())
-        journal.write_text(json.dumps({**entry, "at": entry["at"] - 1000}) + "\n")
-        backup(known_sqlite, tmp_path / "b.zip")
+        journal.write_text(json.dumps({**entry, "at": entry["at"] - OVERLAP_MS - 1000}) + "\n")
+        backup(rated_sqlite, tmp_path / "b.zip")
         assert restore(lost, tmp_path / "b.zip", settings).erased_again == 0
 
     def test_a_missing_journal_is_said_and_another_one_can_be_named(
-        self, known_sqlite: Engine, lost: Engine, settings: Settings, tmp_path: Path
+        self, rated_sqlite: Engine, lost: Engine, settings: Settings, tmp_path: Path
     ) -> None:
         (tmp_path / "new.db").unlink()
-        backup(known_sqlite, tmp_path / "b.zip")
-        erase(known_sqlite, "u2", settings, actor="test")
+        backup(rated_sqlite, tmp_path / "b.zip")
+        erase(rated_sqlite, "u2", settings, actor="test")
         report = restore(lost, tmp_path / "b.zip", Settings())
         assert report.erased_again == 0
         assert "--erasures" in report.notices[0]
@@ -327,18 +383,53 @@ class TestErasures:
         report = restore(lost, tmp_path / "b.zip", Settings(), replace=True, journals=[settings.erasure_journal])
         assert report.erased_again == 1
 
-    def test_nothing_is_erased_where_it_cannot_be_noted(self, known_sqlite: Engine, tmp_path: Path) -> None:
+    def test_an_erasure_that_had_not_ended_when_the_backup_began(
+        self, rated_sqlite: Engine, lost: Engine, settings: Settings, tmp_path: Path
+    ) -> None:
+        manifest = write_backup(rated_sqlite, tmp_path / "b.zip")
+        erase(rated_sqlite, "u2", settings, actor="test")
+        assert settings.erasure_journal is not None
+        entry = json.loads(settings.erasure_journal.read_text())
+        settings.erasure_journal.write_text(json.dumps({**entry, "at": manifest.snapshot_at - 5}) + "\n")
+        assert restore(lost, tmp_path / "b.zip", settings).erased_again == 1
+
+    def test_the_journal_of_another_database(
+        self, rated_sqlite: Engine, lost: Engine, settings: Settings, tmp_path: Path
+    ) -> None:
+        backup(rated_sqlite, tmp_path / "b.zip")
+        (tmp_path / "others").write_text('{"user": "0123", "at": 9999999999999}\n')
+        report = restore(lost, tmp_path / "b.zip", settings, journals=[tmp_path / "others"])
+        assert "journal is that of another database" in report.notices[0]
+
+    def test_a_line_that_was_cut_does_not_take_the_next_with_it(self, tmp_path: Path) -> None:
+        journal = tmp_path / "erasures"
+        append_erasure(journal, "a", 1)
+        with journal.open("a") as file:
+            file.write('{"user": "b", "a')
+        append_erasure(journal, "c", 3)
+        assert read_journal(journal) == {"a": 1, "c": 3}
+
+    def test_a_full_disk_keeps_the_journal_whole(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        journal = tmp_path / "erasures"
+        append_erasure(journal, "a", 1)
+        write = os.write
+        monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:5]))
+        with pytest.raises(DatabaseError, match=r"No space left.*nothing was erased"):
+            append_erasure(journal, "b", 2)
+        assert read_journal(journal) == {"a": 1}
+
+    def test_nothing_is_erased_where_it_cannot_be_noted(self, rated_sqlite: Engine, tmp_path: Path) -> None:
         with pytest.raises(DatabaseError, match="nothing was erased"):
-            erase(known_sqlite, "u2", Settings(erasure_journal=tmp_path / "no" / "folder"), actor="test")
-        with reading(known_sqlite) as connection:
+            erase(rated_sqlite, "u2", Settings(erasure_journal=tmp_path / "no" / "folder"), actor="test")
+        with reading(rated_sqlite) as connection:
             assert "u2" in connection.scalars(select(schema.users.c.user_id)).all()
 
-    def test_a_journal_that_is_none(self, known_sqlite: Engine, settings: Settings, tmp_path: Path) -> None:
+    def test_a_journal_that_is_none(self, rated_sqlite: Engine, settings: Settings, tmp_path: Path) -> None:
         assert settings.erasure_journal is not None
-        backup(known_sqlite, tmp_path / "b.zip")
+        backup(rated_sqlite, tmp_path / "b.zip")
         settings.erasure_journal.write_text('{"user": "x", "at": 1}\nuser\n')
         with pytest.raises(InputError, match=r"erasures:2 is not an erasure"):
-            restore(known_sqlite, tmp_path / "b.zip", settings, replace=True)
+            restore(rated_sqlite, tmp_path / "b.zip", settings, replace=True)
 
     @staticmethod
     def is_without(engine: Engine, user_id: str) -> None:
