@@ -128,16 +128,21 @@ def create_app(settings: Settings | None = None) -> Service:
     problems.install(app)
     inner: ASGIApp = FastPaths(super(Service, app).__call__, app)
     inner = GZipIfAccepted(inner, minimum_size=2000, compresslevel=4)
-    if settings.cors_origins:
-        inner = CORSMiddleware(
+
+    def with_cors(inner: ASGIApp) -> ASGIApp:
+        if not settings.cors_origins:
+            return inner
+        return CORSMiddleware(
             inner,
             allow_origins=settings.names_of_cors_origins,
             allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
             allow_headers=["authorization", "content-type", "if-none-match", "x-request-id"],
             expose_headers=["etag", "retry-after", "x-request-id"],
         )
+
     app.outermost = RequestMiddleware(
-        inner,
+        with_cors(inner),
+        with_cors=with_cors,
         metrics=metrics,
         in_flight=in_flight,
         max_requests=settings.max_requests,

@@ -50,11 +50,11 @@ class Door:
             del self._n_of[address]
 
     def _sweep(self) -> None:
+        self._loop.call_later(SWEEP_SECONDS, self._sweep)  # first, so that no error ends it
         now = self._loop.time()
         for connection in list(self._connections):
             if isinstance(connection, DoorProtocol):
                 connection.close_if_late(now)
-        self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
 
 _doors: "WeakKeyDictionary[ServerState, Door]" = WeakKeyDictionary()
@@ -73,7 +73,8 @@ class DoorProtocol(HttpToolsProtocol):
         self.since: float | None = None
         self.in_head = True
         self._head_bytes = 0
-        self._paused_at: float | None = None
+        self._has_other_bytes = False  # whether the piece that is read has bytes of the request before
+        self._unread, self._unread_since = 0, 0.0  # bytes of the answer that wait, and since when they are as many
         self._refusal = 400
         self._door = _doors.get(self.server_state) or _doors.setdefault(
             self.server_state, Door(self.server_state, self.loop)
@@ -93,9 +94,11 @@ class DoorProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.since is None:
             self.since, self.in_head, self._head_bytes = self.loop.time(), True, 0
+        self._has_other_bytes = False
         super().data_received(data)
         if self.in_head:
-            self._head_bytes += len(data)
+            if not self._has_other_bytes:
+                self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES or len(self.headers or ()) > MAX_HEADERS:
                 self._refuse(431)
 
@@ -103,6 +106,7 @@ class DoorProtocol(HttpToolsProtocol):
         if self.since is None:  # it came in one piece with the end of the request before
             self.since = self.loop.time()
         self.in_head, self._head_bytes = True, 0
+        self._unset_keepalive_if_required()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -115,8 +119,13 @@ class DoorProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self.since = None
+        self.since, self._has_other_bytes = None, True
         super().on_message_complete()
+        if self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None:
+            # The answer came before the end of the body, which ended uvicorn's timer: the connection would stay.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def send_400_response(self, message: str) -> None:
         self._refuse(self._refusal)
@@ -125,11 +134,11 @@ class DoorProtocol(HttpToolsProtocol):
         """Close the connection if its request takes too long to arrive, or its answer too long to be read."""
         if self.since is not None and now - self.since > (HEAD_SECONDS if self.in_head else BODY_SECONDS):
             self._refuse(408)
-        elif not self.flow.write_paused:
-            self._paused_at = None
-        elif self._paused_at is None:
-            self._paused_at = now
-        elif now - self._paused_at > READ_SECONDS:
+            return
+        unread = self.transport.get_write_buffer_size() if self.flow.write_paused else 0
+        if not unread or unread != self._unread:  # a slow client reads too
+            self._unread, self._unread_since = unread, now
+        elif now - self._unread_since > READ_SECONDS:
             self.transport.abort()
 
     def _refuse(self, status: int) -> None:

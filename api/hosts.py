@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 from starlette.types import Scope
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 MAX_KNOWN = 100
 
 DETAIL = (
@@ -28,7 +27,7 @@ class HostRule:
     """
 
     def __init__(self, allowed: Sequence[str], is_open: Callable[[], bool]) -> None:
-        self._allowed = frozenset(name.lower() for name in allowed)
+        self._allowed = frozenset(name_of(name.encode()) for name in allowed)
         self._is_open = is_open
         self._known: set[bytes] = set()
 
@@ -38,7 +37,8 @@ class HostRule:
             return True
         if not self._allowed and not (self._is_open() and is_loopback(scope)):
             return True
-        if name_of(host) not in self._allowed | LOOPBACK:
+        name = name_of(host)
+        if name not in self._allowed and not is_local(name):
             return False
         if len(self._known) < MAX_KNOWN:
             self._known.add(host)
@@ -48,13 +48,25 @@ class HostRule:
 def name_of(host: bytes) -> str:
     """Return the name in a Host header, without the port.
 
-    >>> name_of(b"Shop.example:8000"), name_of(b"[::1]:8000")
-    ('shop.example', '[::1]')
+    >>> name_of(b"Shop.example:8000"), name_of(b"[::1]:8000"), name_of(b"::1")
+    ('shop.example', '[::1]', '[::1]')
     """
     text = host.decode("latin-1").lower()
     if text.startswith("["):
         return text.partition("]")[0] + "]"
+    if text.count(":") > 1:  # an address in a setting
+        return f"[{text}]"
     return text.partition(":")[0].removesuffix(".")
+
+
+def is_local(name: str) -> bool:
+    """Return whether a name means this machine wherever it is looked up, so that no page can have it."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def is_loopback(scope: Scope) -> bool:

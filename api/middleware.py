@@ -84,6 +84,7 @@ class RequestMiddleware:
     def __init__(
         self,
         app: ASGIApp,
+        with_cors: Callable[[ASGIApp], ASGIApp],
         metrics: Metrics,
         in_flight: InFlight,
         max_requests: int,
@@ -93,6 +94,7 @@ class RequestMiddleware:
         reason_to_refuse: Callable[[], str | None],
     ) -> None:
         self._app, self._metrics, self._in_flight = app, metrics, in_flight
+        self._with_cors = with_cors  # scripts of allowed origins may read why they are refused
         self._max_requests, self._is_draining = max_requests, is_draining
         self._reason_to_refuse, self._root_path = reason_to_refuse, root_path
         self._hosts = hosts
@@ -141,12 +143,12 @@ class RequestMiddleware:
         self._in_flight.n_requests += 1
         try:
             if not self._hosts.allows(scope, host) and not raw_path.startswith(_ALWAYS_OPEN):
-                await problem(421, "Unknown host", DETAIL)(scope, receive, send_with_id)
+                await self._with_cors(problem(421, "Unknown host", DETAIL))(scope, receive, send_with_id)
             elif self._in_flight.n_requests > self._max_requests and not raw_path.startswith(_UNLIMITED):
                 detail = f"the server is handling {self._max_requests} requests: send this one again in a moment"
-                await problem(503, "Too many requests", detail)(scope, receive, send_with_id)
+                await self._with_cors(problem(503, "Too many requests", detail))(scope, receive, send_with_id)
             elif (reason := self._reason_to_refuse()) is not None and not raw_path.startswith(_ALWAYS_OPEN):
-                await problem(503, DatabaseError.title, reason)(scope, receive, send_with_id)
+                await self._with_cors(problem(503, DatabaseError.title, reason))(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive, send_with_id)
         finally:

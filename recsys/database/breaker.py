@@ -21,6 +21,9 @@ from recsys.errors import DatabaseError
 PROBE_SECONDS = 1.0
 """Longest time that the probe waits for an answer."""
 
+PROBE_LOCK_SECONDS = 0.5
+"""Longest time that it waits for a lock: a migration that holds one is no hang, and would leave the probes waiting."""
+
 STATEMENT_SECONDS = 60.0
 """Longest time that a statement of a server may take on PostgreSQL: one that reads all items takes some seconds."""
 
@@ -114,6 +117,8 @@ def connect_probe(engine: Engine, breaker: Breaker) -> Engine:
     probe = create_engine(engine.url, pool_pre_ping=True, connect_args=SERVER_OPTIONS, pool_size=1, max_overflow=1)
     connect = bounded_connect(PROBE_SECONDS, breaker.trip)
     event.listen(probe, "do_connect", lambda _dialect, _record, arguments, options: connect(*arguments, **options))
+    limit = f"SET LOCAL lock_timeout = {round(PROBE_LOCK_SECONDS * 1000)}"
+    event.listen(probe, "begin", lambda connection: connection.exec_driver_sql(limit))
     return probe
 
 

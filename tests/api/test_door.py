@@ -4,15 +4,17 @@ import asyncio
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from sqlalchemy import Engine
 from uvicorn.server import ServerState
 
 from api import body, door
-from api.door import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED, Door
+from api.door import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED, READ_SECONDS, Door, DoorProtocol
 from tests.api.conftest import serving, url_of
 
 pytestmark = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
@@ -131,3 +133,82 @@ def test_connections_of_one_address_are_counted(monkeypatch: pytest.MonkeyPatch,
     counted.leave("10.0.0.1")
     assert counted.admit("10.0.0.1")
     loop.close()
+
+
+class Wire(asyncio.Transport):
+    """A transport that notes what is written and whether it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written, self.n_unread, self.is_closed = b"", 0, False
+
+    def write(self, data: Any) -> None:
+        self.written += bytes(data)
+
+    def get_write_buffer_size(self) -> int:
+        return self.n_unread
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    abort = close
+
+    def pause_reading(self) -> None:
+        pass
+
+    resume_reading = pause_reading
+
+
+@contextmanager
+def protocol_on(wire: Wire) -> Iterator[DoorProtocol]:
+    """A connection whose requests are answered at once, before their bodies are read."""
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    loop = asyncio.new_event_loop()
+    config = uvicorn.Config(app, log_config=None, timeout_keep_alive=0, ws="none")
+    protocol = DoorProtocol(config, ServerState(), {}, loop)
+    protocol.connection_made(wire)
+    yield protocol
+    loop.run_until_complete(asyncio.sleep(0.02))
+    loop.close()
+
+
+def test_a_connection_that_was_answered_before_its_body_came_is_closed_when_idle(engine: Engine) -> None:
+    wire = Wire()
+    with protocol_on(wire) as protocol:
+        protocol.timeout_keep_alive = 1000
+        protocol.data_received(POST % 3)
+        protocol.loop.run_until_complete(asyncio.sleep(0.02))
+        assert wire.written.startswith(b"HTTP/1.1 401 ")
+        protocol.timeout_keep_alive = 0
+        protocol.data_received(b"abc")
+        assert not wire.is_closed
+    assert wire.is_closed
+
+
+def test_bytes_of_the_request_before_are_not_of_a_head(engine: Engine) -> None:
+    wire = Wire()
+    with protocol_on(wire) as protocol:
+        protocol.data_received(POST % (2 * MAX_HEAD_BYTES) + b" " * (2 * MAX_HEAD_BYTES) + GET)
+        assert not wire.is_closed
+        protocol.data_received(b"x: " + b"x" * MAX_HEAD_BYTES)
+        assert wire.is_closed
+
+
+def test_a_client_that_reads_slowly_gets_all_of_its_answer(engine: Engine) -> None:
+    wire = Wire()
+    with protocol_on(wire) as protocol:
+        protocol.since = None
+        protocol.pause_writing()
+        for now, wire.n_unread in [(1.0, 900_000), (1.0 + READ_SECONDS, 700_000), (2.0 + READ_SECONDS, 700_000)]:
+            protocol.close_if_late(now)
+        protocol.close_if_late(0.5 + 2 * READ_SECONDS)
+        assert not wire.is_closed
+        protocol.close_if_late(1.5 + 2 * READ_SECONDS)
+        assert wire.is_closed

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from sqlalchemy import text
 
+from api.access import DatabaseWatch
 from recsys.database import breaker, migration
 from recsys.database.breaker import Breaker
 from recsys.database.engine import connect, read_latest
@@ -133,6 +134,20 @@ def test_a_post_behind_a_lock_gives_up(freezer: Freezer, monkeypatch: pytest.Mon
         check_problem(answer, 503, "database")
         assert seconds < 2
     other.dispose()
+
+
+def test_a_migration_that_locks_the_keys_is_no_hang(freezer: Freezer) -> None:
+    fuse, waiting = Breaker(), "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    engine, other = connect(freezer.url, breaker=fuse), connect(freezer.url)
+    watch = DatabaseWatch(engine, 60.0, fuse)
+    with other.connect() as holder, holder.begin():
+        holder.execute(text("LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE"))
+        watch.refresh()
+        assert (watch.is_away, fuse.is_open, holder.exec_driver_sql(waiting).scalar_one()) == (True, False, 0)
+    watch.refresh()
+    assert not watch.is_away
+    for each in (engine, other, watch._engine):
+        each.dispose()
 
 
 def test_the_breaker_ends_what_waits_and_refuses_the_rest(postgres_database_url: str) -> None:

@@ -84,6 +84,18 @@ def test_names_are_remembered_only_if_they_are_allowed(engine: Engine) -> None:
     assert rule.allows(SCOPE, b"localhost:1")
 
 
+def test_names_of_this_machine_and_names_with_a_port_are_names(engine: Engine) -> None:
+    rule = HostRule((), lambda: True)
+    for name in (b"127.0.0.2:8000", b"[0:0:0:0:0:0:0:1]:8000", b"shop.localhost:8000"):
+        assert rule.allows({"server": ("127.0.0.2", 8000)}, name), name
+    assert not rule.allows(SCOPE, b"localhost.evil.example")
+    assert not rule.allows(SCOPE, b"10.0.0.7")
+    rule = HostRule(("Recs.example.com:8443", "fd00::7", "[fd00::8]"), lambda: False)
+    for name in (b"recs.example.com:8443", b"recs.example.com", b"[fd00::7]:8000", b"[fd00::8]"):
+        assert rule.allows({"server": ("10.0.0.7", 80)}, name), name
+    assert not rule.allows({"server": ("10.0.0.7", 80)}, b"evil.example")
+
+
 def test_scripts_of_other_origins_may_call_only_if_a_setting_names_them(known_engine: Engine) -> None:
     shop = {"origin": "https://shop.example.com"}
     with serving(url_of(known_engine)) as client:
@@ -91,6 +103,8 @@ def test_scripts_of_other_origins_may_call_only_if_a_setting_names_them(known_en
     with serving(url_of(known_engine), cors_origins="https://shop.example.com,http://localhost:3000") as client:
         for url in ("/v1/popular", "/v1/users/u1/recommendations", "/v1/models"):
             assert client.get(url, headers=shop).headers["access-control-allow-origin"] == shop["origin"]
+        refused = client.get("/v1/popular", headers={**shop, "host": "evil.example"})
+        assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (421, shop["origin"])
         other = client.get("/v1/popular", headers={"origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
         asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
