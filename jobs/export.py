@@ -1,6 +1,7 @@
 """Everything out of the database again, as Parquet or CSV."""
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -62,7 +63,9 @@ def export(
         if "projector" in what:
             written += export_projector(engine, folder / "projector", number)
     except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}): name another folder with --out") from error
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror or error}): name another folder with --out"
+        ) from error
     return written
 
 
@@ -144,7 +147,7 @@ def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
 
     In CSV times are ISO 8601 with milliseconds, and a vector has one column for each factor.
     """
-    part, n_rows = path.with_name(f".{path.name}.part"), 0
+    part, n_rows = path.with_name(f".{path.name}.{os.getpid()}.part"), 0
     is_csv = path.suffix == ".csv"
     try:
         written_as = as_text(pa.RecordBatch.from_pylist([], schema)).schema if is_csv else schema

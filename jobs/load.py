@@ -163,6 +163,9 @@ def load_export(
     with reading(engine) as connection:
         user_rows = without_erased(user_rows, None if allow_erased else read_buried(connection))
     reports = []
+    if not dry_run and (settings.rating_min, settings.rating_max) != (None, None) and exported.file_of("ratings"):
+        # The bounds of this database may refuse the ratings of another one: before anything is written.
+        load_export(engine, folder, exported, settings, allow_erased=allow_erased, dry_run=True, guard=guard)
     if not dry_run:
         upsert_items(engine, item_rows, guard)
         upsert_users(engine, user_rows, guard)
@@ -172,7 +175,7 @@ def load_export(
     kinds: tuple[tuple[What, bool], ...] = (("ratings", False), ("events", True))
     for what, is_event in kinds:
         if (name := exported.file_of(what)) is not None:
-            options = ReadOptions(implicit=is_event)
+            options = ReadOptions(implicit=is_event, words_are_ids=True)
             reports.append(
                 load(
                     engine,

@@ -27,12 +27,13 @@ _SPELT = frozenset(spelt for word in NOTHING_AS_ID for spelt in (word, word.uppe
 NUMBER = re.compile(r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?$")
 
 
-def check_ids(column: pa.Array, what: str) -> tuple[pa.StringArray, Problems]:
+def check_ids(column: pa.Array, what: str, *, words_are_ids: bool = False) -> tuple[pa.StringArray, Problems]:
     """Return ids as strings, byte for byte; integers as decimal text.
 
     Args:
         column: (n,) strings, bytes or integers, dictionary-encoded or not.
         what: `user_id` or `item_id`.
+        words_are_ids: whether `None` or `NA` is an id, and not a word for no value.
 
     Returns:
         The ids, empty or null if bad, and the problems.
@@ -54,9 +55,11 @@ def check_ids(column: pa.Array, what: str) -> tuple[pa.StringArray, Problems]:
     suspect = pc.or_(pc.utf8_is_space(ids), pc.match_substring(ids, "\0"))
     size = pc.binary_length(ids)
     suspect = pc.or_(suspect, pc.or_(pc.equal(size, 0), pc.greater(size, MAX_ID_BYTES))).fill_null(True)
-    suspect = pc.or_(suspect, pc.is_in(ids, value_set=pa.array(sorted(_SPELT)))).fill_null(True)
+    if not words_are_ids:
+        suspect = pc.or_(suspect, pc.is_in(ids, value_set=pa.array(sorted(_SPELT)))).fill_null(True)
+    problem = id_problem if words_are_ids else nothing_problem
     suspects = values_where(suspect.to_numpy(zero_copy_only=False), ids)
-    return ids, {i: reason for i, value in suspects if (reason := nothing_problem(value, what))}
+    return ids, {i: reason for i, value in suspects if (reason := problem(value, what))}
 
 
 def nothing_problem(value: str | None, what: str) -> str | None:

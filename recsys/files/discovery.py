@@ -10,6 +10,7 @@ from recsys.errors import InputError
 from recsys.files.delimited import DelimitedFile
 from recsys.files.dialect import DELIMITERS, sniff
 from recsys.files.entries import Entry, Folder, locate
+from recsys.files.exported import MANIFEST
 from recsys.files.items import ItemFile, MovieLens100KItems
 from recsys.files.json_lines import JsonLinesFile, is_json_lines
 from recsys.files.parquet import MAGIC, ParquetFile
@@ -54,6 +55,11 @@ def choose_ratings(folder: Folder, format: str) -> Entry:
         InputError: there is none, or more than one.
     """
     candidates = folder.named(*RATING_FILES[format])
+    if folder.named(MANIFEST) and folder.named(*(f"events.{suffix}" for suffix in ("parquet", "csv"))):
+        raise InputError(
+            f"{folder.name} is an export with events, of which only the ratings would be loaded: expected a folder on "
+            "the disk; unpack or copy it there"
+        )
     if len(candidates) == 1:
         return candidates[0]
     if candidates:

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any, Literal
@@ -60,9 +61,10 @@ def read_manifest(folder: Path) -> ExportManifest | None:
     name = printable(str(folder))
     try:
         content = json.loads(path.read_bytes())
-        if isinstance(content, dict) and content.get("format", 0) > FORMAT:
+        format = content.get("format") if isinstance(content, dict) else None
+        if isinstance(format, int) and format > FORMAT:
             raise InputError(
-                f"{name} is an export of format {content['format']}, and this version reads up to {FORMAT}: recsys "
+                f"{name} is an export of format {format}, and this version reads up to {FORMAT}: recsys "
                 f"{printable(str(content.get('made_by')))} wrote it; install that version, or load its files one by one"
             )
         manifest = ExportManifest.model_validate(content)
@@ -82,22 +84,44 @@ def read_manifest(folder: Path) -> ExportManifest | None:
 
 
 def read_items(path: Path) -> tuple[list[ItemRow], list[str]]:
-    """Return the items of an export, and the ids of those that are hidden."""
+    """Return the items of an export, and the ids of those that are hidden.
+
+    Raises:
+        InputError: the file is not what an export writes.
+    """
     items, hidden = [], []
-    for row in read_rows(path):
-        categories = tuple(json.loads(row["categories"]))
-        items.append(ItemRow(row["item_id"], row["title"] or None, categories, None, json.loads(row["attributes"])))
-        if row["hidden"] in (True, "true"):
-            hidden.append(row["item_id"])
+    with naming_file(path):
+        for row in read_rows(path):
+            categories = tuple(json.loads(row["categories"]))
+            items.append(ItemRow(row["item_id"], row["title"] or None, categories, None, json.loads(row["attributes"])))
+            if row["hidden"] in (True, "true"):
+                hidden.append(row["item_id"])
     return items, hidden
 
 
 def read_users(path: Path) -> list[UserRow]:
-    """Return the users of an export."""
-    return [
-        UserRow(row["user_id"], tuple(json.loads(row["categories"])), json.loads(row["attributes"]))
-        for row in read_rows(path)
-    ]
+    """Return the users of an export.
+
+    Raises:
+        InputError: the file is not what an export writes.
+    """
+    with naming_file(path):
+        return [
+            UserRow(row["user_id"], tuple(json.loads(row["categories"])), json.loads(row["attributes"]))
+            for row in read_rows(path)
+        ]
+
+
+@contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Turn errors of a file whose checksum is right, and which an export did not write, into an `InputError`."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise InputError(
+            f"{printable(str(path))} is not what `recsys export` writes ({printable(str(error)[:80])}): export it "
+            f"again, or delete {MANIFEST} and load the files one by one"
+        ) from error
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,7 @@ class ReadOptions:
         event_weights: name of an event → how much it counts; 0 leaves such rows out.
         unrated: the rating that stands for none.
         time_format: see `recsys.data.times.TimeReader`.
+        words_are_ids: whether `None` or `NA` is an id, as in an export of what was posted, and not a word for no value.
         item_columns, user_columns: role → name of the column in the file of items or users.
     """
 
@@ -20,6 +21,7 @@ class ReadOptions:
     event_weights: Mapping[str, float] | None = None
     unrated: str | None = None
     time_format: str | None = None
+    words_are_ids: bool = False
     item_columns: Mapping[str, str] = field(default_factory=dict)
     user_columns: Mapping[str, str] = field(default_factory=dict)
 

@@ -5,6 +5,7 @@ while it is read, or lies in a folder that is deleted at the end. A source that 
 copied, is refused. So each form of file is read as one from the disk is, and in as little memory.
 """
 
+import errno
 import http.client
 import os
 import re
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from recsys.data.limits import MAX_REMOTE_FILES
 from recsys.data.messages import printable
@@ -29,6 +30,8 @@ SECONDS = 60.0
 """Seconds without a byte after which a source counts as gone."""
 _CHUNK_BYTES = 1 << 20
 _REMOTE = re.compile(r"(s3|gs|az|https?):/{1,2}(?=[^/])")
+
+_KEPT_IN_URLS = "%/:=&?~#+!$,;'@()*[]"
 
 CREDENTIALS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_ENDPOINT_URL for another store), or give this "
@@ -65,15 +68,25 @@ def fetch(url: str) -> DiskFile | CopiedFolder:
     Raises:
         InputError: there is nothing, it may not be read, it is cut short, or it changed meanwhile.
     """
-    scheme = urlsplit(url).scheme
     name = printable(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InputError(f"{name} is no address ({error}): correct it") from error
+    scheme = parts.scheme
+    if "@" in parts.netloc and scheme in ("http", "https"):
+        raise InputError(
+            f"{scheme}://…@{parts.hostname} has a name and a password in it: download the file with a program that "
+            "signs in, and load it from the disk or from standard input"
+        )
     if scheme in ("http", "https"):
         return copied(name, lambda out: download(url, name, out))
     with translate_store_errors(name, scheme):
         store, path = open_store(url, scheme)
         info = store.get_file_info(path.rstrip("/"))
         if info.is_file:
-            return copied(name, lambda out: copy_object(store, info, name, out))
+            check_space(name, info.size)
+            return copied(name, lambda out: copy_in_words(store, info, name, scheme, out))
         from pyarrow.fs import FileSelector
 
         found = (
@@ -88,14 +101,46 @@ def fetch(url: str) -> DiskFile | CopiedFolder:
         raise InputError(
             f"{name} holds {len(files):,} files: expected at most {MAX_REMOTE_FILES:,}; name a folder below it"
         )
+    check_space(name, sum(each.size for each in files))
     folder = CopiedFolder()
     with translate_store_errors(name, scheme):
         for each in files:
-            target = folder.path / PurePosixPath(each.path).relative_to(path.rstrip("/"))
+            inside = PurePosixPath(each.path).relative_to(path.rstrip("/"))
+            if ".." in inside.parts:
+                raise InputError(f"{name} holds {printable(each.path)}: expected no name of the form ..; rename it")
+            target = folder.path / inside
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as out:
                 copy_object(store, each, name, out)
     return folder
+
+
+def check_space(name: str, n_bytes: int | None) -> None:
+    """Check that there is space for a copy.
+
+    Raises:
+        InputError: there is not.
+    """
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if n_bytes is not None and n_bytes > free:
+        raise InputError(
+            f"{name} has {n_bytes:,} bytes, and {folder} has space for {free:,}: name a folder on a larger disk with "
+            "TMPDIR, or load the source in parts"
+        )
+
+
+def no_space(name: str) -> InputError:
+    """Return the error of a copy that filled the disk."""
+    return InputError(
+        f"{name} does not fit into {tempfile.gettempdir()}, so nothing was loaded: name a folder on a larger disk with "
+        "TMPDIR, or load the source in parts"
+    )
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Return whether an error says that the disk, or this user's share of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def copied(name: str, write: Any) -> DiskFile:
@@ -106,6 +151,10 @@ def copied(name: str, write: Any) -> DiskFile:
             with os.fdopen(descriptor, "wb") as out:
                 write(out)
             return DiskFile(Path(path), name)
+        except OSError as error:
+            if is_disk_full(error):
+                raise no_space(name) from error
+            raise
         finally:
             os.unlink(path)  # the open descriptor keeps the content
 
@@ -142,6 +191,12 @@ def open_store(url: str, scheme: str) -> tuple[Any, str]:
     ), path
 
 
+def copy_in_words(store: Any, info: Any, name: str, scheme: str, out: Any) -> None:
+    """Copy one object of a store; its errors name the fix."""
+    with translate_store_errors(name, scheme):
+        copy_object(store, info, name, out)
+
+
 def copy_object(store: Any, info: Any, name: str, out: Any) -> None:
     """Copy one object of a store.
 
@@ -165,18 +220,25 @@ def download(url: str, name: str, out: Any) -> None:
     Raises:
         InputError: it refuses, does not answer in time, or its answer is cut short.
     """
-    request = urllib.request.Request(url, headers={"Accept-Encoding": "identity", "User-Agent": "recsys"})
+    # A browser takes letters such as é and blanks in an address, and Python does not.
+    request = urllib.request.Request(
+        quote(url, safe=_KEPT_IN_URLS), headers={"Accept-Encoding": "identity", "User-Agent": "recsys"}
+    )
     try:
         with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+            length = answer.length
+            check_space(name, length)
             shutil.copyfileobj(answer, out, _CHUNK_BYTES)
-            length = answer.headers.get("Content-Length")
-        check_whole(name, out.tell(), None if length is None else int(length))
+        check_whole(name, out.tell(), length)
     except urllib.error.HTTPError as error:
         fix = {401: "this address needs a key", 403: "this address may not be read", 404: "check the address"}
         reason = fix.get(error.code, "try again later, or download it first")
         raise InputError(f"{name} cannot be read: the server answered {error.code} {error.reason}; {reason}") from error
     except (http.client.IncompleteRead, ConnectionError) as error:
         raise InputError(f"{name} was cut short while it was read, so nothing was loaded: try again") from error
+    except http.client.HTTPException as error:
+        reason = printable(str(error)[:80]) or type(error).__name__
+        raise InputError(f"{name} cannot be read as HTTP ({reason}): check the address and its port") from error
     except (TimeoutError, socket.gaierror, urllib.error.URLError) as error:
         reason = str(getattr(error, "reason", error))
         raise InputError(f"{name} does not answer ({printable(reason)}): check the address and the network") from error
@@ -203,6 +265,8 @@ def translate_store_errors(name: str, scheme: str) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{name} does not exist: expected a file or folder of ratings; check the address") from error
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and is_disk_full(error):
+            raise no_space(name) from error
         text = str(error)
         reason = printable(text.splitlines()[0][:200]) if text else type(error).__name__
         if re.search(

@@ -82,6 +82,7 @@ class Source:
         self._times = TimeReader(options.time_format)
         low, high = (None, None) if columns.is_implicit else rating_range
         self._numbers = NumberReader(low, high, options.unrated, is_weight=columns.is_implicit)
+        self._words_are_ids = options.words_are_ids
         self._event_weights = options.event_weights
         self._events: set[str] = set()
         sizes = {each.entry.path: each.entry.n_stored_bytes for each in (table, items, users) if each is not None}
@@ -160,8 +161,8 @@ class Source:
         self, columns: Mapping[str, pa.Array], line: NDArray[np.int64]
     ) -> tuple[RatingBatch, list[tuple[int, str]]]:
         """Return the good ratings of some rows, and (line, reason) of the others."""
-        user_ids, user_problems = check_ids(columns["user_id"], "user_id")
-        item_ids, item_problems = check_ids(columns["item_id"], "item_id")
+        user_ids, user_problems = check_ids(columns["user_id"], "user_id", words_are_ids=self._words_are_ids)
+        item_ids, item_problems = check_ids(columns["item_id"], "item_id", words_are_ids=self._words_are_ids)
         rating, unrated, rating_problems = np.ones(len(line)), np.zeros(len(line), bool), dict[int, str]()
         if "rating" in columns:
             try:

@@ -1,10 +1,15 @@
 """Sources on object stores and web servers, and tables in many files."""
 
+import errno
 import gzip
 import http.server
+import os
+import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -180,6 +185,20 @@ class TestObjectStore:
 Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
 
 
+def test_a_store_whose_names_lead_out_of_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    class Store:
+        def get_file_info(self, asked: object) -> object:
+            if isinstance(asked, str):
+                return SimpleNamespace(is_file=False)
+            return [SimpleNamespace(is_file=True, path="shop/all/../../../evil.csv", size=3)]
+
+    monkeypatch.setattr(remote, "open_store", lambda url, scheme: (Store(), "shop/all"))
+    with pytest.raises(InputError, match="expected no name of the form"):
+        rows("s3://shop/all")
+
+
 class TestWebServer:
     """https:// is read by Python's client; http here."""
 
@@ -235,6 +254,42 @@ class TestWebServer:
     def test_a_server_that_refuses(self, serve: Callable[[Answer], str], status: int) -> None:
         with pytest.raises(InputError, match=rf"the server answered {status}"):
             rows(serve(lambda handler: handler.send_error(status)))
+
+    def test_a_server_that_speaks_no_http(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+
+            def answer() -> None:
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(1000)
+                    connection.sendall(b"SSH-2.0-OpenSSH\r\n")
+
+            threading.Thread(target=answer, daemon=True).start()
+            with pytest.raises(InputError, match=r"cannot be read as HTTP \(SSH-2.0"):
+                rows(f"http://127.0.0.1:{server.getsockname()[1]}/ratings.csv")
+
+    def test_addresses_that_people_type(self, serve: Callable[[Answer], str]) -> None:
+        address = serve(self.sends(CSV, len(CSV)))
+        assert rows(address.replace("ratings", "bewertungen für 2024")) == EXPECTED
+        with pytest.raises(InputError, match="is no address"):
+            rows("https://[x/ratings.csv")
+        with pytest.raises(InputError, match="has a name and a password in it") as caught:
+            rows("https://ann:secret@shop.example/ratings.csv")
+        assert "secret" not in str(caught.value)
+
+    def test_what_does_not_fit_on_the_disk(
+        self, serve: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        address = serve(self.sends(CSV, 1 << 60))
+        with pytest.raises(InputError, match=r"has 1,152,921,504,606,846,976 bytes, and .* has space for .*TMPDIR"):
+            rows(address)
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(remote.shutil, "copyfileobj", full)
+        with pytest.raises(InputError, match=r"does not fit into .*TMPDIR"):
+            rows(serve(self.sends(CSV, len(CSV))))
 
     def test_no_server(self) -> None:
         with pytest.raises(InputError, match="does not answer"):

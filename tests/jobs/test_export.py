@@ -1,6 +1,7 @@
 """What is exported is loaded back equal, from either database into either."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ from sqlalchemy import Engine, select
 
 from jobs.export import export
 from jobs.load import load
+from recsys.data.encoding import RatingColumns
 from recsys.database import schema
 from recsys.database.engine import connect, reading
 from recsys.database.items import put_items
 from recsys.database.models import publish
-from recsys.errors import InputError, NoModelError, UsageError
+from recsys.database.ratings import upsert_ratings
+from recsys.errors import InputError, MostlyBadError, NoModelError, UsageError
+from recsys.files.exported import checksum
 from recsys.settings import Settings
 from tests.conftest import add_known_item_model, add_known_rows
 
@@ -79,6 +83,59 @@ def test_an_export_is_loaded_back_equal(full: Engine, empty: Engine, tmp_path: P
     assert rows_by_id(empty) == rows_by_id(full)
 
 
+@pytest.mark.postgres
+def test_an_export_of_sqlite_is_loaded_into_postgres(
+    sqlite_engine: Engine, postgres_engine: Engine, tmp_path: Path
+) -> None:
+    add_known_rows(sqlite_engine)
+    odd = [
+        "=1+1",
+        "-7",
+        " lead",
+        "trail ",
+        "ü\u2028x",
+        "\ufeffbom",
+        "a\r\nb",
+        "a\rb",
+        '"',
+        "\\",
+        "#x",
+        "None",
+        "NA",
+        "e\u0301",
+    ]
+    codes = np.arange(len(odd), dtype=np.int32)
+    rated = RatingColumns(
+        odd, odd, codes, codes[::-1].copy(), np.full(len(odd), 3.0), codes.astype(np.int64) * 1001 - 5
+    )
+    upsert_ratings(sqlite_engine, rated)
+    put_items(sqlite_engine, {"=1+1": {"title": "=cmd|' /C calc'!A0", "hidden": True}}, actor="test")
+    for format in ("parquet", "csv"):
+        export(sqlite_engine, tmp_path / format, DATA, format)  # type: ignore[arg-type]
+        assert load(postgres_engine, tmp_path / format, Settings()).rejected == 0
+        assert rows_by_id(postgres_engine) == rows_by_id(sqlite_engine)
+
+
+def test_the_scale_of_the_other_database_is_checked_before_anything_is_written(
+    sqlite_engine: Engine, empty: Engine, tmp_path: Path
+) -> None:
+    add_known_rows(sqlite_engine)
+    export(sqlite_engine, tmp_path / "out", DATA)
+    with pytest.raises(MostlyBadError):
+        load(empty, tmp_path / "out", Settings(rating_min=50, rating_max=100))
+    assert rows_by_id(empty) == [[], [], [], []]
+
+
+def test_events_of_an_export_in_a_zip_are_not_passed_over(sqlite_engine: Engine, empty: Engine, tmp_path: Path) -> None:
+    (tmp_path / "e.csv").write_text("user_id,item_id,ts\nu1,a,1\n")
+    (tmp_path / "r.csv").write_text("user_id,item_id,rating\nu1,a,1\nu2,a,4\n")
+    for name in ("e.csv", "r.csv"):
+        load(sqlite_engine, tmp_path / name, Settings())
+    export(sqlite_engine, tmp_path / "out", DATA)
+    with pytest.raises(InputError, match=r"an export with events.*unpack"):
+        load(empty, Path(shutil.make_archive(str(tmp_path / "out"), "zip", tmp_path / "out")), Settings())
+
+
 def test_ratings_that_are_all_one_stay_ratings(sqlite_engine: Engine, empty: Engine, tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text("user_id,item_id,rating\nu,a,1\nv,a,1\n")
     from recsys.files.options import ReadOptions
@@ -107,6 +164,15 @@ def test_exports_that_are_damaged_or_of_another_version_load_nothing(
     (out / "items.csv").write_bytes(data)
     with pytest.raises(InputError, match=r"items\.csv is not as it was exported, so nothing was loaded"):
         load(empty, out, Settings())
+    (out / "items.csv").write_text("name\nx\n")
+    told = [file | {"sha256": checksum(out / "items.csv")} for file in manifest["files"] if file["holds"] == "items"]
+    (out / "export.json").write_text(json.dumps({**manifest, "files": told}))
+    with pytest.raises(InputError, match=r"items\.csv is not what `recsys export` writes"):
+        load(empty, out, Settings())
+    (out / "export.json").write_text(json.dumps({**manifest, "format": "new"}))
+    with pytest.raises(InputError, match="damaged"):
+        load(empty, out, Settings())
+    (out / "export.json").write_text(json.dumps(manifest))
     (out / "items.csv").unlink()
     with pytest.raises(InputError, match=r"items\.csv cannot be read"):
         load(empty, out, Settings())
