@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from typing import Any
 from urllib.parse import quote
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
+from recsys.scoring.search import TopN
+from recsys.serving.searches import RankedItems, Search
 from tests.api.asking import as_json, check_problem, ids
 from tests.api.conftest import Many, serving, url_of
 
@@ -62,6 +65,18 @@ class TestRecommendations:
     )
     def test_filters(self, reader: httpx.Client, query: dict[str, Any], expected: list[str]) -> None:
         assert ids(reader.get(self.URL, params=query)) == expected
+
+    def test_many_items_are_re_ranked_in_a_thread(self, reader: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        finish, threads = Search.finish, []
+
+        def noting(search: Search, best: TopN) -> RankedItems:
+            threads.append(threading.current_thread().name.partition("_")[0])
+            return finish(search, best)
+
+        monkeypatch.setattr(Search, "finish", noting)
+        for query in ({"n": 10, "diversity": 0.2}, {"n": 1000}, {"n": 1000, "diversity": 0.2}):
+            assert len(ids(reader.get(self.URL, params={**query, "exclude": "zzz"}))) == 4
+        assert [name == "work" for name in threads] == [False, False, True]
 
     def test_an_id_with_slashes_spaces_and_umlauts(self, reader: httpx.Client) -> None:
         answer = reader.get("/v1/users/s%2F1%20%C3%BC/recommendations")
