@@ -11,7 +11,7 @@ from recsys.database import migration
 from recsys.database.backup import count_rows, restore_backup, write_backup
 from recsys.database.backup_file import BackupReader, Manifest, is_backup
 from recsys.database.engine import is_empty, reading
-from recsys.database.erasures import append_erasure, journal_of, read_journal
+from recsys.database.erasures import append_erasure, journal_of, read_journal, stored_erasures
 from recsys.database.leases import LOADING, TRAINING, lease
 from recsys.database.users import erase_user
 from recsys.errors import InputError, NotFoundError, UsageError
@@ -81,14 +81,15 @@ def restore(
         notices: list[str] = []
         if is_empty(engine):
             migration.upgrade(engine)
-            if not erased:
+        migration.ready(engine)
+        with reading(engine) as connection:
+            n_rows = count_rows(connection)
+            if not n_rows and not erased and not stored_erasures(connection):
                 notices.append(
                     "no journal of erasures was found: users who were erased after the backup are back. If there were "
                     "any, name the journal with --erasures"
                 )
-        migration.ready(engine)
-        with reading(engine) as connection:
-            if count_rows(connection) and not replace:
+            if n_rows and not replace:
                 raise UsageError(
                     "the database holds ratings, models or API keys already: name an empty one with "
                     "RECSYS_DATABASE_URL, or replace its content with --replace"

@@ -1,5 +1,6 @@
 """Lists from the shell: for one user, for items, or for all users into a file."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -197,7 +198,7 @@ def recommend_all(engine: Engine, out: Path, query: UserQuery) -> AllListsReport
         model = recommender.list_model(query.model)
         list_query = query.list_query(recommender.catalogue)
         n_users = count_users(connection)
-        partial = out.with_name(f".{out.name}.part")
+        partial = out.with_name(f".{out.name}.{os.getpid()}.part")
         n_rows = 0
         metadata = {"recsys.model_version": str(model.number) if model else "none"}
         is_csv = out.suffix == ".csv"
@@ -213,7 +214,9 @@ def recommend_all(engine: Engine, out: Path, query: UserQuery) -> AllListsReport
                     advance(len(chunk.user_ids))
             partial.replace(out)
         except OSError as error:
-            raise InputError(f"cannot write {out} ({error.strerror}): choose another path with --out") from error
+            raise InputError(
+                f"cannot write {out} ({error.strerror or error}): choose another path with --out"
+            ) from error
         finally:
             partial.unlink(missing_ok=True)
     return AllListsReport(

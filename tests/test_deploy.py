@@ -58,6 +58,8 @@ def test_the_kubernetes_objects() -> None:
     assert said.count("passed") == 4
     for container in containers():
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    for container in containers():  # an erasure is noted, and a restore reads what was noted, wherever it runs
+        assert {"name": "RECSYS_ERASURE_JOURNAL", "value": "/data/erasures"} in container["env"]
     serve = next(each for each in containers() if each["name"] == "serve")
     assert {"startupProbe", "livenessProbe", "readinessProbe"} <= serve.keys()
 
@@ -104,11 +106,12 @@ def containers() -> Iterator[dict[str, Any]]:
 
 def commands() -> list[list[str]]:
     """The arguments of `recsys` in all files."""
-    found = [container["args"] for container in containers()]
+    found = [container["args"] for container in containers() if "args" in container]
     found += [each["command"] for each in in_yaml("compose.yaml")[0]["services"].values() if "command" in each]
-    for path in [*(DEPLOY / "systemd").glob("*.service"), DEPLOY / "crontab", DEPLOY / "nginx.conf"]:
+    files = [DEPLOY / name for name in ("crontab", "nginx.conf", "kubernetes.yaml")]
+    for path in [*(DEPLOY / "systemd").glob("*.service"), *files]:
         for line in path.read_text().splitlines():
-            if match := re.search(r"(?:bin/|&& |#   )recsys (.*?)(?:'|>>|$)", line):
+            if match := re.search(r"""(?:bin/|&& |#   |exec )recsys (.*?)(?:['"]|>>|$)""", line):
                 found.append(re.sub(r"\$\(.*?\)", "DAY", match.group(1)).split())
     return found
 

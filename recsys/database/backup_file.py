@@ -4,7 +4,6 @@ The checksum is of everything before it, and stands in the comment of the zip, s
 changed byte anywhere shows before anything is restored.
 """
 
-import fcntl
 import json
 import os
 import zipfile
@@ -18,6 +17,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from recsys.data.messages import printable
+from recsys.database.file_lock import lock_file
 from recsys.errors import InputError
 
 FORMAT = 1
@@ -71,7 +71,7 @@ class BackupWriter:
         self._remove_left_over()
         descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._file = os.fdopen(descriptor, "w+b")
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(descriptor, wait=False)
         self._is_finished = False
         self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED)
 
@@ -82,11 +82,11 @@ class BackupWriter:
             BlockingIOError: another backup of this name is being written.
         """
         try:
-            descriptor = os.open(self._part, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = os.open(self._part, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(descriptor, wait=False)
             self._part.unlink()
         finally:
             os.close(descriptor)

@@ -5,7 +5,6 @@ the secret of the database, which its backups hold: the journal alone does not s
 """
 
 import errno
-import fcntl
 import json
 import os
 from pathlib import Path
@@ -14,6 +13,7 @@ from sqlalchemy import Connection, Engine, select
 
 from recsys.database import schema
 from recsys.database.engine import is_sqlite
+from recsys.database.file_lock import lock_file
 from recsys.database.tombstones import WHOLE_USER, bury, hasher_of
 from recsys.database.users import erase_within
 from recsys.database.work import Work
@@ -47,7 +47,7 @@ def append_erasure(journal: Path, user_hash: str, at: int) -> None:
     try:
         descriptor = os.open(journal, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock_file(descriptor, wait=True)
             end = take_off_cut_line(descriptor)
             if os.write(descriptor, line) < len(line):
                 os.ftruncate(descriptor, end)

@@ -1,5 +1,7 @@
 """A backup holds one moment, its restore is whole or nothing, and what was erased since stays erased."""
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -373,7 +375,6 @@ class TestErasures:
     def test_a_missing_journal_is_said_and_another_one_can_be_named(
         self, rated_sqlite: Engine, lost: Engine, settings: Settings, tmp_path: Path
     ) -> None:
-        (tmp_path / "new.db").unlink()
         backup(rated_sqlite, tmp_path / "b.zip")
         erase(rated_sqlite, "u2", settings, actor="test")
         report = restore(lost, tmp_path / "b.zip", Settings())
@@ -408,6 +409,14 @@ class TestErasures:
             file.write('{"user": "b", "a')
         append_erasure(journal, "c", 3)
         assert read_journal(journal) == {"a": 1, "c": 3}
+
+    def test_a_disk_without_locks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object) -> None:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+        append_erasure(tmp_path / "erasures", "a", 1)
+        assert read_journal(tmp_path / "erasures") == {"a": 1}
 
     def test_a_full_disk_keeps_the_journal_whole(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         journal = tmp_path / "erasures"
