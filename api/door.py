@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from httptools import HttpParserError
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -76,6 +76,8 @@ class DoorProtocol(HttpToolsProtocol):
         self._has_other_bytes = False  # whether the piece that is read has bytes of the request before
         self._unread, self._unread_since = 0, 0.0  # bytes of the answer that wait, and since when they are as many
         self._refusal = 400
+        self._is_offer = False  # whether the request offers another protocol
+        self.ws_protocol_class = None  # none is taken: a WebSocket would leave the limits of this module
         self._door = _doors.get(self.server_state) or _doors.setdefault(
             self.server_state, Door(self.server_state, self.loop)
         )
@@ -95,12 +97,38 @@ class DoorProtocol(HttpToolsProtocol):
         if self.since is None:
             self.since, self.in_head, self._head_bytes = self.loop.time(), True, 0
         self._has_other_bytes = False
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self.in_head:
             if not self._has_other_bytes:
                 self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES or len(self.headers or ()) > MAX_HEADERS:
                 self._refuse(431)
+
+    def _parse(self, data: bytes) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except HttpParserUpgrade as offer:
+                if self._is_offer:
+                    # The client offers another protocol, as Java's does with h2c. The parser would leave out the body.
+                    data = self._head_without_offer() + data[offer.args[0] :]
+                    self.parser = HttpRequestParser(self)
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+                    continue
+            except HttpParserError:
+                self._refuse(self._refusal)
+            return
+
+    def _head_without_offer(self) -> bytes:
+        """Return the head of the present request as of a client that offers no other protocol."""
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b", ".join(each for each in value.split(b",") if each.strip().lower() != b"upgrade")
+            if name != b"upgrade":
+                lines.append(name + b": " + value)
+        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def on_message_begin(self) -> None:
         if self.since is None:  # it came in one piece with the end of the request before
@@ -116,9 +144,14 @@ class DoorProtocol(HttpToolsProtocol):
             raise HttpParserError(f"more than {MAX_HEADERS} headers")
         if len(self.pipeline) >= MAX_PIPELINED:
             raise HttpParserError(f"more than {MAX_PIPELINED} requests at once")
+        self._is_offer = self.parser.should_upgrade() and any(name == b"upgrade" for name, _ in self.headers)
+        if self._is_offer:
+            return
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        if self._is_offer:
+            return
         self.since, self._has_other_bytes = None, True
         super().on_message_complete()
         if self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None:
@@ -126,9 +159,6 @@ class DoorProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
-
-    def send_400_response(self, message: str) -> None:
-        self._refuse(self._refusal)
 
     def close_if_late(self, now: float) -> None:
         """Close the connection if its request takes too long to arrive, or its answer too long to be read."""

@@ -57,7 +57,6 @@ def serve(
         "api.app:create_app",
         factory=True,
         http="api.door:DoorProtocol",
-        ws="none",  # nothing needs WebSockets, and connections that became one would leave the limits of `api.door`
         workers=workers,
         access_log=False,  # `api.middleware` logs requests, with their ids
         log_config=logging_config(settings.log_level),

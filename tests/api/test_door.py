@@ -171,7 +171,7 @@ def protocol_on(wire: Wire) -> Iterator[DoorProtocol]:
         await send({"type": "http.response.body", "body": b""})
 
     loop = asyncio.new_event_loop()
-    config = uvicorn.Config(app, log_config=None, timeout_keep_alive=0, ws="none")
+    config = uvicorn.Config(app, log_config=None, timeout_keep_alive=0)
     protocol = DoorProtocol(config, ServerState(), {}, loop)
     protocol.connection_made(wire)
     yield protocol
@@ -212,3 +212,20 @@ def test_a_client_that_reads_slowly_gets_all_of_its_answer(engine: Engine) -> No
         assert not wire.is_closed
         protocol.close_if_late(1.5 + 2 * READ_SECONDS)
         assert wire.is_closed
+
+
+def test_an_offer_of_another_protocol_is_declined_and_the_request_is_whole(service: httpx.Client) -> None:
+    offer = b"host: localhost\r\nUpgrade: %b\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk"
+    for protocol in (b"h2c", b"websocket"):
+        first = POST.replace(b"host: localhost", offer % protocol) % len(RATING) + RATING
+        last = GET.replace(b"host: localhost", offer % protocol) + b"\r\n" + GET + b"connection: close\r\n\r\n"
+        assert all_of(connected(service, first + last)).count(b"HTTP/1.1 200 ") == 3
+        chunked = first.replace(b"content-length: %d" % len(RATING), b"transfer-encoding: chunked")
+        head, body = chunked.split(b"\r\n\r\n")
+        connection = connected(service, head + b"\r\n\r\n")
+        time.sleep(0.05)
+        connection.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) + last)
+        assert all_of(connection).count(b"HTTP/1.1 200 ") == 3
+    assert all_of(connected(service, b"CONNECT localhost:80 HTTP/1.1\r\nhost: localhost\r\n\r\n")).startswith(
+        b"HTTP/1.1 4"
+    )
