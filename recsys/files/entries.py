@@ -22,7 +22,7 @@ from recsys.data.messages import join_names, printable
 from recsys.errors import InputError
 from recsys.files.disk import DiskFile, DiskReader, translate_errors
 from recsys.files.packed import N_SIGNATURE_BYTES, SUFFIXES, UnpackedStream, packing_of
-from recsys.files.remote import fetch, remote_url
+from recsys.files.remote import fetch, remote_url, shown_name
 from recsys.files.zips import START_SIGNATURES, MemberStream, read_directory
 
 STDIN = "-"
@@ -261,7 +261,7 @@ def locate_remote(url: str) -> Entry | Folder:
     Raises:
         InputError: it cannot be read.
     """
-    fetched, name = fetch(url), printable(url)
+    fetched, name = fetch(url), shown_name(url)
     if not isinstance(fetched, DiskFile):
         return replace(Folder.on_disk(name, fetched.path), holder=fetched)
     if is_zip(fetched):

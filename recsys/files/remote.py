@@ -51,6 +51,12 @@ def remote_url(path: str | Path) -> str | None:
     return None if match is None else f"{match.group(1)}://{typed[match.end() :]}"
 
 
+def shown_name(path: str | Path) -> str:
+    """Return a path or an address as messages and files of rejected rows name it: what follows the ? may be a key."""
+    typed = str(path)
+    return printable(typed.partition("?")[0] if typed.startswith(("http:/", "https:/")) else typed)
+
+
 class CopiedFolder:
     """A temporary folder that is deleted when nothing refers to it any more."""
 
@@ -68,7 +74,7 @@ def fetch(url: str) -> DiskFile | CopiedFolder:
     Raises:
         InputError: there is nothing, it may not be read, it is cut short, or it changed meanwhile.
     """
-    name = printable(url)
+    name = shown_name(url)
     try:
         parts = urlsplit(url)
     except ValueError as error:

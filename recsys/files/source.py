@@ -38,6 +38,7 @@ from recsys.files.items import ItemFile, MovieLens100KItems
 from recsys.files.options import AS_RECOGNISED, ReadOptions
 from recsys.files.parquet import ParquetFile
 from recsys.files.parts import PartsEntry, PartsFile
+from recsys.files.remote import shown_name
 from recsys.files.tabular import TabularFile
 from recsys.files.users import UserFile
 
@@ -282,7 +283,7 @@ def open_source(
     item_entry = find_metadata("items", items, beside)
     user_entry = find_metadata("users", users, beside)
     return Source(
-        printable("stdin" if str(path) == STDIN else str(path)),
+        "stdin" if str(path) == STDIN else shown_name(path),
         table,
         found,
         None if item_entry is None else open_items(item_entry, mapping, options.item_columns),

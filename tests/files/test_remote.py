@@ -271,6 +271,12 @@ class TestWebServer:
     def test_addresses_that_people_type(self, serve: Callable[[Answer], str]) -> None:
         address = serve(self.sends(CSV, len(CSV)))
         assert rows(address.replace("ratings", "bewertungen für 2024")) == EXPECTED
+        signed = address + "?X-Amz-Signature=" + "5ec2e7" * 50
+        assert rows(signed) == EXPECTED
+        assert open_source(signed).name == address
+        with pytest.raises(InputError) as caught:
+            rows(signed.replace("127.0.0.1", "127.0.0.1:x"))
+        assert "5ec2e7" not in str(caught.value)
         with pytest.raises(InputError, match="is no address"):
             rows("https://[x/ratings.csv")
         with pytest.raises(InputError, match="has a name and a password in it") as caught:
