@@ -14,7 +14,7 @@ from recsys.database.engine import is_empty, reading
 from recsys.database.erasures import append_erasure, journal_of, read_journal, stored_erasures
 from recsys.database.leases import LOADING, TRAINING, lease
 from recsys.database.users import erase_user
-from recsys.errors import InputError, NotFoundError, UsageError
+from recsys.errors import DatabaseError, InputError, NotFoundError, UsageError
 from recsys.results import BackupReport, EraseReport, RestoreReport, as_time
 from recsys.settings import Settings
 
@@ -135,19 +135,35 @@ def erase(engine: Engine, user_id: str, settings: Settings, *, actor: str) -> Er
 
     Raises:
         NotFoundError: no user has this id.
-        DatabaseError: the journal of erasures cannot be written; nothing was erased.
+        DatabaseError: the journal of erasures cannot be written, or a checkpoint not deleted; nothing was erased.
     """
     journal = journal_of(engine, settings.erasure_journal)
 
+    checkpoints: list[str] = []
+
     def note(user_hash: str, at: int) -> None:
+        # Before the transaction commits: what is killed here is done by the same command again.
+        for checkpoint in sorted(settings.checkpoints.glob("ra[tn]*ing-*.safetensors")):
+            delete_checkpoint(checkpoint)
+            checkpoints.append(str(checkpoint))
         if journal is not None:
             append_erasure(journal, user_hash, at)
 
     if erase_user(engine, user_id, actor=actor, on_erased=note) is None:
         raise NotFoundError(f"there is no user {user_id[:80]!r}: nothing is stored for this id")
-    checkpoints = sorted(settings.checkpoints.glob("ra[tn]*ing-*.safetensors"))
-    for checkpoint in checkpoints:
-        checkpoint.unlink(missing_ok=True)
-    return EraseReport(
-        journal=None if journal is None else str(journal), checkpoints=[str(each) for each in checkpoints]
-    )
+    return EraseReport(journal=None if journal is None else str(journal), checkpoints=checkpoints)
+
+
+def delete_checkpoint(path: Path) -> None:
+    """Delete a checkpoint of a training.
+
+    Raises:
+        DatabaseError: this user may not.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise DatabaseError(
+            f"the checkpoint {path} cannot be deleted ({error.strerror}), so nothing was erased: give this user the "
+            "right to delete it"
+        ) from error

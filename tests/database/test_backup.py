@@ -433,6 +433,15 @@ class TestErasures:
         with reading(rated_sqlite) as connection:
             assert "u2" in connection.scalars(select(schema.users.c.user_id)).all()
 
+    def test_nothing_is_erased_where_a_checkpoint_stays(self, rated_sqlite: Engine, settings: Settings) -> None:
+        (settings.checkpoints / "ranking-dot-0123.safetensors").mkdir(parents=True)  # which cannot be unlinked
+        with pytest.raises(DatabaseError, match=r"cannot be deleted.*nothing was erased"):
+            erase(rated_sqlite, "u2", settings, actor="test")
+        assert settings.erasure_journal is not None
+        assert not settings.erasure_journal.exists()
+        with reading(rated_sqlite) as connection:
+            assert "u2" in connection.scalars(select(schema.users.c.user_id)).all()
+
     def test_a_journal_that_is_none(self, rated_sqlite: Engine, settings: Settings, tmp_path: Path) -> None:
         assert settings.erasure_journal is not None
         backup(rated_sqlite, tmp_path / "b.zip")
