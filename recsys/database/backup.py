@@ -18,7 +18,7 @@ from recsys.database import migration, schema
 from recsys.database.audit import record
 from recsys.database.backup_file import FORMAT, BackupReader, BackupWriter, Manifest, TableSummary
 from recsys.database.clock import now_ms
-from recsys.database.engine import connect, is_sqlite, reading, write_problem, writing
+from recsys.database.engine import connect, is_sqlite, limit_lock_wait, reading, write_problem, writing
 from recsys.database.erasures import erase_again, stored_erasures
 from recsys.database.sqlite_file import copy_pages
 from recsys.database.table_rows import (
@@ -36,6 +36,8 @@ from recsys.errors import DatabaseError, InputError
 
 KEPT = ("job_leases",)
 """Tables that a restore leaves as they are: who may run now is not a matter of the past."""
+BUSY_SECONDS = 30
+"""How long a restore waits for other programs to end their transactions."""
 SPARE_SEQ = 1_000_000
 """More changes than servers can write, and know of, between the reading of an SQLite file and its replacement."""
 OnRows = Callable[[int], None]
@@ -149,7 +151,7 @@ def restore_backup(
                 guard(connection)
             made.dispose()
             try:
-                copy_pages(Path(made.url.database or ""), database, busy_seconds=30)
+                copy_pages(Path(made.url.database or ""), database, busy_seconds=BUSY_SECONDS)
             except sqlite3.Error as error:
                 raise DatabaseError(
                     f"{database} cannot be replaced ({error}): stop what writes to it; if it is damaged, move it "
@@ -159,6 +161,7 @@ def restore_backup(
     with unit_of_work(engine, guard) as work:
         before = read_counters(work.connection)
         names = ", ".join(table.name for table in tables())
+        limit_lock_wait(work.connection, BUSY_SECONDS)  # while it waits, all readers wait behind it
         work.connection.execute(text(f"TRUNCATE {names}"))
         if reader.manifest.revision == migration.head_revision():
             fill(work.connection, reader, verify, on_rows)

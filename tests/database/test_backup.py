@@ -193,6 +193,21 @@ def test_a_writer_that_does_not_end_is_not_waited_for_for_ever(
         assert connection.scalar(select(func.count()).select_from(schema.users)) == 4
 
 
+@pytest.mark.postgres
+def test_a_reader_that_does_not_end_is_not_waited_for_for_ever(
+    postgres_engine: Engine, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_known_rows(postgres_engine)
+    backup(postgres_engine, tmp_path / "b.zip")
+    monkeypatch.setattr("recsys.database.backup.BUSY_SECONDS", 0.05)
+    with reading(postgres_engine) as connection:
+        rated = select(func.count()).select_from(schema.ratings)
+        assert connection.scalar(rated) == 6
+        with pytest.raises(DatabaseError, match="another transaction"):
+            restore(postgres_engine, tmp_path / "b.zip", settings, replace=True)
+        assert connection.scalar(rated) == 6
+
+
 def test_keys_are_not_replaced_unasked(sqlite_engine: Engine, settings: Settings, tmp_path: Path) -> None:
     backup(sqlite_engine, tmp_path / "b.zip")
     create_key(sqlite_engine, "shop", ["read"], actor="test")
