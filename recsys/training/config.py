@@ -199,7 +199,7 @@ def default_config(
     log(n_ratings), and checked on ml-latest-small and MovieTweetings 10K and 50K. More ratings allow more factors and
     larger batches and need less l2. Above 1M ratings the values are extrapolated. Fewer than 50 ratings per user need
     more decay to rank well, and popularity that is spread over many items needs less: found on validation parts of
-    Yelp2018 and Gowalla. To predict ratings, they need less damping and a larger penalty on the implicit factors.
+    Yelp2018 and Gowalla. To predict ratings, they need less damping.
 
     Args:
         n_ratings: ratings of the training set.
@@ -224,7 +224,7 @@ def default_config(
             l2=round_within(0.08 * 0.4**scale, 0.01, 0.1),
             damping=round_within(4 / sparse, 2.5, 4),
             implicit=True,
-            user_implicit_l2=round_within(35 * sparse, 35, 100),
+            user_implicit_l2=100.0,
             item_implicit_l2=10.0,
             implicit_dropout=0.0,
             features=True,
