@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recsys.data.dataset import Ratings
-from recsys.data.keyed import positions
+from recsys.data.keyed import evenly, positions
 from recsys.factors import Factors
 from recsys.scoring.profile import profiles_of
 from recsys.scoring.score import predict_ratings
@@ -126,8 +126,8 @@ def lists_of(factors: Factors, n: int = 10, ratings: Ratings | None = None, n_us
         ratings: what users have seen is left out, and is what weights between items see; `None` leaves nothing out.
         n_users: largest number of users.
     """
-    chosen = np.unique(np.linspace(0, factors.n_users - 1, min(n_users, factors.n_users)).astype(np.int64))
-    if not len(chosen) or factors.n_users == 0:
+    chosen = evenly(factors.n_users, n_users)
+    if not len(chosen):
         return np.zeros((0, n), np.int64)
     excluded = None
     if ratings is not None:
@@ -152,11 +152,6 @@ def select_users(factors: Factors, keys: NDArray[np.int64]) -> Factors:
     """Return a model with some of its users only: those with the given keys, ascending, all of which it knows."""
     at, users = positions(factors.user_keys, keys), factors.users
     return replace(factors, users=replace(users, keys=keys, factors=users.factors[at], bias=users.bias[at]))
-
-
-def evenly(keys: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """Return at most n keys, evenly spaced, in their order."""
-    return keys[np.unique(np.linspace(0, len(keys) - 1, min(n, len(keys))).astype(np.int64))]
 
 
 def gini(counts: NDArray[np.integer]) -> float:

@@ -15,7 +15,6 @@ from recsys.analysis.map_figure import places
 from recsys.analysis.measures import BASELINES, as_words
 from recsys.analysis.quality import (
     ResidualGroup,
-    evenly,
     list_summary,
     lists_of,
     residual_table,
@@ -24,6 +23,7 @@ from recsys.analysis.quality import (
 )
 from recsys.analysis.users import user_places
 from recsys.data.dataset import Ratings
+from recsys.data.keyed import evenly
 from recsys.errors import InputError
 
 if TYPE_CHECKING:
@@ -262,7 +262,7 @@ class Tables:
         view = self._view
         if not view.factors.n_users:
             raise InputError("a map of users needs the users of the model: use a Learner")
-        factors = select_users(view.factors, evenly(view.factors.user_keys, n_users))
+        factors = select_users(view.factors, view.factors.user_keys[evenly(view.factors.n_users, n_users)])
         xy = user_places(lists_of(factors, n, view.ratings, n_users), places(view, "map")[0])
         table = pd.DataFrame({"n_ratings": 0, "mean_rating": nan}, index=pd.Index(factors.user_keys, name="user_key"))
         if view.ratings is not None:
@@ -311,7 +311,8 @@ class Tables:
         ours, theirs = self._view.factors, other.factors
         if not (ours.n_users and theirs.n_users):
             raise InputError("comparing lists needs the users of both versions: use two Learners")
-        chosen = evenly(np.intersect1d(ours.user_keys, theirs.user_keys), n_users)
+        shared = np.intersect1d(ours.user_keys, theirs.user_keys)
+        chosen = shared[evenly(len(shared), n_users)]
         keys = []
         for view in (self._view, other):
             lists = lists_of(select_users(view.factors, chosen), n, view.ratings, len(chosen))

@@ -21,6 +21,11 @@ def positions(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.
     return found
 
 
+def evenly(n_all: int, n: int) -> NDArray[np.int64]:
+    """Return at most n of the positions 0 … `n_all` − 1, evenly spaced, ascending."""
+    return np.unique(np.linspace(0, n_all - 1, min(n, n_all)).astype(np.int64))
+
+
 def dense_positions(
     keys: NDArray[np.int32] | NDArray[np.int64], size: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from sqlalchemy import Connection, Engine, Table, delete, func, insert, select
 
+from recsys.data.keyed import evenly
 from recsys.database import schema
 from recsys.database.checksums import row_checksums
 from recsys.database.engine import copy_in, fetch_columns, fetch_rows, reading
@@ -108,8 +109,7 @@ def some_user_keys(connection: Connection, number: int, n: int) -> list[int]:
     """Return the keys of at most n users of a version, evenly spaced."""
     stored = schema.user_factors.c
     keys = connection.scalars(select(stored.user_key).where(stored.number == number).order_by(stored.user_key)).all()
-    chosen = np.unique(np.linspace(0, len(keys) - 1, min(n, len(keys))).astype(np.int64)).tolist()
-    return [keys[at] for at in chosen]
+    return [keys[at] for at in evenly(len(keys), n).tolist()]
 
 
 def read_users_side(connection: Connection, number: int, n_factors: int, among: Sequence[int] | None = None) -> Side:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.data.dataset import Ratings
-from recsys.data.keyed import positions
+from recsys.data.keyed import evenly, positions
 from recsys.evaluation.gate import K
 from recsys.factors import Factors
 from recsys.scoring.profile import added_scores, profiles_of
@@ -130,7 +130,7 @@ def mean_list_overlap(
     """
     ratings = ratings.compact()
     users = np.intersect1d(first.user_keys, second.user_keys)
-    users = users[np.linspace(0, len(users) - 1, min(n_users, len(users))).astype(np.int64)]
+    users = users[evenly(len(users), n_users)]
     items = np.intersect1d(first.item_keys, second.item_keys)
     in_both = positions(items, ratings.item_keys)  # (n_items of the ratings,), −1 where a model lacks the item
     starts, order = ratings.by_user()

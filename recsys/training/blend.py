@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from recsys.data.dataset import Ratings
-from recsys.data.keyed import positions
+from recsys.data.keyed import evenly, positions
 from recsys.evaluation.splits import hold_out
 from recsys.factors import Factors, ItemWeights
 from recsys.scoring.profile import profiles_of
@@ -74,7 +74,7 @@ def find_alpha(dot: Factors, weights: ItemWeights, train: Ratings, test: Ratings
     users = np.intersect1d(test.user_keys[np.unique(test.user_idx)], dot.user_keys)
     if not len(users):
         return DEFAULT_ALPHA
-    users = users[np.unique(np.linspace(0, len(users) - 1, _USERS).astype(np.int64))]
+    users = users[evenly(len(users), _USERS)]
     profiles = profiles_of(replace(dot, weights=weights), train, users, dot.item_keys) or []
     B = sparse.csr_array((weights.values, weights.item_idx, weights.starts), shape=(dot.n_items, dot.n_items))
     of_test, rows = positions(test.user_keys, users), positions(dot.user_keys, users)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recsys.data.dataset import Ratings
 from recsys.data.features import Features
-from recsys.data.keyed import positions
+from recsys.data.keyed import evenly, positions
 from recsys.factors import Factors, FeatureEmbeddings, RatingConstants, Side
 from recsys.scoring.fold_in import FoldIn
 from recsys.training.build import Run, feature_matrix
@@ -73,7 +73,7 @@ def with_ranking_constants(factors: Factors, run: Run, train: Ratings, config: C
     fold_in = FoldIn(replace(factors, constants=constants))
     starts, order = train.by_user()
     item_idx = positions(factors.item_keys, train.item_keys)
-    users = np.unique(np.linspace(0, train.n_users - 1, _RIDGE_USERS).astype(np.int64))
+    users = evenly(train.n_users, _RIDGE_USERS)
     rows = (order[starts[user] : starts[user + 1]] for user in users)
     rated = [(item_idx[train.item_idx[of_user]], train.rating[of_user]) for of_user in rows]
     vectors = factors.user_factors[positions(factors.user_keys, train.user_keys[users])]

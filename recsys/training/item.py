@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from recsys.data.dataset import Ratings
-from recsys.data.keyed import positions
+from recsys.data.keyed import evenly, positions
 from recsys.data.rating_scale import relevant_from
 from recsys.evaluation.splits import hold_out
 from recsys.factors import Factors, ItemWeights, RankingConstants, Side
@@ -238,7 +238,7 @@ def trials_of(ratings: Ratings, held_out: NDArray[np.bool_], config: Config) -> 
         users = np.unique(test.user_idx[place[test.item_idx] >= 0]).astype(np.int64)
         if not len(users):
             continue
-        users = users[np.unique(np.linspace(0, len(users) - 1, most_users).astype(np.int64))]
+        users = users[evenly(len(users), most_users)]
         trials.append(
             Trial(
                 among,

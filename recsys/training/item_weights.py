@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.linalg import blas, lapack
 
+from recsys.data.keyed import evenly
 from recsys.factors import ItemWeights
 
 F32 = NDArray[np.float32]
@@ -190,7 +191,7 @@ def solved_parts(X: sparse.csr_array, penalty: F32, most: int | None = None) -> 
     of_head = np.tril(of_head) + np.tril(of_head, -1).T
     parts = sorted_parts(X, _PART)
     if most is not None:
-        parts = [parts[at] for at in np.unique(np.linspace(0, len(parts) - 1, most).astype(np.int64))]
+        parts = [parts[at] for at in evenly(len(parts), most).tolist()]
     for part in parts:
         items = universe_of(by_column, by_item, penalty + squares, part, head, UNIVERSE)
         yield Among(gram_beside(by_column, items, head, of_head), items, part)
