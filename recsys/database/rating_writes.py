@@ -1,7 +1,7 @@
 """Writing ratings in bulk: what is there already is compared as arrays, and only what differs is written."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,37 +46,50 @@ _staged_ratings = Table(
 )
 
 
-def write_ratings(
-    work: Work,
-    kind: int,
-    users: NDArray[np.int64],
-    items: NDArray[np.int64],
-    rating: NDArray[np.float64],
-    rated_at: NDArray[np.int64],
-) -> tuple[int, int, int]:
-    """Insert and update ratings of one kind, as `upsert_ratings` says, in a transaction: (n,) each.
+class Rows(NamedTuple):
+    """Ratings of one kind, (n,) each, each pair once.
+
+    Attributes:
+        users, items: keys, ascending.
+        rated_at: Unix milliseconds, `NO_TIME` if unknown.
+    """
+
+    users: NDArray[np.int64]
+    items: NDArray[np.int64]
+    rating: NDArray[np.float64]
+    rated_at: NDArray[np.int64]
+
+    @classmethod
+    def of_pairs(cls, users: NDArray[np.int64], items: NDArray[np.int64]) -> "Rows":
+        """Return rows of some pairs without ratings or times."""
+        return cls(users, items, np.zeros(len(users)), np.full(len(users), NO_TIME))
+
+    def where(self, mask: NDArray[np.bool_]) -> "Rows":
+        """Return the rows of a mask."""
+        return Rows(self.users[mask], self.items[mask], self.rating[mask], self.rated_at[mask])
+
+
+def write_ratings(work: Work, kind: int, rows: Rows) -> tuple[int, int, int]:
+    """Insert and update ratings of one kind, as `upsert_ratings` says, in a transaction.
 
     A row that changes nothing is left out after one look. Where writers overlap, another one may change what is stored
     right after it: that is as if the row had come before that change.
-
-    Args:
-        users, items: ascending keys, each pair once.
-        rated_at: Unix milliseconds, `NO_TIME` if unknown.
 
     Returns:
         Number of rows inserted, of rows updated, and of rows left out because their user was erased meanwhile.
     """
     connection = work.connection
-    exists, old, old_at = read_stored(connection, kind, users, items)
+    exists, old, old_at = read_stored(connection, kind, rows.users, rows.items)
     # No time is the smallest number: it is newer than none, and older than any other.
-    is_changed = exists & (rated_at >= old_at) & ((rating != old) | (rated_at != old_at))
+    differs = (rows.rating != old) | (rows.rated_at != old_at)
+    is_changed = exists & (rows.rated_at >= old_at) & differs
     kept = ~exists | is_changed
     if not kept.any():
         work.only_read = True
         return 0, 0, 0
-    users, items, rating, rated_at = users[kept], items[kept], rating[kept], rated_at[kept]
+    rows = rows.where(kept)
     if writers_overlap(connection):
-        stage_ratings(connection, kind, users, items, rating, rated_at)
+        stage_ratings(connection, kind, rows)
         gone = lock_staged_users(connection)
         n_erased = 0
         if gone:
@@ -85,20 +98,16 @@ def write_ratings(
         written, n_new = write_staged_ratings(work, is_explicit=kind == schema.EXPLICIT)
         return n_new, written - n_new, n_erased
     # No other writer can change anything before this transaction ends: what was read is still so.
-    is_new, gain = ~exists[kept], rating - np.where(exists, old, 0.0)[kept]
-    there = are_users(connection, users)
+    is_new, gain = ~exists[kept], rows.rating - np.where(exists, old, 0.0)[kept]
+    there = are_users(connection, rows.users)
     n_erased = int((~there).sum())
     if n_erased:
-        users, items, rating, rated_at = users[there], items[there], rating[there], rated_at[there]
-        is_new, gain = is_new[there], gain[there]
-    insert_rows(connection, kind, users[is_new], items[is_new], rating[is_new], rated_at[is_new])
-    update_rows(connection, kind, users[~is_new], items[~is_new], rating[~is_new], rated_at[~is_new])
-    if len(users):
-        work.change_everything()
-        work.mark_rated(np.unique(users))
-        work.count(items, is_new.astype(np.int64), gain, kind == schema.EXPLICIT)
+        rows, is_new, gain = rows.where(there), is_new[there], gain[there]
+    insert_rows(connection, kind, rows.where(is_new))
+    update_rows(connection, kind, rows.where(~is_new))
+    note_changes(work, rows.users, rows.items, is_new.astype(np.int64), gain, is_explicit=kind == schema.EXPLICIT)
     n_new = int(is_new.sum())
-    return n_new, len(users) - n_new, n_erased
+    return n_new, len(rows.users) - n_new, n_erased
 
 
 def read_stored(
@@ -114,7 +123,7 @@ def read_stored(
     if covers_range(users):
         statement = select(*columns).where(stored.user_key.between(int(users[0]), int(users[-1])), stored.kind == kind)
     else:
-        stage_ratings(connection, kind, users, items, np.zeros(len(users)), np.full(len(users), NO_TIME))
+        stage_ratings(connection, kind, Rows.of_pairs(users, items))
         statement = select(*columns).select_from(_staged_ratings.join(schema.ratings, _SAME_PAIR))
     found = fetch_columns(connection, statement, (np.int64, np.int64, np.float64, np.int64))
     width = np.int64(max(items.max(initial=0), found[1].max(initial=0)) + 1)
@@ -142,63 +151,35 @@ def are_users(connection: Connection, users: NDArray[np.int64]) -> NDArray[np.bo
     if covers_range(users):
         statement = select(stored).where(stored.between(int(keys[0]), int(keys[-1]))).order_by(stored)
     else:
-        nothing = np.zeros(len(keys), np.int64)
-        stage_ratings(connection, schema.EXPLICIT, keys, nothing, nothing.astype(np.float64), nothing)
+        stage_ratings(connection, schema.EXPLICIT, Rows.of_pairs(keys, np.zeros(len(keys), np.int64)))
         statement = select(stored).join_from(_staged_ratings, schema.users, known == stored).order_by(stored)
     (found,) = fetch_columns(connection, statement, (np.int64,))
     there: NDArray[np.bool_] = positions(found, users) >= 0
     return there
 
 
-def stage_ratings(
-    connection: Connection,
-    kind: int,
-    users: NDArray[np.int64],
-    items: NDArray[np.int64],
-    rating: NDArray[np.float64],
-    rated_at: NDArray[np.int64],
-) -> None:
+def stage_ratings(connection: Connection, kind: int, rows: Rows) -> None:
     """Replace the content of the temporary table of ratings."""
-    stage(connection, _staged_ratings, as_columns(kind, users, items, rating, rated_at))
+    stage(connection, _staged_ratings, as_columns(kind, rows))
 
 
-def as_columns(
-    kind: int,
-    users: NDArray[np.int64],
-    items: NDArray[np.int64],
-    rating: NDArray[np.float64],
-    rated_at: NDArray[np.int64],
-) -> tuple[NDArray[Any], ...]:
+def as_columns(kind: int, rows: Rows) -> tuple[NDArray[Any], ...]:
     """Return the columns of the table of ratings; a time that is not known is masked."""
-    times = np.ma.masked_equal(rated_at, NO_TIME)
-    return users, items, np.full(len(users), kind, np.int16), rating, times
+    times = np.ma.masked_equal(rows.rated_at, NO_TIME)
+    return rows.users, rows.items, np.full(len(rows.users), kind, np.int16), rows.rating, times
 
 
-def insert_rows(
-    connection: Connection,
-    kind: int,
-    users: NDArray[np.int64],
-    items: NDArray[np.int64],
-    rating: NDArray[np.float64],
-    rated_at: NDArray[np.int64],
-) -> None:
+def insert_rows(connection: Connection, kind: int, rows: Rows) -> None:
     """Insert ratings that are known not to be there."""
-    if len(users):
-        copy_in(connection, schema.ratings, as_columns(kind, users, items, rating, rated_at))
+    if len(rows.users):
+        copy_in(connection, schema.ratings, as_columns(kind, rows))
 
 
-def update_rows(
-    connection: Connection,
-    kind: int,
-    users: NDArray[np.int64],
-    items: NDArray[np.int64],
-    rating: NDArray[np.float64],
-    rated_at: NDArray[np.int64],
-) -> None:
+def update_rows(connection: Connection, kind: int, rows: Rows) -> None:
     """Update ratings that are known to be there."""
-    if not len(users):
+    if not len(rows.users):
         return
-    stage_ratings(connection, kind, users, items, rating, rated_at)
+    stage_ratings(connection, kind, rows)
     upsert(
         connection,
         schema.ratings,
@@ -249,14 +230,13 @@ def lock_staged_users(connection: Connection) -> Sequence[int]:
         Keys of staged users that were erased already.
     """
     users, staged = schema.users.c, _staged_ratings.c
-    if writers_overlap(connection):
-        locked = (
-            select(users.user_key)
-            .where(users.user_key.in_(select(staged.user_key)))
-            .order_by(users.user_key)
-            .with_for_update(read=True, key_share=True)
-        )
-        connection.execute(select(func.count()).select_from(locked.subquery()))
+    locked = (
+        select(users.user_key)
+        .where(users.user_key.in_(select(staged.user_key)))
+        .order_by(users.user_key)
+        .with_for_update(read=True, key_share=True)
+    )
+    connection.execute(select(func.count()).select_from(locked.subquery()))
     some = select(staged.user_key).distinct().subquery()
     joined = some.outerjoin(schema.users, users.user_key == some.c.user_key)
     return connection.scalars(select(some.c.user_key).select_from(joined).where(users.user_key.is_(None))).all()
@@ -306,7 +286,7 @@ def read_staged_changes(connection: Connection) -> list[NDArray[Any]]:
 
 
 def write_staged_ratings(work: Work, *, is_explicit: bool) -> tuple[int, int]:
-    """Insert and update the staged ratings that are new or changed.
+    """Insert and update the staged ratings that are new or changed, where other writers may be at work too.
 
     A pair that another writer inserts at the same moment is counted once, by the writer that inserted it.
 
@@ -318,7 +298,7 @@ def write_staged_ratings(work: Work, *, is_explicit: bool) -> tuple[int, int]:
         user_key, item_key, is_new, gain = read_staged_changes(connection)
         n_new = int(is_new.sum())
         n_changed = len(is_new) - n_new
-        if n_changed and writers_overlap(connection):
+        if n_changed:
             locked = _CHANGED.with_for_update(of=schema.ratings).subquery()
             n_changed = connection.scalar(select(func.count()).select_from(locked)) or 0
             user_key, item_key, is_new, gain = read_staged_changes(connection)
@@ -336,8 +316,26 @@ def write_staged_ratings(work: Work, *, is_explicit: bool) -> tuple[int, int]:
         savepoint.rollback()  # another writer stored one of the new ratings, so now it is there to be updated
     else:
         raise ConflictError("other writers kept storing the same ratings: try again")
-    if len(user_key):
-        work.change_everything()
-        work.mark_rated(np.unique(user_key))
-        work.count(item_key, is_new, gain, is_explicit)
+    note_changes(work, user_key, item_key, is_new, gain, is_explicit=is_explicit)
     return len(user_key), n_new
+
+
+def note_changes(
+    work: Work,
+    users: NDArray[np.int64],
+    items: NDArray[np.int64],
+    is_new: NDArray[np.int64],
+    gain: NDArray[np.float64],
+    *,
+    is_explicit: bool,
+) -> None:
+    """Record which users and items the written ratings changed: (n,) each.
+
+    Args:
+        is_new: 1 for a rating that was not there, 0 for a changed one.
+        gain: change of the sum of the item.
+    """
+    if len(users):
+        work.change_everything()
+        work.mark_rated(np.unique(users))
+        work.count(items, is_new, gain, is_explicit)

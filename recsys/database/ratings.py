@@ -28,7 +28,7 @@ from recsys.database.engine import (
     retry_on_conflict,
 )
 from recsys.database.ids import keys_of
-from recsys.database.rating_writes import add_later_events, write_ratings
+from recsys.database.rating_writes import Rows, add_later_events, write_ratings
 from recsys.database.tombstones import bury_pair, raise_users, read_buried, without_buried
 from recsys.database.work import Guard, Work, unit_of_work, write_in_pieces
 
@@ -101,7 +101,7 @@ def upsert_ratings(
         if append:
             rating, rated_at, is_later = add_later_events(work.connection, events, columns, rows, users, items)
             users, items = users[is_later], items[is_later]
-        done = write_ratings(work, kind, users, items, rating, rated_at)
+        done = write_ratings(work, kind, Rows(users, items, rating, rated_at))
         n_inserted, n_updated, n_erased = n_inserted + done[0], n_updated + done[1], n_erased + done[2]
 
     def write_all() -> None:
