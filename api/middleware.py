@@ -22,14 +22,13 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _ALWAYS_OPEN = b"/health/"
 _UNLIMITED = (_ALWAYS_OPEN, b"/metrics")
 
-SECURITY_HEADERS = {
-    b"x-content-type-options": b"nosniff",
-    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
-    b"referrer-policy": b"no-referrer",
-    b"cache-control": b"no-store",
-}
+SECURITY_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+]
 """Headers of every answer that does not set them itself: an answer of JSON is no page, and is not kept."""
-_SECURITY_HEADERS = list(SECURITY_HEADERS.items())
 
 _log = logging.getLogger("recsys.requests")
 
@@ -131,7 +130,7 @@ class RequestMiddleware:
                 status = message["status"]
                 headers = list(message.get("headers", ()))
                 present = {name for name, _ in headers}
-                headers += [header for header in _SECURITY_HEADERS if header[0] not in present]
+                headers += [header for header in SECURITY_HEADERS if header[0] not in present]
                 headers.append((b"x-request-id", request_id))
                 if self._is_draining():
                     headers.append((b"connection", b"close"))

@@ -266,7 +266,7 @@ def user_page(asked: Asked) -> list[Component]:
 
 
 def users_card(asked: Asked) -> html.Section:
-    """Return a map of some users, each of whom opens with a click."""
+    """Return a map of some users; a click on a user opens the page of that user."""
     view = asked.views.with_users(asked.view.number)
     if not view.factors.n_users or not len(view.items):
         return card("User", notice("Type the id of a user, then press Enter."))
