@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,6 +57,18 @@ class Case:
     def list_users(self) -> NDArray[np.int32]:
         """The users who get lists, ascending: those with a relevant test item."""
         return np.unique(self.test_user[self.relevant])
+
+    def hold_out(self, held_out: NDArray[np.bool_]) -> "Case":
+        """Return a case whose test part is those of the training ratings: mask, (n_train,)."""
+        return replace(
+            self,
+            user=self.user[~held_out],
+            item=self.item[~held_out],
+            rating=self.rating[~held_out],
+            test_user=self.user[held_out],
+            test_item=self.item[held_out],
+            test_rating=self.rating[held_out],
+        )
 
     def save(self, path: Path) -> Path:
         """Write the case to an .npz file, and return its path."""

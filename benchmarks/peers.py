@@ -179,15 +179,8 @@ def rp3_beta(case: Case, seed: int) -> tuple[TrainingCost, Answer]:
 
     def choose() -> None:
         held_out = np.random.default_rng(seed).random(len(case.user)) < 0.1
-        part = replace(
-            case,
-            user=case.user[~held_out],
-            item=case.item[~held_out],
-            rating=case.rating[~held_out],
-            test_user=case.user[held_out],
-            test_item=case.item[held_out],
-            test_rating=np.full(int(held_out.sum()), RELEVANT_FROM, np.float32),
-        )
+        part = case.hold_out(held_out)
+        part = replace(part, test_rating=np.full_like(part.test_rating, RELEVANT_FROM))
         wanted = part.test_user.astype(np.int64) * case.n_items + part.test_item
         users = part.list_users.astype(np.int64)[:, None]
 

@@ -1,7 +1,5 @@
 """The fold-in benchmark on a generated case."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -13,15 +11,7 @@ from recsys.results import Architecture, Objective
 def test_hidden_users_are_measured_in_both_trainings(objective: Objective, architecture: Architecture) -> None:
     case = data.generated(8_000)
     held_out = np.random.default_rng(0).random(len(case.user)) < 0.2
-    case = replace(
-        case,
-        user=case.user[~held_out],
-        item=case.item[~held_out],
-        rating=case.rating[~held_out],
-        test_user=case.user[held_out],
-        test_item=case.item[held_out],
-        test_rating=case.rating[held_out],
-    )
+    case = case.hold_out(held_out)
     found = fold_in.quality(case, objective, architecture, seed=0)
     if objective == "ranking":
         assert found.folded > 0.8 * found.trained > 0
