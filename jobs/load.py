@@ -25,7 +25,7 @@ from recsys.database.tombstones import read_buried, without_erased
 from recsys.database.users import upsert_users
 from recsys.database.work import Guard
 from recsys.errors import InputError, MostlyBadError, UsageError
-from recsys.files.exported import ExportManifest, What, read_items, read_manifest, read_users
+from recsys.files.exported import ExportManifest, read_items, read_manifest, read_users
 from recsys.files.options import AS_RECOGNISED, ReadOptions
 from recsys.files.source import Source, open_source
 from recsys.results import LoadReport
@@ -162,31 +162,34 @@ def load_export(
     user_rows = read_users(folder / name) if (name := exported.file_of("users")) else []
     with reading(engine) as connection:
         user_rows = without_erased(user_rows, None if allow_erased else read_buried(connection))
-    reports = []
-    if not dry_run and (settings.rating_min, settings.rating_max) != (None, None) and exported.file_of("ratings"):
+
+    def load_file(name: str, *, is_event: bool, dry_run: bool) -> LoadReport:
+        options = ReadOptions(implicit=is_event, words_are_ids=True)
+        return load(
+            engine,
+            folder / name,
+            settings,
+            options=options,
+            allow_erased=allow_erased,
+            dry_run=dry_run,
+            guard=guard,
+        )
+
+    rating_file, event_file = exported.file_of("ratings"), exported.file_of("events")
+    if not dry_run and rating_file and (settings.rating_min, settings.rating_max) != (None, None):
         # The bounds of this database may refuse the ratings of another one: before anything is written.
-        load_export(engine, folder, exported, settings, allow_erased=allow_erased, dry_run=True, guard=guard)
+        load_file(rating_file, is_event=False, dry_run=True)
     if not dry_run:
         upsert_items(engine, item_rows, guard)
         upsert_users(engine, user_rows, guard)
         for start in range(0, len(hidden), HIDDEN_AT_ONCE):
             part = hidden[start : start + HIDDEN_AT_ONCE]
             put_items(engine, {item_id: {"hidden": True} for item_id in part}, actor="load")
-    kinds: tuple[tuple[What, bool], ...] = (("ratings", False), ("events", True))
-    for what, is_event in kinds:
-        if (name := exported.file_of(what)) is not None:
-            options = ReadOptions(implicit=is_event, words_are_ids=True)
-            reports.append(
-                load(
-                    engine,
-                    folder / name,
-                    settings,
-                    options=options,
-                    allow_erased=allow_erased,
-                    dry_run=dry_run,
-                    guard=guard,
-                )
-            )
+    reports = [
+        load_file(name, is_event=is_event, dry_run=dry_run)
+        for name, is_event in ((rating_file, False), (event_file, True))
+        if name is not None
+    ]
     counts = ("rows_read", "inserted", "updated", "unchanged", "rejected", "unrated", "withdrawn")
     return LoadReport(
         **{name: sum(getattr(report, name) for report in reports) for name in counts},

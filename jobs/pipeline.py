@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine
 from jobs.fitting import fit_with_progress
 from jobs.interrupt import explain_interrupt
 from jobs.judging import Judgement, judge_version
-from jobs.portfolio import CANDIDATES, Choice, choose_architecture, kept_choice
+from jobs.portfolio import CANDIDATES, CHOICE_TRAININGS, Choice, choose_architecture, kept_choice
 from jobs.progress import say
 from jobs.training_data import choose_config
 from jobs.training_input import TrainingInput
@@ -152,6 +152,9 @@ class Pipeline:
         with self._run.step("choose", "ranking", self._digest(configs["dot"], training_set)) as step:
             with reading(self._engine) as connection:
                 kept = kept_choice(connection, n_ratings)
+            if kept is not None:
+                left = CHOICE_TRAININGS - kept.age
+                say(f"ranking: {kept.architecture} is trained; candidates are compared again in {left} trainings")
             choice = kept or replace(
                 choose_architecture(training_set, self._source.scale, configs, fit), n_ratings=n_ratings
             )

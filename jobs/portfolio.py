@@ -74,9 +74,9 @@ def kept_choice(connection: Connection, n_ratings: int) -> Choice | None:
     age = made["age"] + 1
     if age >= CHOICE_TRAININGS or abs(n_ratings - made["n_ratings"]) > CHOICE_GROWTH * made["n_ratings"]:
         return None
-    architecture, found = last.training.architecture, configuration.get("found")
-    say(f"ranking: {architecture} is trained; candidates are compared again in {CHOICE_TRAININGS - age} trainings")
-    return Choice(architecture, measured, found if isinstance(found, dict) else {}, made["n_ratings"], age)
+    found = configuration.get("found")
+    settings = found if isinstance(found, dict) else {}
+    return Choice(last.training.architecture, measured, settings, made["n_ratings"], age)
 
 
 def choose_architecture(

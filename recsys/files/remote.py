@@ -92,7 +92,12 @@ def fetch(url: str) -> DiskFile | CopiedFolder:
         info = store.get_file_info(path.rstrip("/"))
         if info.is_file:
             check_space(name, info.size)
-            return copied(name, lambda out: copy_in_words(store, info, name, scheme, out))
+
+            def write(out: Any) -> None:
+                with translate_store_errors(name, scheme):  # before those of the disk are translated
+                    copy_object(store, info, name, out)
+
+            return copied(name, write)
         from pyarrow.fs import FileSelector
 
         found = (
@@ -195,12 +200,6 @@ def open_store(url: str, scheme: str) -> tuple[Any, str]:
         account_name=os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", ""),
         account_key=os.environ.get("AZURE_STORAGE_ACCOUNT_KEY") or None,
     ), path
-
-
-def copy_in_words(store: Any, info: Any, name: str, scheme: str, out: Any) -> None:
-    """Copy one object of a store; its errors name the fix."""
-    with translate_store_errors(name, scheme):
-        copy_object(store, info, name, out)
 
 
 def copy_object(store: Any, info: Any, name: str, out: Any) -> None:

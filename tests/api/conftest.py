@@ -31,7 +31,7 @@ from recsys.database.ratings import upsert_ratings
 from recsys.factors import Factors, Side
 from recsys.results import Objective
 from recsys.settings import Settings
-from tests.conftest import add_known_model, add_known_rows, postgres_database
+from tests.conftest import add_known_versions, postgres_database
 
 BOTH = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
 
@@ -80,9 +80,7 @@ def migrated(request: pytest.FixtureRequest, folder: Any) -> Iterator[Engine]:
 def reader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A client of a service over the known rows and models, for tests that write nothing."""
     with migrated(request, tmp_path_factory) as engine:
-        add_known_rows(engine)
-        for objective in ("ranking", "rating"):
-            publish(engine, add_known_model(engine, objective), "known")
+        add_known_versions(url_of(engine))
         with serving(url_of(engine)) as client:
             yield client
 

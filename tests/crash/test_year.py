@@ -38,7 +38,7 @@ from tests.jobs.cli.test_main import Recsys, free_port
 
 FAULTS = ("none", "none", "kill", "kill", "late kill", "stop", "two", "erase", "flip", "clock")
 RATED = sorted(set(MADE.ratings.item_ids.to_pylist()))[:20]
-"""What is rated anew in the year: few enough that every user has unseen items left for a list."""
+"""The items that are rated during the year. Every user has more than five unseen items besides these."""
 FAULTS_OF = {"sqlite": (*FAULTS, "full"), "postgresql": (*FAULTS, *SERVER_FAULTS)}
 
 
