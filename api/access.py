@@ -50,9 +50,10 @@ class DatabaseWatch:
         self._tried.wait(START_SECONDS)
 
     def stop(self) -> None:
-        """Stop to watch. A read that hangs ends with the process."""
+        """Stop to watch, and close what was opened for it. A read that hangs ends with the process."""
         self._stop.set()
-        self._thread.join(timeout=1)
+        if self._thread.is_alive():
+            self._thread.join(timeout=1)
         if self._engine is not self._given:
             self._engine.dispose()
 

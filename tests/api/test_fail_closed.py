@@ -243,6 +243,7 @@ class TestWatch:
         real = time.monotonic
         monkeypatch.setattr(access.time, "monotonic", lambda: real() + 11)
         assert watch.problem() == "the database does not answer"
+        watch.stop()
 
     def test_a_damaged_row_of_a_key_opens_nothing(self, known_engine: Engine) -> None:
         _, key = create_key(known_engine, "ops", ["read"], actor="test")

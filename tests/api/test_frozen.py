@@ -146,8 +146,9 @@ def test_a_migration_that_locks_the_keys_is_no_hang(freezer: Freezer) -> None:
         assert (watch.is_away, fuse.is_open, holder.exec_driver_sql(waiting).scalar_one()) == (True, False, 0)
     watch.refresh()
     assert not watch.is_away
-    for each in (engine, other, watch._engine):
-        each.dispose()
+    watch.stop()
+    engine.dispose()
+    other.dispose()
 
 
 def test_the_breaker_ends_what_waits_and_refuses_the_rest(postgres_database_url: str) -> None:
