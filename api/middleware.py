@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.hosts import DETAIL, HostRule
 from api.metrics import Metrics
-from api.problems import problem
+from api.problems import problem, route_of
 from recsys.errors import DatabaseError
 
 SLOW_SECONDS = 1.0
@@ -156,18 +156,17 @@ class RequestMiddleware:
 
     def _note(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         """Count a request, and log it if it is worth a line."""
-        route = getattr(scope.get("route"), "path", "none")
+        route = route_of(scope)
         self._metrics.count_request(method, route, status, seconds)
         is_notable = status >= 500 or seconds > SLOW_SECONDS or (method not in ("GET", "HEAD") and status < 400)
         level = logging.INFO if is_notable else logging.DEBUG
         if _log.isEnabledFor(level):
             extra = {
                 "method": method,
-                "path": scope["path"][:200],
+                "route": route,  # a path has ids of users
                 "status": status,
                 "ms": round(seconds * 1000, 1),
                 "request_id": scope["request_id"].decode(),
             }
-            if "actor" in scope:
-                extra["actor"] = scope["actor"]
+            extra |= {name: scope[name] for name in ("actor", "key", "user_hash") if name in scope}
             _log.log(level, "request", extra=extra)

@@ -196,7 +196,7 @@ def answer_to(request: Request, error: Exception) -> JSONResponse:
     """Return the HTTP response to a request that failed with an error."""
     if isinstance(error, RecsysError):
         if error.public != str(error):
-            _log.warning("request failed", extra={"reason": str(error), "path": request.url.path[:200]})
+            _log.warning("request failed", extra={"reason": str(error), "route": route_of(request.scope)})
         return problem(error.status, error.title, error.public)
     if isinstance(error, RequestValidationError):
         return invalid(error)
@@ -210,9 +210,14 @@ def answer_to(request: Request, error: Exception) -> JSONResponse:
         return answer
     if isinstance(error, ClientDisconnect):
         return problem(400, "The request is incomplete", "the client disconnected before sending the whole body")
-    where = {"method": request.method, "path": request.url.path}
+    where = {"method": request.method, "route": route_of(request.scope)}
     _log.error("unexpected error", exc_info=error, extra=where)
     return problem(500, "Internal error", "the server failed to answer: its log has the error")
+
+
+def route_of(scope: Scope) -> str:
+    """Return the template of a request's path, which has no ids of users; `none` where no route was found."""
+    return getattr(scope.get("route"), "path", "none")
 
 
 def allowed_methods(request: Request) -> list[str]:

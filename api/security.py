@@ -60,5 +60,5 @@ def check_key(request: Request, state: AppState, scope: Scope) -> str:
             f"the key {found.name!r} has the scope {', '.join(found.scopes)}, and this request needs {scope}: "
             f"create a key with `recsys keys create NAME --scope {scope}`"
         )
-    request.scope["actor"] = found.name
+    request.scope["actor"], request.scope["key"] = found.name, found.number
     return found.name

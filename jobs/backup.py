@@ -1,4 +1,4 @@
-"""Backups of the database, their restore, and the erasure of a user, as the command line runs them."""
+"""Backups of the database and their restore, as the command line runs them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +11,10 @@ from recsys.database import migration
 from recsys.database.backup import count_rows, restore_backup, write_backup
 from recsys.database.backup_file import BackupReader, Manifest, is_backup
 from recsys.database.engine import is_empty, reading
-from recsys.database.erasures import append_erasure, journal_of, read_journal, stored_erasures
+from recsys.database.erasures import journal_of, read_journal, stored_erasures
 from recsys.database.leases import LOADING, TRAINING, lease
-from recsys.database.users import erase_user
-from recsys.errors import DatabaseError, InputError, NotFoundError, UsageError
-from recsys.results import BackupReport, EraseReport, RestoreReport, as_time
+from recsys.errors import InputError, UsageError
+from recsys.results import BackupReport, RestoreReport, as_time
 from recsys.settings import Settings
 
 
@@ -128,42 +127,3 @@ def read_journals(journals: Sequence[Path | None]) -> dict[str, int]:
         for user_hash, at in read_journal(journal).items():
             erased[user_hash] = max(at, erased.get(user_hash, 0))
     return erased
-
-
-def erase(engine: Engine, user_id: str, settings: Settings, *, actor: str) -> EraseReport:
-    """Erase a user from the database, from every stored version and from the checkpoints of trainings.
-
-    Raises:
-        NotFoundError: no user has this id.
-        DatabaseError: the journal of erasures cannot be written, or a checkpoint not deleted; nothing was erased.
-    """
-    journal = journal_of(engine, settings.erasure_journal)
-
-    checkpoints: list[str] = []
-
-    def note(user_hash: str, at: int) -> None:
-        # Before the transaction commits: what is killed here is done by the same command again.
-        for checkpoint in sorted(settings.checkpoints.glob("ra[tn]*ing-*.safetensors")):
-            delete_checkpoint(checkpoint)
-            checkpoints.append(str(checkpoint))
-        if journal is not None:
-            append_erasure(journal, user_hash, at)
-
-    if erase_user(engine, user_id, actor=actor, on_erased=note) is None:
-        raise NotFoundError(f"there is no user {user_id[:80]!r}: nothing is stored for this id")
-    return EraseReport(journal=None if journal is None else str(journal), checkpoints=checkpoints)
-
-
-def delete_checkpoint(path: Path) -> None:
-    """Delete a checkpoint of a training.
-
-    Raises:
-        DatabaseError: this user may not.
-    """
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise DatabaseError(
-            f"the checkpoint {path} cannot be deleted ({error.strerror}), so nothing was erased: give this user the "
-            "right to delete it"
-        ) from error

@@ -20,6 +20,7 @@ from jobs.recommend import UserQuery, recommend_all
 from recsys.data.dataset import NO_TIME
 from recsys.database.engine import reading
 from recsys.database.items import read_items
+from recsys.database.made_files import note_files
 from recsys.database.models import live_numbers, load_factors
 from recsys.database.ratings import count_kinds, stream_ratings
 from recsys.database.users import read_user_ids, stream_users
@@ -32,6 +33,8 @@ Exported = Literal["ratings", "users", "items", "factors", "lists", "projector"]
 FileFormat = Literal["parquet", "csv"]
 
 BATCH_ROWS = 100_000
+OF_USERS = ("ratings", "events", "users", "user_factors", "lists")
+"""Names of the files that have ids of users, without their endings."""
 
 
 def export(
@@ -66,6 +69,7 @@ def export(
         raise InputError(
             f"{folder} cannot be written ({error.strerror or error}): name another folder with --out"
         ) from error
+    note_files(engine, [path for path in written if path.stem in OF_USERS], "table")
     return written
 
 

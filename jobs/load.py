@@ -96,7 +96,8 @@ def load(
         options=options,
     )
     # A dry run leaves the file of an earlier load alone, unless a file is named.
-    with rejects_to(rejects_file, source, keep=not dry_run or rejects_file is not None) as rejects:
+    keep = not dry_run or rejects_file is not None
+    with rejects_to(rejects_file, source, keep=keep, engine=None if dry_run else engine) as rejects:
         ratings = read_ratings_file(source, rejects)
         n_rejected = rejects.count
         item_rows = read_items_file(source, rejects)

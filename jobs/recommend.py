@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine
 
 from jobs.progress import progress
 from recsys.database.engine import reading
+from recsys.database.made_files import note_files
 from recsys.database.user_chunks import UserChunk, count_users, read_chunks, read_rated_pairs, read_trained_rows
 from recsys.errors import InputError
 from recsys.results import AllListsReport, Ignored, ItemList, Order, PopularBy
@@ -219,6 +220,7 @@ def recommend_all(engine: Engine, out: Path, query: UserQuery) -> AllListsReport
             ) from error
         finally:
             partial.unlink(missing_ok=True)
+    note_files(engine, [out], "table")
     return AllListsReport(
         model_version=model.number if model else None,
         users=n_users,

@@ -7,8 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from sqlalchemy import Engine
+
 from recsys.data.messages import printable
 from recsys.data.rows import Rejected
+from recsys.database.made_files import note_files
 from recsys.errors import InputError
 from recsys.files.source import Source
 
@@ -88,15 +91,20 @@ class Rejects:
 
 
 @contextmanager
-def rejects_to(path: Path | None, source: Source, *, keep: bool = True) -> Iterator[Rejects]:
+def rejects_to(
+    path: Path | None, source: Source, *, keep: bool = True, engine: Engine | None = None
+) -> Iterator[Rejects]:
     """Collect the rejected rows of a source in a file.
 
     Args:
         path: of the file; `None`: NAME.rejects.txt in the working directory.
         keep: whether to write the file.
+        engine: of the database that remembers the file, so that an erasure reaches it; `None`: of none.
     """
     rejects = Rejects(path or Path(f"{Path(source.name).name}.rejects.txt"), keep=keep)
     try:
         yield rejects
     finally:
         rejects.close()
+        if engine is not None and rejects.count and keep:
+            note_files(engine, [rejects.path], "rejects")

@@ -1,7 +1,6 @@
 """Ratings: store, read and delete those of users; erase users."""
 
-from collections.abc import Callable
-from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import Depends, Query, Request, Response, status
@@ -13,14 +12,14 @@ from api.schemas import PostedRating, PostedRatings, UserRatingsParams
 from api.security import Admin, Writer
 from api.state import AppState, CurrentState, in_thread, state_of
 from recsys.database.engine import reading
-from recsys.database.erasures import append_erasure, journal_of
 from recsys.database.feedback import NewRating
 from recsys.database.posts import Post, check_post
 from recsys.database.ratings import delete_rating
 from recsys.database.user_states import read_user_ratings
-from recsys.database.users import erase_user
+from recsys.database.users import ErasedUser
 from recsys.errors import NotFoundError
-from recsys.results import RateReport, UserRatings
+from recsys.library.erasing import erase_person
+from recsys.results import EraseReport, RateReport, UserRatings
 
 THREAD_ROWS = 100
 """Posts of more rows are checked in a thread: it takes milliseconds."""
@@ -79,17 +78,20 @@ def delete(_: Writer, user_id: UserId, item_id: ItemId, state: CurrentState) -> 
     state.live.users.forget([change.user_key], change.seq)
 
 
-def noting_erasures(state: AppState) -> Callable[[str, int], None] | None:
-    """Return a function that notes an erasure in the journal; `None` where none is kept."""
-    journal = journal_of(state.engine, state.settings.erasure_journal)
-    return None if journal is None else partial(append_erasure, journal)
+@routes.delete("/users/{user_id}", name="erase_user")
+def erase(actor: Admin, user_id: UserId, request: Request, state: CurrentState) -> EraseReport:
+    """Erase a user: their ratings, their rows in every stored version, checkpoints, files that jobs made on this
+    machine, and their state in memory. The answer is a receipt, which names what is out of reach; it gives files
+    without their folders."""
 
+    def forget(erased: ErasedUser) -> None:
+        request.scope["user_hash"] = erased.user_hash
+        state.live.users.forget([erased.user_key], erased.seq)
 
-@routes.delete("/users/{user_id}", name="erase_user", status_code=status.HTTP_204_NO_CONTENT)
-def erase(actor: Admin, user_id: UserId, state: CurrentState) -> None:
-    """Erase a user: their ratings, their rows in every stored version, and their state in memory."""
-    with state.writers:
-        change = erase_user(state.engine, user_id, actor=actor, on_erased=noting_erasures(state))
-    if change is None:
-        raise NotFoundError(f"there is no user {user_id[:80]!r}: nothing is stored for this id")
-    state.live.users.forget([change.user_key], change.seq)
+    report = erase_person(state.engine, user_id, state.settings, actor=actor, slot=state.writers, on_erased=forget)
+    without_folders = {
+        "checkpoints": [Path(file).name for file in report.checkpoints],
+        "files": [Path(file).name for file in report.files],
+        "journal": None if report.journal is None else Path(report.journal).name,
+    }
+    return report.model_copy(update=without_folders)

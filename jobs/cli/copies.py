@@ -112,20 +112,28 @@ def restore_command(
 
 def erase_user_command(
     user_id: Annotated[str, typer.Argument(metavar="USER_ID", help="Id of the user, as loaded.")],
+    rewrite: Annotated[
+        bool,
+        typer.Option(
+            "--rewrite",
+            help="Write PostgreSQL's tables anew, so that no freed space has the user. Readers and writers wait.",
+        ),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Erase a user: ratings, metadata, their rows in every stored version, and checkpoints of trainings.
+    """Erase a user everywhere, and print a receipt: what was removed where, and what is out of reach.
 
-    No later load of an old file brings the user back, and no restore of an older backup: the erasure is noted, hashed,
-    in the journal beside an SQLite file, or in the file that RECSYS_ERASURE_JOURNAL names. Files of lists, reports of
-    rejected rows and backups that you keep elsewhere are yours to delete. An id that begins with a dash goes after
-    two dashes.
+    Ratings, events, metadata, their rows in every stored version, checkpoints of trainings, and the lists, exports and
+    reports of rejected rows that were made on this machine. No later load of an old file brings the user back, and no
+    restore of an older backup: the erasure is noted, hashed, in the journal beside an SQLite file, or in the file that
+    RECSYS_ERASURE_JOURNAL names. An id that begins with a dash goes after two dashes.
 
         recsys erase-user 196
+        recsys erase-user 196 --json > receipt.json
         recsys erase-user -- -7
     """
-    from jobs.backup import erase
     from jobs.cli.show import show
+    from recsys.library.erasing import erase_person
 
     engine, settings = open_database()
-    show(erase(engine, user_id, settings, actor=actor()), json)
+    show(erase_person(engine, user_id, settings, actor=actor(), rewrite=rewrite), json)

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, func, select
 
 from recsys.database import schema
-from recsys.database.engine import database_bytes
 from recsys.database.models import live_numbers
 from recsys.database.runs import last_ends
+from recsys.database.space import database_bytes
 from recsys.results import Objective
 
 

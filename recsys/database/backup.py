@@ -34,8 +34,8 @@ from recsys.database.tombstones import hasher_of, make_hasher
 from recsys.database.work import Guard, Work, unit_of_work
 from recsys.errors import DatabaseError, InputError
 
-KEPT = ("job_leases",)
-"""Tables that a restore leaves as they are: who may run now is not a matter of the past."""
+KEPT = ("job_leases", "made_files")
+"""Tables that a restore leaves as they are: who may run now, and which files there are, is not a matter of the past."""
 BUSY_SECONDS = 30
 """How long a restore waits for other programs to end their transactions."""
 SPARE_SEQ = 1_000_000

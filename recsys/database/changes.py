@@ -19,6 +19,7 @@ _staged_users = Table(
     MetaData(),
     Column("user_key", BigInteger, primary_key=True, autoincrement=False),
     prefixes=["TEMPORARY"],
+    postgresql_on_commit="DROP",
 )
 
 

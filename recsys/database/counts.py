@@ -37,6 +37,7 @@ _staged_counts = Table(
     Column("rating_sum", Double, nullable=False),
     Column("n_explicit", BigInteger, nullable=False),
     prefixes=["TEMPORARY"],
+    postgresql_on_commit="DROP",
 )
 
 

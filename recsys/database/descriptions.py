@@ -20,6 +20,7 @@ _staged_descriptions = Table(
     Column("categories", schema.Json, nullable=False),
     Column("attributes", schema.Json, nullable=False),
     prefixes=["TEMPORARY"],
+    postgresql_on_commit="DROP",
 )
 
 

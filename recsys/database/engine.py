@@ -74,11 +74,11 @@ def connect(
     pool = {"pool_size": 20, "max_overflow": 30, "pool_timeout": 10}  # one for each thread of a server, and some
     if parsed.get_backend_name() != "sqlite":
         options = JOB_OPTIONS if breaker is None else SERVER_OPTIONS
-        engine = create_engine(parsed, pool_pre_ping=True, connect_args=options, **pool)
+        engine = create_engine(parsed, pool_pre_ping=True, connect_args=options, hide_parameters=True, **pool)
         if breaker is not None:
             guard(engine, breaker, busy_seconds)
         return engine
-    engine = create_engine(parsed, connect_args={"timeout": busy_seconds}, **pool)
+    engine = create_engine(parsed, connect_args={"timeout": busy_seconds}, hide_parameters=True, **pool)
     event.listen(
         engine,
         "do_connect",
@@ -309,7 +309,7 @@ def upsert(
 
 
 def stage(connection: Connection, table: Table, columns: Sequence[Iterable[Any]]) -> None:
-    """Replace the content of a temporary table, which is created if need be."""
+    """Replace the content of a temporary table, made if need be; on PostgreSQL it ends with the transaction."""
     connection.execute(CreateTable(table, if_not_exists=True))
     postgres = connection.dialect.name == "postgresql"
     connection.exec_driver_sql(f"TRUNCATE {table.name}" if postgres else f"DELETE FROM {table.name}")
@@ -371,23 +371,6 @@ def fetch_rows(connection: Connection, statement: Select[Any]) -> Iterator[tuple
         cursor.itersize = 50_000
         cursor.execute(sql.encode())
         yield from cursor
-
-
-def release_space(engine: Engine) -> None:
-    """Give the free pages of an SQLite file back to the system; PostgreSQL does so by itself."""
-    if is_sqlite(engine):
-        with writing(engine) as connection:
-            sqlite = cast(sqlite3.Connection, connection.connection.dbapi_connection)
-            # Each step of the statement frees one page, and `execute` takes one step only.
-            sqlite.executescript("PRAGMA incremental_vacuum")
-
-
-def database_bytes(connection: Connection) -> int:
-    """Return the size of the database; on SQLite that of the file, without the log of the last transactions."""
-    if connection.dialect.name == "sqlite":
-        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
-        return int(pages) * int(connection.exec_driver_sql("PRAGMA page_size").scalar_one())
-    return int(connection.exec_driver_sql("SELECT pg_database_size(current_database())").scalar_one())
 
 
 def server_version(engine: Engine) -> str:

@@ -19,6 +19,7 @@ staged_ids = Table(
     Column("position", BigInteger, primary_key=True, autoincrement=False),
     Column("external_id", Text, nullable=False),
     prefixes=["TEMPORARY"],
+    postgresql_on_commit="DROP",
 )
 
 

@@ -42,6 +42,7 @@ _staged_ratings = Table(
     Column("rating", Double, nullable=False),
     Column("rated_at", BigInteger),
     prefixes=["TEMPORARY"],
+    postgresql_on_commit="DROP",
     sqlite_with_rowid=False,
 )
 

@@ -7,10 +7,10 @@ from sqlalchemy import Connection, Engine, select, update
 
 from recsys.database import schema
 from recsys.database.clock import now_ms
-from recsys.database.engine import release_space
 from recsys.database.model_rows import delete_version
 from recsys.database.models import ModelVersion, lock_versions, versions
 from recsys.database.publications import previously_published
+from recsys.database.space import release_space
 from recsys.database.work import Guard, unit_of_work
 from recsys.errors import InputError
 from recsys.results import Objective

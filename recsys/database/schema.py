@@ -329,6 +329,7 @@ api_keys = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("revoked_at", BigInteger),
     Column("expires_at", BigInteger),
+    Column("last_used_at", BigInteger),
     sqlite_autoincrement=True,
 )
 
@@ -340,5 +341,28 @@ audit_log = Table(
     Column("actor", Text, nullable=False),  # name of a key, or of a person on the command line
     Column("action", String(32), nullable=False),
     Column("detail", Json, nullable=False),
+    # Of the entry before and of this one; none: written by an earlier version.
+    Column("previous_hash", String(64)),
+    Column("hash", String(64)),
     sqlite_autoincrement=True,
+)
+
+audit_head = Table(
+    "audit_head",
+    metadata,
+    # The end of the chain of entries that have a hash, so that a missing last entry shows.
+    Column("head_key", Integer, primary_key=True, autoincrement=False),
+    Column("n_entries", BigInteger, nullable=False),
+    Column("hash", String(64), nullable=False),
+    CheckConstraint("head_key = 1", name="one_row"),
+)
+
+made_files = Table(
+    "made_files",
+    metadata,
+    # Files with ids of users that jobs wrote: an erasure takes the user out of them.
+    Column("machine", String(255), primary_key=True),
+    Column("path", Text, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("made_at", BigInteger, nullable=False),
 )

@@ -11,7 +11,8 @@ MIN_FREE_BYTES = 1 << 20
 """A disk with less free space is full: SQLite adds whole pages, and its log needs more than the rows themselves."""
 
 PRAGMAS = ("foreign_keys=ON", "cache_size=-65536")
-WRITER_PRAGMAS = ("synchronous=FULL", *PRAGMAS)
+# Deleted rows are overwritten: an erasure must leave no byte of a user. Some builds of SQLite do not by default.
+WRITER_PRAGMAS = ("synchronous=FULL", "secure_delete=ON", *PRAGMAS)
 # These two write into the file. The first takes effect in a new file only: `prune` gives free pages back.
 CREATOR_PRAGMAS = ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", *WRITER_PRAGMAS)
 

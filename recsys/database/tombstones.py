@@ -62,16 +62,29 @@ def bury_pair(connection: Connection, user_id: str, item_id: str) -> None:
     bury(connection, hasher.user(user_id), hasher.pair(user_id, item_id))
 
 
-def bury_user(connection: Connection, user_id: str) -> tuple[str, int]:
+def bury_user(connection: Connection, user_id: str) -> tuple[str, int, int]:
     """Remember that a user was erased now, in place of what they took back before.
 
     Returns:
-        The hash of the user, and when they were erased, in Unix milliseconds.
+        The hash of the user, when they were erased, in Unix milliseconds, and how many tombstones of pairs went.
     """
     user_hash, at = make_hasher(connection).user(user_id), now_ms()
-    connection.execute(delete(schema.tombstones).where(schema.tombstones.c.user_hash == user_hash))
+    buried = schema.tombstones.c
+    connection.execute(delete(schema.tombstones).where(buried.user_hash == user_hash, buried.pair_hash == WHOLE_USER))
+    n_pairs = connection.execute(delete(schema.tombstones).where(buried.user_hash == user_hash)).rowcount
     bury(connection, user_hash, WHOLE_USER, at)
-    return user_hash, at
+    return user_hash, at, n_pairs
+
+
+def erased_at(connection: Connection, user_id: str) -> tuple[str, int] | None:
+    """Return the hash of a user who was erased, and when, in Unix milliseconds; `None` if they were not."""
+    hasher = hasher_of(connection)
+    if hasher is None:
+        return None
+    buried = schema.tombstones.c
+    user_hash = hasher.user(user_id)
+    at = connection.scalar(select(buried.at).where(buried.user_hash == user_hash, buried.pair_hash == WHOLE_USER))
+    return None if at is None else (user_hash, at)
 
 
 def bury(connection: Connection, user_hash: str, pair_hash: str, at: int | None = None) -> None:

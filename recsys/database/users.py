@@ -11,7 +11,6 @@ from sqlalchemy import Connection, Engine, Text, cast, delete, select, update
 from recsys.data.rows import UserRow
 from recsys.database import schema
 from recsys.database.audit import record
-from recsys.database.changes import UserChange
 from recsys.database.descriptions import Description, upsert_descriptions
 from recsys.database.engine import fetch_rows, retry_on_conflict, upsert
 from recsys.database.tombstones import bury_user
@@ -60,7 +59,7 @@ def lock_users(connection: Connection, user_ids: Sequence[str]) -> dict[str, int
 
 def erase_user(
     engine: Engine, user_id: str, *, actor: str, on_erased: Callable[[str, int], None] | None = None
-) -> UserChange | None:
+) -> "ErasedUser | None":
     """Erase a user with all their ratings, and from every stored version; return `None` if no user has this id.
 
     Args:
@@ -71,24 +70,39 @@ def erase_user(
     if "\0" in user_id:
         return None
 
-    def write() -> UserChange | None:
+    def write() -> ErasedUser | None:
         with unit_of_work(engine) as work:
             erased = erase_within(work, user_id, actor=actor)
             if erased is None:
                 return None
             if on_erased is not None:
                 on_erased(erased.user_hash, erased.at)
-        return UserChange(erased.user_key, work.seq)
+        return erased._replace(seq=work.seq)
 
     return retry_on_conflict(write)
 
 
 class ErasedUser(NamedTuple):
-    """A user who was erased: their key, the hash of their id, and when, in Unix milliseconds."""
+    """A user who was erased.
+
+    Attributes:
+        user_hash: of their id, keyed with the secret of the database.
+        at: Unix milliseconds.
+        n_ratings: rows of ratings and of sums of events.
+        n_events: events over HTTP that were remembered, so that each is counted once.
+        n_withdrawals: ratings that they took back, which were remembered by their hashes.
+        numbers: of the versions that had a row of theirs; of a twin the negative number.
+        seq: of the change, once it is recorded.
+    """
 
     user_key: int
     user_hash: str
     at: int
+    n_ratings: int
+    n_events: int
+    n_withdrawals: int
+    numbers: tuple[int, ...]
+    seq: int = 0
 
 
 def erase_within(work: Work, user_id: str, *, actor: str) -> ErasedUser | None:
@@ -106,17 +120,19 @@ def erase_within(work: Work, user_id: str, *, actor: str) -> ErasedUser | None:
         is_explicit = np.array(kind) == schema.EXPLICIT
         work.count(np.array(item_key), [-1] * len(rows), -np.array(rating, np.float64), is_explicit)
     stored = schema.user_factors.c
+    numbers = connection.scalars(select(stored.number).where(stored.user_key == user_key).order_by(stored.number)).all()
     # Counted out of every version, so that a row that is missing otherwise shows.
-    of_user = select(stored.number).where(stored.user_key == user_key)
     connection.execute(
-        update(schema.models).where(schema.models.c.number.in_(of_user)).values(n_users=schema.models.c.n_users - 1)
+        update(schema.models).where(schema.models.c.number.in_(numbers)).values(n_users=schema.models.c.n_users - 1)
     )
+    events = schema.events
+    n_events = connection.execute(delete(events).where(events.c.user_key == user_key)).rowcount
     # Factors of every version and the mark of the last change go with the row.
     connection.execute(delete(schema.users).where(users.user_key == user_key))
-    user_hash, at = bury_user(connection, user_id)
+    user_hash, at, n_withdrawals = bury_user(connection, user_id)
     record(connection, actor, "erase user", {"user_key": user_key, "n_ratings": len(rows)})
     work.change(users=[user_key])
-    return ErasedUser(user_key, user_hash, at)
+    return ErasedUser(user_key, user_hash, at, len(rows), n_events, n_withdrawals, tuple(numbers))
 
 
 def some_user_ids(connection: Connection, n: int) -> list[str]:

@@ -83,6 +83,29 @@ def read_manifest(folder: Path) -> ExportManifest | None:
     return manifest
 
 
+def note_removal(path: Path, n_rows: int) -> None:
+    """Change the manifest of an export whose file lost some rows; nothing where the file is of no export.
+
+    Raises:
+        OSError: the manifest cannot be replaced.
+        ValueError: it is damaged.
+    """
+    manifest = path.with_name(MANIFEST)
+    if not manifest.is_file():
+        return
+    content = ExportManifest.model_validate_json(manifest.read_bytes())
+    for file in content.files:
+        if file.name == path.name:
+            file.n_rows -= n_rows
+            file.sha256 = checksum(path)
+            if not file.n_rows:
+                path.unlink()  # a file without rows is refused by every reader
+    content.files = [file for file in content.files if file.n_rows]
+    beside = manifest.with_name(f".{MANIFEST}.part")
+    beside.write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    beside.replace(manifest)
+
+
 def read_items(path: Path) -> tuple[list[ItemRow], list[str]]:
     """Return the items of an export, and the ids of those that are hidden.
 

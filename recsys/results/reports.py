@@ -251,10 +251,21 @@ class RestoreReport(Result):
 
 
 class EraseReport(Result):
-    """A user who was erased."""
+    """The receipt of an erasure: what was removed where, and what the program does not reach."""
 
-    journal: str | None = Field(description="The journal of erasures; null: none is kept.")
+    user_hash: str = Field(description="Keyed hash of the id, as the journal, logs and tombstones have it.")
+    erased_at: datetime
+    ratings: int = Field(description="Removed ratings, and sums of events.")
+    events: int = Field(description="Removed events over HTTP.")
+    withdrawals: int = Field(description="Removed hashes of ratings that the user had taken back.")
+    versions: list[int] = Field(description="Model versions that had the user.")
+    vectors: int = Field(description="Removed rows of these versions and their twins.")
     checkpoints: list[str] = Field(description="Files of trainings that were deleted.")
+    files: list[str] = Field(description="Lists, exports and reports of rejected rows that the user was taken out of.")
+    journal: str | None = Field(description="The journal that has the erasure; null: none is kept.")
+    caches: str = Field(description="When server processes forget the user.")
+    storage: str = Field(description="What is left in the files of the database.")
+    out_of_reach: list[str] = Field(description="What this program does not reach.")
 
 
 class PageReport(Result):

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import Engine, func, insert, select
 
-from jobs.backup import backup, erase, restore
+from jobs.backup import backup, restore
 from jobs.recommend import UserQuery, recommend_all
 from recsys.database import backup_file, migration, schema
 from recsys.database.backup import tables, write_backup
@@ -29,6 +29,7 @@ from recsys.database.sqlite_file import copy_pages
 from recsys.database.table_rows import TableDigest, read_batches
 from recsys.database.users import erase_user
 from recsys.errors import DatabaseError, InputError, LockedError, UsageError
+from recsys.library.erasing import erase_person
 from recsys.settings import Settings
 from tests.conftest import add_known_item_model, add_known_rows
 
@@ -314,20 +315,24 @@ def test_a_backup_of_an_earlier_schema_is_upgraded(
     add_known_rows(sqlite_engine)
     path = tmp_path / "b.zip"
     backup(sqlite_engine, path)
+    added = ("item_weights", "audit_head", "made_files")  # tables since 0008
     with zipfile.ZipFile(path) as file:
-        members = {name: file.read(name) for name in file.namelist() if not name.startswith("item_weights")}
-    keys = pa.ipc.open_stream(members["api_keys.arrow"]).read_all()  # 0010 added one column; there are no keys
-    assert not len(keys)
-    keys, sink = keys.drop_columns(["expires_at"]), pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, keys.schema) as stream:
-        stream.write_table(keys)
-    members["api_keys.arrow"] = sink.getvalue().to_pybytes()
+        members = {name: file.read(name) for name in file.namelist() if name.partition(".")[0] not in added}
+    columns = {"api_keys": ["expires_at", "last_used_at"], "audit_log": ["previous_hash", "hash"]}  # that have no rows
+    for name, dropped in columns.items():
+        rows = pa.ipc.open_stream(members[f"{name}.arrow"]).read_all()
+        assert not len(rows)
+        rows, sink = rows.drop_columns(dropped), pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, rows.schema) as stream:
+            stream.write_table(rows)
+        members[f"{name}.arrow"] = sink.getvalue().to_pybytes()
     with zipfile.ZipFile(path, "w") as file:
         for name, data in members.items():
             file.writestr(name, data)
-    with manifest_of(path) as manifest:  # 0009 added one table
+    with manifest_of(path) as manifest:
         manifest["revision"] = "0008"
-        del manifest["tables"]["item_weights"]  # type: ignore[attr-defined]
+        for name in added:
+            manifest["tables"].pop(name, None)  # type: ignore[attr-defined]
     restore(other, path, settings, verify=True)
     assert migration.current_revision(other) == migration.head_revision()
     assert content(other, *WRITTEN_BY_A_RESTORE) == content(sqlite_engine, *WRITTEN_BY_A_RESTORE)
@@ -363,7 +368,7 @@ class TestErasures:
         checkpoint = settings.checkpoints / "ranking-dot-0123.safetensors"
         checkpoint.parent.mkdir()
         checkpoint.write_bytes(b"")
-        said = erase(rated_sqlite, "u2", settings, actor="test")
+        said = erase_person(rated_sqlite, "u2", settings, actor="test")
         assert said.checkpoints == [str(checkpoint)]
         assert not checkpoint.exists()
         assert said.journal is not None
@@ -377,7 +382,7 @@ class TestErasures:
     def test_a_user_who_came_back_before_the_backup_stays(
         self, rated_sqlite: Engine, lost: Engine, settings: Settings, tmp_path: Path
     ) -> None:
-        erase(rated_sqlite, "u2", settings, actor="test")
+        erase_person(rated_sqlite, "u2", settings, actor="test")
         with writing(rated_sqlite) as connection:
             connection.execute(insert(schema.users).values(user_id="u2"))
         journal = settings.erasure_journal
@@ -391,7 +396,7 @@ class TestErasures:
         self, rated_sqlite: Engine, lost: Engine, settings: Settings, tmp_path: Path
     ) -> None:
         backup(rated_sqlite, tmp_path / "b.zip")
-        erase(rated_sqlite, "u2", settings, actor="test")
+        erase_person(rated_sqlite, "u2", settings, actor="test")
         report = restore(lost, tmp_path / "b.zip", Settings())
         assert report.erased_again == 0
         assert "--erasures" in report.notices[0]
@@ -403,7 +408,7 @@ class TestErasures:
         self, rated_sqlite: Engine, lost: Engine, settings: Settings, tmp_path: Path
     ) -> None:
         manifest = write_backup(rated_sqlite, tmp_path / "b.zip")
-        erase(rated_sqlite, "u2", settings, actor="test")
+        erase_person(rated_sqlite, "u2", settings, actor="test")
         assert settings.erasure_journal is not None
         entry = json.loads(settings.erasure_journal.read_text())
         settings.erasure_journal.write_text(json.dumps({**entry, "at": manifest.snapshot_at - 5}) + "\n")
@@ -444,14 +449,14 @@ class TestErasures:
 
     def test_nothing_is_erased_where_it_cannot_be_noted(self, rated_sqlite: Engine, tmp_path: Path) -> None:
         with pytest.raises(DatabaseError, match="nothing was erased"):
-            erase(rated_sqlite, "u2", Settings(erasure_journal=tmp_path / "no" / "folder"), actor="test")
+            erase_person(rated_sqlite, "u2", Settings(erasure_journal=tmp_path / "no" / "folder"), actor="test")
         with reading(rated_sqlite) as connection:
             assert "u2" in connection.scalars(select(schema.users.c.user_id)).all()
 
     def test_nothing_is_erased_where_a_checkpoint_stays(self, rated_sqlite: Engine, settings: Settings) -> None:
         (settings.checkpoints / "ranking-dot-0123.safetensors").mkdir(parents=True)  # which cannot be unlinked
         with pytest.raises(DatabaseError, match=r"cannot be deleted.*nothing was erased"):
-            erase(rated_sqlite, "u2", settings, actor="test")
+            erase_person(rated_sqlite, "u2", settings, actor="test")
         assert settings.erasure_journal is not None
         assert not settings.erasure_journal.exists()
         with reading(rated_sqlite) as connection:
