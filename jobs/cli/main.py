@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from jobs.cli.audit import audit_command
 from jobs.cli.copies import backup_command, erase_user_command, export_command, restore_command
 from jobs.cli.database import init_command, load_command
 from jobs.cli.doctor import doctor_command
@@ -64,6 +65,7 @@ add_command(app, "export", export_command)
 add_command(app, "backup", backup_command)
 add_command(app, "restore", restore_command)
 add_command(app, "erase-user", erase_user_command)
+add_command(app, "audit", audit_command)
 add_command(app, "report", report_command)
 add_command(app, "serve", serve_command)
 add_command(app, "doctor", doctor_command)

@@ -9,6 +9,8 @@ from rich.text import Text
 
 from recsys.database.keys import ApiKey
 from recsys.results import (
+    AuditCheck,
+    AuditEntries,
     DemoReport,
     Diagnosis,
     Explanation,
@@ -78,6 +80,12 @@ def show(result: Result, as_json: bool) -> None:
         case Diagnosis():
             for check in result.checks:
                 show_line(console, check.line())
+        case AuditEntries():
+            console.print(audit_table(result))
+        case AuditCheck():
+            unchained = f", {result.n_unchained:,} of an earlier version without hashes" if result.n_unchained else ""
+            show_line(console, result.problem or "no entry was removed or changed")
+            show_line(console, f"{result.n_entries:,} entries{unchained}; last hash {result.hash or 'none'}")
         case KeySummaries():
             console.print(keys_table(result))
         case InitReport():
@@ -139,6 +147,15 @@ def keys_table(summaries: KeySummaries) -> Table:
             f"{key.expires_at:%Y-%m-%d %H:%M}" if key.expires_at else "",
             f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else "",
         )
+    return table
+
+
+def audit_table(log: AuditEntries) -> Table:
+    """Return the entries of the audit log as a table."""
+    table = Table("entry", "time", "actor", "action", "detail")
+    for entry in log.entries:
+        detail = ", ".join(f"{name}={value}" for name, value in entry.detail.items())
+        table.add_row(str(entry.number), f"{entry.at:%Y-%m-%d %H:%M:%S}", Text(entry.actor), entry.action, Text(detail))
     return table
 
 

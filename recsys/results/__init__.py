@@ -34,6 +34,9 @@ from recsys.results.lists import (
 )
 from recsys.results.reports import (
     AllListsReport,
+    AuditCheck,
+    AuditEntries,
+    AuditEntry,
     BackupReport,
     Check,
     CreatedKey,
@@ -73,6 +76,9 @@ __all__ = [
     "TRAINING_FACTS",
     "AllListsReport",
     "Architecture",
+    "AuditCheck",
+    "AuditEntries",
+    "AuditEntry",
     "BackupReport",
     "Categories",
     "Category",

@@ -268,6 +268,30 @@ class EraseReport(Result):
     out_of_reach: list[str] = Field(description="What this program does not reach.")
 
 
+class AuditEntry(Result):
+    """One entry of the audit log."""
+
+    number: int
+    at: datetime
+    actor: str = Field(description="Name of a key, or of a person on the command line.")
+    action: str = Field(examples=["erase user"])
+    detail: dict[str, Any]
+    hash: str | None = Field(description="Of this entry and all before it; null: written by an earlier version.")
+
+
+class AuditEntries(Result):
+    entries: list[AuditEntry] = Field(description="The newest first.")
+
+
+class AuditCheck(Result):
+    """Whether the audit log is as it was written."""
+
+    n_entries: int = Field(description="Entries with hashes.")
+    n_unchained: int = Field(description="Entries of an earlier version, which have none.")
+    hash: str = Field(description="The last hash; keep it elsewhere.")
+    problem: str | None = Field(description="The first entry that was removed or changed; null: none.")
+
+
 class PageReport(Result):
     """The report page that was written."""
 

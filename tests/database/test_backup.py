@@ -84,7 +84,7 @@ def content(engine: Engine, *without: str) -> dict[str, str]:
     return digests
 
 
-WRITTEN_BY_A_RESTORE = ("audit_log", "changes", "change_counter")
+WRITTEN_BY_A_RESTORE = ("audit_log", "audit_head", "changes", "change_counter")
 
 
 def test_a_restore_into_either_database_is_equal_and_lists_are_bit_equal(

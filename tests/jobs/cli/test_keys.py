@@ -9,7 +9,7 @@ import pytest
 from jobs.cli.options import actor
 from recsys.database import migration
 from recsys.database.audit import entries
-from recsys.database.engine import connect, reading
+from recsys.database.engine import connect, reading, writing
 from recsys.database.keys import KeyRing, read_keyring
 from tests.jobs.cli.test_main import Recsys
 
@@ -140,3 +140,18 @@ def test_a_key_is_rotated(recsys: Recsys) -> None:
     made = recsys.json("keys", "rotate", "2")
     assert (made["number"], made["name"], made["scopes"]) == (3, "reports", ["read"])
     assert made["expires_at"] is not None
+
+
+def test_the_audit_log_is_listed_and_verified(recsys: Recsys) -> None:
+    recsys("keys", "create", "shop", "--scope", "read")
+    recsys("keys", "revoke", "shop")
+    (entry,) = recsys.json("audit", "--action", "revoke key")["entries"]
+    assert (entry["actor"], entry["detail"]) == ("command line (ana)", {"number": 1, "name": "shop"})
+    assert "name=shop" in recsys("audit")
+    noted = recsys.json("audit", "--verify")
+    assert (noted["n_entries"], noted["hash"], noted["problem"]) == (2, entry["hash"], None)
+    engine = connect(recsys.environment["RECSYS_DATABASE_URL"])
+    with writing(engine) as connection:
+        connection.exec_driver_sql("DELETE FROM audit_log WHERE entry_key = 1")
+    engine.dispose()
+    recsys("audit", "--verify", "--known", str(noted["hash"]), code=1)
