@@ -11,7 +11,11 @@ from recsys.data import sample
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.long) if path.stem.startswith("01-") else path for path in NOTEBOOKS],
+    ids=[path.stem for path in NOTEBOOKS],
+)
 def test_runs_and_holds_outputs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sample.write(tmp_path / "ratings", sample.generate(n_users=150, n_items=80, n_ratings=4000))
     monkeypatch.setenv("RECSYS_NOTEBOOK_DATA", str(tmp_path / "ratings"))

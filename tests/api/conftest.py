@@ -1,5 +1,6 @@
 """The service on real uvicorn, over a real socket: one for all tests that only read, one for each that writes."""
 
+import asyncio
 import shutil
 import socket
 import threading
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -15,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import uvicorn
+import uvicorn.server
 from numpy.typing import NDArray
 from sqlalchemy import Engine, select, text, update
 
@@ -32,6 +35,11 @@ from recsys.factors import Factors, Side
 from recsys.results import Objective
 from recsys.settings import Settings
 from tests.conftest import add_known_versions, postgres_database
+
+# uvicorn asks every 100 ms whether it is to end, and these tests end a thousand servers.
+uvicorn.server.asyncio = SimpleNamespace(  # type: ignore[attr-defined]
+    **{**vars(asyncio), "sleep": lambda seconds: asyncio.sleep(min(seconds, 0.01))}
+)
 
 BOTH = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
 
@@ -52,7 +60,8 @@ def serving(database_url: str, **settings: Any) -> Iterator[httpx.Client]:
         while not server.started:
             time.sleep(0.01)
         port = listener.getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+        # Without TLS: reading its certificates takes 60 ms for each client.
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10, verify=False) as client:
             yield client
     finally:
         server.should_exit = True

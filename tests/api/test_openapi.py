@@ -52,7 +52,7 @@ def test_it_describes_every_endpoint_with_examples(reader: httpx.Client) -> None
                 assert status < "400" or set(response["content"]) == {"application/problem+json"}
 
 
-SHORT = ("--phases", "fuzzing", "--max-examples", "4")
+SHORT = ("--phases", "fuzzing", "--max-examples", "2")
 LONG = ("--max-examples", "30")
 """All phases: examples, values that are just allowed or just not, random requests, requests that follow one another."""
 
@@ -61,7 +61,7 @@ LONG = ("--max-examples", "30")
 @pytest.mark.parametrize(
     ("options", "n_cases"),
     [
-        pytest.param(SHORT, 60, id="short"),
+        pytest.param(SHORT, 30, id="short"),
         pytest.param(LONG, 1000, id="long", marks=pytest.mark.long),
     ],
 )

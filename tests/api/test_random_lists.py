@@ -167,7 +167,7 @@ LONG = [pytest.param(20_000, part, marks=pytest.mark.long) for part in range(1, 
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("n_requests", "part"), [(600, 0), *LONG])
+@pytest.mark.parametrize(("n_requests", "part"), [(300, 0), *LONG])
 def test_lists_are_right_while_others_write(
     engine: Engine, pair: tuple[Many, list[httpx.Client]], n_requests: int, part: int
 ) -> None:

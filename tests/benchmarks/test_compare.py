@@ -38,6 +38,7 @@ def runner(tmp_path: Path) -> Runner:
     return Runner(Path(sys.executable), tmp_path, 1, 9, Console(quiet=True))
 
 
+@pytest.mark.long
 def test_each_run_is_a_process_and_a_missing_library_is_named(runner: Runner, tmp_path: Path) -> None:
     path = case().save(tmp_path / "made.npz")
     rating = Comparison("Ratings, made", "", ["rating", "cmfrec"], {0: [path]}, rating_metrics)

@@ -97,9 +97,9 @@ def release(engine: Engine) -> None:
 def test_promise_1_a_publication_that_is_killed_anywhere_leaves_a_whole_version_live(
     engine: Engine, tmp_path: Path
 ) -> None:
-    n_killed, problems = crash_publications(engine, tmp_path, "publish", 12, seed=100)
+    n_killed, problems = crash_publications(engine, tmp_path, "publish", 6, seed=100)
     assert problems == []
-    assert n_killed >= 6
+    assert n_killed >= 3
     code, _, errors = do(engine, tmp_path, "publish", 99)
     assert code == 0, errors
     with reading(engine) as connection:
@@ -193,7 +193,7 @@ def crash_nights(template: Path, folder: Path, n_trials: int, seed: int) -> int:
 def test_a_night_that_is_killed_anywhere_and_run_again_ends_as_if_nothing_had_happened(
     migrated_sqlite: Path, tmp_path: Path
 ) -> None:
-    assert crash_nights(migrated_sqlite, tmp_path, 3, seed=7) >= 2
+    assert crash_nights(migrated_sqlite, tmp_path, 2, seed=7) >= 1
 
 
 @pytest.mark.crash
@@ -203,7 +203,7 @@ def test_two_hundred_killed_nights(migrated_sqlite: Path, tmp_path: Path, part: 
     report(f"nights: 50 trials, {n_killed} killed, 0 differences")
 
 
-@pytest.mark.parametrize("max_pages", [1, 40, 80])
+@pytest.mark.parametrize("max_pages", [1, 40, pytest.param(80, marks=pytest.mark.long)])
 def test_a_full_disk_leaves_the_live_version_whole(
     sqlite_engine: Engine, tmp_path: Path, migrated_sqlite: Path, max_pages: int
 ) -> None:

@@ -81,7 +81,7 @@ def test_nights_whose_clock_jumps_publish_keep_what_a_rollback_needs_and_find_no
         assert live_numbers(connection) == live
 
 
-@pytest.mark.parametrize("fault", ["no page left", "few pages left"])
+@pytest.mark.parametrize("fault", [pytest.param("no page left", marks=pytest.mark.long), "few pages left"])
 def test_a_night_on_a_full_disk_fails_and_the_next_one_publishes(
     sqlite_engine: Engine, tmp_path: Path, fault: str
 ) -> None:

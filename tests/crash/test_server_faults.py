@@ -84,10 +84,10 @@ def trials(own_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     [
         ("publish", "stopped", 1),
         ("publish", "frozen", 1),
-        ("publish", "connections ended", 1),
-        ("night", "stopped", 3),
         ("night", "connections ended", 3),
         ("load", "connections ended", 5),
+        pytest.param("publish", "connections ended", 1, marks=pytest.mark.long),
+        pytest.param("night", "stopped", 3, marks=pytest.mark.long),
     ],
 )
 def test_a_job_survives_a_fault_of_the_server(trials: Trials, job: str, fault: str, seed: int) -> None:

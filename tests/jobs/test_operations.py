@@ -25,6 +25,9 @@ def ratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sample.write(folder, sample.generate(n_users=100, n_items=45, n_ratings=2000, seed=3))
 
 
+QUICK = "[train]\nn_epochs = 4\nn_factors = 8\n"
+
+
 @pytest.fixture
 def recsys(tmp_path: Path) -> Recsys:
     return Recsys(tmp_path, f"sqlite:///{tmp_path / 'recsys.db'}")
@@ -65,6 +68,7 @@ def test_promise_5_what_is_no_better_than_its_baseline_does_not_go_live(recsys: 
 
 def test_a_version_that_was_not_to_be_published_does_not_stop_the_night(recsys: Recsys, ratings: Path) -> None:
     recsys("load", str(ratings))
+    (recsys.folder / "recsys.toml").write_text(QUICK)
     trained = recsys.json("train", "--objective", "ranking", "--no-publish")
     assert not trained["published"]
     assert str(trained["reason"]).startswith("not published, as asked; gate: the first version")
@@ -89,6 +93,7 @@ def test_versions_by_hand(recsys: Recsys, ratings: Path) -> None:
 
 
 def test_promise_1_a_training_that_is_killed_changes_nothing_that_is_seen(recsys: Recsys, ratings: Path) -> None:
+    (recsys.folder / "recsys.toml").write_text(QUICK)
     recsys("nightly", "--source", str(ratings))
     before = recsys("recommend", "u0001", "--json")
     delay = random.SystemRandom().uniform(0.3, 3)

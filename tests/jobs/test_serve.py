@@ -36,7 +36,7 @@ def serving(engine: Engine, folder: Path) -> Served:
                 stderr=log,
                 text=True,
             ) as process,
-            httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client,
+            httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10, verify=False) as client,
         ):
             try:
                 wait_until(lambda: answers(client))
@@ -69,16 +69,20 @@ def test_several_workers_know_of_each_others_ratings_and_add_up_their_numbers(se
     with served("--workers", "2") as (client, _):
         wait_until(lambda: client.get("/health/ready").status_code == 200)
         url = str(client.base_url)
-        for _ in range(30):  # each on a connection of its own, so that both workers know the user
-            assert httpx.get(f"{url}/v1/users/u1/recommendations").status_code == 200
+        once = httpx.Client(
+            headers={"connection": "close"}, verify=False
+        )  # a connection for each, so that both workers are asked
+        for _ in range(30):
+            assert once.get(f"{url}/v1/users/u1/recommendations").status_code == 200
         rating = {"user_id": "u1", "item_id": "b", "rating": 4}
         assert client.post("/v1/ratings", json={"ratings": [rating]}).json()["inserted"] == 1
         posted = time.monotonic()
         time.sleep(1)
         for _ in range(30):
-            items = httpx.get(f"{url}/v1/users/u1/recommendations").json()["items"]
+            items = once.get(f"{url}/v1/users/u1/recommendations").json()["items"]
             assert "b" not in [item["item_id"] for item in items]
         assert time.monotonic() - posted < 10
+        once.close()
         counted = [
             float(line.rsplit(" ", 1)[1])
             for line in client.get("/metrics").text.splitlines()

@@ -24,7 +24,7 @@ from tests.jobs.cli.test_main import Recsys
 @pytest.fixture(scope="module")
 def ratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ratings")
-    return sample.write(folder, sample.generate(n_users=200, n_items=80, n_ratings=5000, seed=1))
+    return sample.write(folder, sample.generate(n_users=100, n_items=60, n_ratings=2500, seed=1))
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def loaded(engine: Engine) -> Engine:
 def test_a_neural_version_is_trained_stored_and_served(recsys: Recsys, ratings: Path) -> None:
     recsys("load", str(ratings))
     for objective in ("rating", "ranking"):
-        options = ("--objective", objective, "--architecture", "neural", "--set", "n_epochs=2")
+        options = ("--objective", objective, "--architecture", "neural", "--set", "n_epochs=1")
         report = recsys.json("train", *options, "--force", "--reason", "-")
         assert (report["architecture"], report["published"]) == ("neural", True)
     recommended = recsys.json("recommend", "u0001")
@@ -67,7 +67,7 @@ def test_an_item_version_is_trained_stored_and_served(recsys: Recsys, ratings: P
     first = recommended["items"][0]
     assert first["explanation"]["item_weights"] == pytest.approx(first["explanation"]["all_contributions"])
     assert first["item_id"] not in {item["item_id"] for item in recsys.json("similar", first["item_id"])["items"]}
-    assert recsys.json("recommend", "--all", "--out", "lists.parquet")["users"] == 200
+    assert recsys.json("recommend", "--all", "--out", "lists.parquet")["users"] == 100
     assert recsys("report").strip() == "report/report.html"
 
 

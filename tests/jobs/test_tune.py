@@ -129,13 +129,13 @@ def test_the_first_trial_is_the_defaults_and_the_best_is_kept(engine: Engine, tm
 
 
 def test_the_same_seed_finds_the_same_and_fresh_starts_anew(loaded: Engine) -> None:
-    first = tune(loaded, Settings(), "rating", n_trials=2, device="cpu")
-    again = tune(loaded, Settings(), "rating", n_trials=2, device="cpu", fresh=True)
-    assert (first.metric, first.higher_is_better) == ("rmse", False)
+    first = tune(loaded, Settings(), "ranking", n_trials=2, device="cpu")
+    again = tune(loaded, Settings(), "ranking", n_trials=2, device="cpu", fresh=True)
+    assert (first.metric, first.higher_is_better) == ("ndcg", True)
     assert again.n_earlier == 0
     for ours, theirs in zip(first.trials, again.trials, strict=True):
         assert (ours.parameters, ours.value) == (theirs.parameters, theirs.value)
-    other = tune(loaded, Settings(), "rating", n_trials=3, device="cpu", seed=1)
+    other = tune(loaded, Settings(), "ranking", n_trials=3, device="cpu", seed=1)
     assert other.n_earlier == 0
     # The second trial may be what the first call found and put to use.
     assert other.trials[2].parameters != first.trials[1].parameters

@@ -190,7 +190,7 @@ class TestVersions:
         threads = [threading.Thread(target=ask) for _ in range(3)]
         for thread in threads:
             thread.start()
-        for turn in range(20):
+        for turn in range(10):
             publish(known_engine, numbers[(turn + 1) % 2], "test")
             live.refresh()
         stop.set()

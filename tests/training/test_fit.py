@@ -65,8 +65,8 @@ def test_ranking_learns_blocks_that_popularity_cannot() -> None:
 
 def test_the_neural_model_learns_a_checkerboard() -> None:
     train, test = checkerboard()
-    for batch_norm, n_epochs in ((False, 12), (True, 20)):
-        config = neural_config(train, "rating", n_epochs=n_epochs, learning_rate=0.03, batch_norm=batch_norm)
+    for batch_norm, n_epochs in ((False, 8), (True, 12)):
+        config = neural_config(train, "rating", n_epochs=n_epochs, learning_rate=0.04, batch_norm=batch_norm)
         fitted = fit(train, config, device="cpu")
         assert evaluate_rating(fitted.factors, test).rmse < 0.5
         assert fitted.factors.head is not None
@@ -159,7 +159,7 @@ def test_items_without_ratings_get_the_row_and_bias_of_their_features(
 @pytest.mark.parametrize("architecture", ["dot", "neural"])
 def test_features_predict_ratings_of_items_without_any(architecture: Architecture) -> None:
     train, test = described()
-    config = described_config(train, "rating", architecture)
+    config = described_config(train, "rating", architecture, n_epochs=16)
     with_features = evaluate_rating(fit(train, config, device="cpu").factors, test).rmse
     without = evaluate_rating(fit(train, replace(config, features=False), device="cpu").factors, test).rmse
     assert without > 1.8
@@ -187,7 +187,7 @@ def test_users_without_ratings_get_the_row_and_bias_of_their_features(
     train, _ = checkerboard()
     known = build_features(np.arange(64), [["odd" if key % 2 else "even"] for key in range(64)], [{}] * 64)
     train = replace(train.select(train.user_idx != 3), user_features=known)
-    config = described_config(train, objective, architecture)
+    config = described_config(train, objective, architecture, n_epochs=8)
     factors = fit(train, config, device="cpu").factors
     assert factors.user_keys.tolist() == list(range(64))
     rows = np.column_stack([factors.user_factors, factors.user_bias])
@@ -207,7 +207,7 @@ def test_rows_are_made_of_what_fold_in_is_told(objective: Objective, architectur
     of_all = build_features(np.arange(64), [["odd" if key % 2 else "even"] for key in range(64)], [{}] * 64)
     train = replace(train.select((train.user_idx != 3) & (train.item_idx != 5)), user_features=of_all)
     train = replace(train, item_features=of_all)
-    config = described_config(train, objective, architecture)
+    config = described_config(train, objective, architecture, n_epochs=3)
     factors = fit(train, config, device="cpu").factors
     users, items = factors.users.features, factors.items.features
     assert users is not None

@@ -120,13 +120,13 @@ def test_rows_of_some_are_those_of_the_table() -> None:
 
 def test_dropout_leaves_rows_as_they_are_in_the_mean() -> None:
     made, generator = users(), torch.Generator().manual_seed(0)
-    draws = np.stack([some(made, 0.4, generator) for _ in range(4000)])
-    # Off by less than 5 standard errors; without the weights of 1 / 0.6 it is by 30.
+    draws = np.stack([some(made, 0.4, generator) for _ in range(1000)])
+    # Off by less than 5 standard errors; without the weights of 1 / 0.6 it is by 15.
     error = draws.std(0) / np.sqrt(len(draws))
     assert (np.abs(draws.mean(0) - some(made, 0.0, generator)) < 5 * error).all()
     nothing_kept = array(made.own_factors)[0] + array(made.feature_factors)[0]
     share_of_nothing = (np.abs(draws[:, 1] - nothing_kept).max(1) < 1e-6).mean()
-    assert share_of_nothing == pytest.approx(0.4**3, abs=0.02)
+    assert share_of_nothing == pytest.approx(0.4**3, abs=0.04)
 
 
 def test_biases_start_as_given_and_features_explain_what_they_can() -> None:
@@ -237,7 +237,7 @@ def test_neural_lists_are_their_formula(batch_norm: bool, candidates: list[int] 
 def test_dropout_leaves_layers_as_they_are_in_the_mean() -> None:
     made = neural(hidden=(6,), dropout=0.4)
     with torch.no_grad():
-        draws = np.stack([array(made.score_pairs(seen())) for _ in range(4000)])
+        draws = np.stack([array(made.score_pairs(seen())) for _ in range(1000)])
         made.eval()
         whole = array(made.score_pairs(seen()))
         assert np.array_equal(whole, array(made.score_pairs(seen())))

@@ -22,7 +22,7 @@ from tests.jobs.cli.test_main import Recsys
 def loaded(tmp_path: Path) -> Iterator[Engine]:
     engine = connect(f"sqlite:///{tmp_path / 'recsys.db'}")
     migration.upgrade(engine)
-    upsert_ratings(engine, collect([sample.generate(n_users=300, n_items=120, n_ratings=9000, seed=1).ratings]))
+    upsert_ratings(engine, collect([sample.generate(n_users=300, n_items=120, n_ratings=5000, seed=1).ratings]))
     yield engine
     engine.dispose()
 
@@ -65,7 +65,7 @@ def is_released(engine: Engine, job: str) -> bool:
 @pytest.mark.parametrize(
     ("arguments", "sent", "code"),
     [
-        (("train", "--n-epochs", "100000"), signal.SIGINT, 130),
+        pytest.param(("train", "--n-epochs", "100000"), signal.SIGINT, 130, marks=pytest.mark.long),
         (("nightly",), signal.SIGTERM, 143),
     ],
     ids=["train", "nightly"],
@@ -90,7 +90,7 @@ def test_a_training_that_is_stopped_says_what_was_kept(
 
 
 def test_a_load_that_is_stopped_says_so_and_the_next_one_completes_it(loaded: Engine, tmp_path: Path) -> None:
-    n_rows = 120_000
+    n_rows = 80_000
     with (tmp_path / "many.csv").open("w") as file:
         file.write("user_id,item_id,rating,rated_at\n")
         file.writelines(f"v{i % 1000:03},j{i // 1000:03},{1 + i % 5},{881250949 + i}\n" for i in range(n_rows))
@@ -109,4 +109,4 @@ def test_a_load_that_is_stopped_says_so_and_the_next_one_completes_it(loaded: En
     report = recsys.json("load", "many.csv")
     assert report["rows_read"] == n_rows
     with reading(loaded) as connection:
-        assert connection.scalar(select(func.count()).select_from(schema.ratings)) == 9000 + n_rows
+        assert connection.scalar(select(func.count()).select_from(schema.ratings)) == 5000 + n_rows
