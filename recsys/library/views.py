@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -110,15 +111,19 @@ def item_map_of(connection: Connection, number: int, factors: Factors) -> ItemMa
 
 def labels_of(catalogue: Catalogue, item_idx: NDArray[np.int64]) -> ItemLabels:
     """Return the names and counts of some items of a catalogue, in the given order."""
-    items = [catalogue.items[idx] for idx in item_idx.tolist()]
+    items = list(catalogue.items)
+    everything = len(item_idx) == catalogue.n_items and bool((item_idx == np.arange(catalogue.n_items)).all())
+    if not everything:
+        items = [items[idx] for idx in item_idx.tolist()]
     n_ratings = catalogue.n_ratings[item_idx]
     years = [item.attributes.get("year") for item in items]
-    year = np.array([value if isinstance(value, int) else np.nan for value in years], np.float64)
-    everything = len(item_idx) == catalogue.n_items and bool((item_idx == np.arange(catalogue.n_items)).all())
+    if not set(map(type, years)) <= {int, type(None)}:
+        years = [value if isinstance(value, int) else None for value in years]
+    year = np.array(years, np.float64)  # NaN for None
     return ItemLabels(
-        item_ids=[item.item_id for item in items],
-        titles=[item.title for item in items],
-        categories=[item.categories for item in items],
+        item_ids=list(map(attrgetter("item_id"), items)),
+        titles=list(map(attrgetter("title"), items)),
+        categories=list(map(attrgetter("categories"), items)),
         n_ratings=n_ratings,
         mean_rating=np.where(n_ratings > 0, catalogue.mean_rating[item_idx], np.nan),
         year=np.empty(0) if np.isnan(year).all() else year,
