@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from uuid import uuid4
 
 import numpy as np
@@ -45,7 +45,7 @@ SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
 STRICT = os.environ.get("RECSYS_TEST_STRICT") == "1"
 
 
-def lacking(reason: str) -> None:
+def lacking(reason: str) -> NoReturn:
     if STRICT:
         pytest.fail(reason)
     pytest.skip(reason)

@@ -16,6 +16,7 @@ import yaml
 from api.metrics import Metrics
 from jobs.cli.main import app
 from recsys.settings import Settings
+from tests.conftest import lacking
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -25,7 +26,7 @@ def run(tool: str, *arguments: str | Path) -> str:
     """What a tool prints when it accepts its arguments; skipped where it is not installed."""
     path = shutil.which(tool) or shutil.which(str(Path(sys.executable).parent / tool))
     if path is None:
-        pytest.skip(f"needs {tool}")
+        lacking(f"needs {tool}")
     done = subprocess.run([path, *map(str, arguments)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
