@@ -241,7 +241,7 @@ def default_config(
         chosen = Config(
             objective="ranking",
             n_factors=64 if scale < 0.5 else 128,
-            n_epochs=20 if scale < 0.5 else 30 if scale < 1.5 else 10,
+            n_epochs=20 if scale < 0.5 else 10,
             batch_size=power_of_two_within(8192 * 4**scale, 1024, 1 << 15),
             learning_rate=0.01,
             weight_decay=weight_decay,
