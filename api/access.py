@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from recsys.database.breaker import SILENT, Breaker, connect_probe
 from recsys.database.engine import reading, write_problem
-from recsys.database.keys import KeyRing, Scope, read_keyring
+from recsys.database.keys import KeyRing, Scope, note_uses, read_keyring
 from recsys.errors import DatabaseError, RecsysError
 
 READ_SECONDS = 600.0
@@ -18,6 +18,8 @@ CHANGE_SECONDS = 60.0
 where the database answers writes, but not this reader."""
 SILENT_SECONDS = 10.0
 """A database that has not answered for this long counts as a problem."""
+USE_SECONDS = 60.0
+"""Least time between two writes of when keys were used."""
 START_SECONDS = 15.0
 """Longest time that start-up waits for the first key ring. Without one the server starts, and answers 503."""
 
@@ -41,6 +43,8 @@ class DatabaseWatch:
         self._reason = "the API keys are not read yet: try again in a moment"
         self._write_problem: str | None = None
         self._is_failing = False
+        self.used: dict[int, float] = {}  # number of a key → Unix seconds of its last use
+        self._used_at = time.monotonic()
         self._tried, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="database watch", daemon=True)
 
@@ -93,7 +97,7 @@ class DatabaseWatch:
         ring, age = self._ring, time.monotonic() - self._read_at
         if ring is None:
             raise DatabaseError(self._reason, public=self._reason)
-        if age > (READ_SECONDS if scope == "read" else CHANGE_SECONDS):
+        if age > (READ_SECONDS if scope.endswith("read") else CHANGE_SECONDS):
             reason = "the API keys cannot be checked, since the database does not answer: try again in a moment"
             raise DatabaseError(reason, public=reason)
         return ring
@@ -126,4 +130,17 @@ class DatabaseWatch:
         while not self._stop.is_set():
             self.refresh()
             self._tried.set()
+            if self.used and time.monotonic() - self._used_at > USE_SECONDS and not self.is_away:
+                self._used_at = time.monotonic()
+                # In a thread of its own, since a write may wait for others, and a revocation may not.
+                threading.Thread(target=self.write_uses, name="key uses", daemon=True).start()
             self._stop.wait(self._refresh_seconds)
+
+    def write_uses(self) -> None:
+        """Write when keys were used; what cannot be written is kept for the next time."""
+        used, self.used = self.used, {}
+        try:
+            note_uses(self._given, {number: round(at * 1000) for number, at in used.items()})
+        except RecsysError as error:
+            self.used = used | self.used
+            _log.debug("the uses of keys cannot be written", extra={"reason": str(error)})

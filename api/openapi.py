@@ -47,7 +47,7 @@ def complete(document: dict[str, Any], operation: dict[str, Any], route: APIRout
 def scope_of(route: APIRoute) -> Scope | None:
     """Return the scope that a route checks; `None` if it is open to all."""
     if isinstance(route, FastRoute):
-        return "read"
+        return route.scope
     checks = [dependency.call for dependency in route.dependant.dependencies]
     return next((check.scope for check in checks if isinstance(check, RequireScope)), None)
 

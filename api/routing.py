@@ -26,6 +26,7 @@ from api import problems
 from api.body import JsonBody, validated
 from api.security import check_key
 from api.state import state_of
+from recsys.database.keys import Scope as KeyScope
 from recsys.results import Result
 
 
@@ -63,7 +64,9 @@ class Params(BaseModel):
 
 
 class FastRoute(APIRoute):
-    """A route of the fast path, for a key with the scope `read`; see the module."""
+    """A route of the fast path; see the module. `fast_route` gives it the scope that it needs."""
+
+    scope: KeyScope
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
@@ -84,7 +87,7 @@ class FastRoute(APIRoute):
 
     async def _call(self, request: Request) -> Response:
         state = state_of(request)
-        check_key(request, state, "read")
+        check_key(request, state, self.scope)
         arguments: dict[str, Any] = {name: _decode(name, request.path_params[name]) for name in self.ids}
         if self._query is not None:
             arguments["query"] = self._query.parse(request.scope["query_string"])
@@ -94,6 +97,15 @@ class FastRoute(APIRoute):
         if isinstance(answer, Result):
             return Response(answer.model_dump_json(), media_type="application/json")
         return answer
+
+
+def fast_route(needed: KeyScope) -> type[FastRoute]:
+    """Return the class of routes of the fast path that need a scope."""
+
+    class Scoped(FastRoute):
+        scope = needed
+
+    return Scoped
 
 
 class FastPaths:

@@ -1,16 +1,21 @@
 """Check the API key of a request, from its Authorization header."""
 
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
+from urllib.parse import unquote
 
 from fastapi import Depends, Request
 
 from api.state import AppState, state_of
-from recsys.database.keys import Scope, allows
+from recsys.database.keys import ApiKey, Scope, allows
+from recsys.database.tokens import check, is_token
 from recsys.errors import ForbiddenError, UnauthorizedError
 
 ANONYMOUS = "anonymous"
 """The actor of a request without a key, on a service that needs none."""
+OTHER_USER = "the token is for one user, and this request is not about that user alone: send a key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +23,10 @@ class RequireScope:
     """A dependency that refuses a request without a key of this scope, and returns the actor for the audit log."""
 
     scope: Scope
+    checks_rows: bool = False
 
     async def __call__(self, request: Request) -> str:
-        return check_key(request, state_of(request), self.scope)
+        return check_key(request, state_of(request), self.scope, checks_rows=self.checks_rows)
 
 
 def require(scope: Scope) -> RequireScope:
@@ -28,21 +34,28 @@ def require(scope: Scope) -> RequireScope:
     return RequireScope(scope)
 
 
-Reader = Annotated[str, Depends(require("read"))]
-Writer = Annotated[str, Depends(require("write"))]
-Admin = Annotated[str, Depends(require("admin"))]
-"""Types of an endpoint's parameter that receives the actor, and so declares the scope that the endpoint needs."""
+ModelReader = Annotated[str, Depends(require("models:read"))]
+ItemWriter = Annotated[str, Depends(require("items:write"))]
+RatingWriter = Annotated[str, Depends(require("ratings:write"))]
+Publisher = Annotated[str, Depends(require("models:publish"))]
+Eraser = Annotated[str, Depends(require("users:erase"))]
+RowsWriter = Annotated[str, Depends(RequireScope("ratings:write", checks_rows=True))]
+"""Types of an endpoint's parameter that receives the actor, and so declares the scope that the endpoint needs. The last
+one is for an endpoint that checks the user of each row; see `check_rows`."""
 
 
-def check_key(request: Request, state: AppState, scope: Scope) -> str:
-    """Check the key of a request, and return the name of the actor.
+def check_key(request: Request, state: AppState, scope: Scope, *, checks_rows: bool = False) -> str:
+    """Check the key or the user's token of a request, and return the name of the actor.
 
-    A service without keys is open, unless its settings require a key.
+    A service without keys is open, unless its settings require a key. A token is for paths of its user alone.
+
+    Args:
+        checks_rows: whether the endpoint itself checks whose rows a token may write.
 
     Raises:
         DatabaseError: the keys cannot be checked now.
         UnauthorizedError: a key is needed, and the request has none or one that is not active.
-        ForbiddenError: the key does not have the scope.
+        ForbiddenError: the key does not have the scope, or the token is for another user.
     """
     keys = state.database.keys(scope)
     if not keys.any_ever and not state.settings.key_required:
@@ -52,7 +65,17 @@ def check_key(request: Request, state: AppState, scope: Scope) -> str:
         raise UnauthorizedError(
             "send a key: Authorization: Bearer recsys_…; create one with `recsys keys create NAME --scope read`"
         )
-    found = keys.find(key.strip())
+    key = key.strip()
+    if is_token(key):
+        token = check(key, keys)
+        segment = request.path_params.get("user_id")
+        if not token.allows(scope):
+            raise ForbiddenError(f"a token of a user has no {scope}: send a key with it")
+        if not (checks_rows if segment is None else unquote(segment, errors="replace") == token.user_id):
+            raise ForbiddenError(OTHER_USER)
+        request.scope["token_user"] = token.user_id
+        return note_use(request, state, token.key)
+    found = keys.find(key)
     if found is None:
         raise UnauthorizedError("the key is unknown, revoked or expired: see `recsys keys list`")
     if not allows(found, scope):
@@ -60,5 +83,22 @@ def check_key(request: Request, state: AppState, scope: Scope) -> str:
             f"the key {found.name!r} has the scope {', '.join(found.scopes)}, and this request needs {scope}: "
             f"create a key with `recsys keys create NAME --scope {scope}`"
         )
-    request.scope["actor"], request.scope["key"] = found.name, found.number
-    return found.name
+    return note_use(request, state, found)
+
+
+def note_use(request: Request, state: AppState, key: ApiKey) -> str:
+    """Note which key a request has, and return its name."""
+    request.scope["actor"], request.scope["key"] = key.name, key.number
+    state.database.used[key.number] = time.time()
+    return key.name
+
+
+def check_rows(request: Request, user_ids: Iterable[str]) -> None:
+    """Check that the rows of a request are of the user of its token; a request with a key may write all users'.
+
+    Raises:
+        ForbiddenError: a row is of another user.
+    """
+    user_id = request.scope.get("token_user")
+    if user_id is not None and any(each != user_id for each in user_ids):
+        raise ForbiddenError(OTHER_USER)

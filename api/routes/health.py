@@ -67,9 +67,9 @@ def alarms_of(state: AppState) -> Alarms:
         return read_alarms(connection)
 
 
-@routes.get("/metrics", include_in_schema=False, dependencies=[Depends(require("read"))])
+@routes.get("/metrics", include_in_schema=False, dependencies=[Depends(require("models:read"))])
 async def metrics(state: CurrentState) -> Response:
-    """Return metrics for Prometheus. Where keys are needed, the request needs one with the scope `read`."""
+    """Return metrics for Prometheus. Where keys are needed, the request needs one with the scope `models:read`."""
     state.metrics.update(state.live, state.in_flight.n_requests, is_degraded=state.problem is not None)
     with suppress(RecsysError, TimeoutError):  # without the database the last values stay
         state.metrics.update_alarms(await asyncio.wait_for(in_thread(state, alarms_of, state), ALARMS_SECONDS))

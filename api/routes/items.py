@@ -7,8 +7,8 @@ from fastapi import Depends, Query, Request, Response, status
 from api.body import JsonBody, validated_rows
 from api.item_schemas import ItemsParams, PostedItem, PostedItems, PutItem
 from api.problems import BODY_RESPONSES, none_stored
-from api.routing import FastRoute, ItemId, router
-from api.security import Writer
+from api.routing import ItemId, fast_route, router
+from api.security import ItemWriter
 from api.state import CurrentState, in_thread, state_of
 from recsys.data.limits import id_problem, text_problem
 from recsys.database.items import put_item, put_items
@@ -16,7 +16,7 @@ from recsys.errors import InputError
 from recsys.results import Categories, Item, ItemPage, ItemsReport, RowError
 
 routes = router("items")
-reading_routes = router("items", FastRoute)
+reading_routes = router("items", fast_route("items:read"))
 
 
 @reading_routes.get("/items", response_model=ItemPage)
@@ -45,7 +45,7 @@ async def list_categories(request: Request) -> Categories:
     responses={201: {"model": Item, "description": "The item is new."}, **BODY_RESPONSES},
 )
 def put(
-    actor: Writer,
+    actor: ItemWriter,
     item_id: ItemId,
     body: Annotated[PutItem, Depends(JsonBody(PutItem))],
     state: CurrentState,
@@ -67,7 +67,7 @@ def put(
 
 @routes.post("/items", response_model=ItemsReport, responses=BODY_RESPONSES)
 def post_items(
-    actor: Writer, body: Annotated[PostedItems, Depends(JsonBody(PostedItems))], state: CurrentState
+    actor: ItemWriter, body: Annotated[PostedItems, Depends(JsonBody(PostedItems))], state: CurrentState
 ) -> ItemsReport | Response:
     """Create or change up to 1,000 items, each as PUT does. Rows that are not valid are listed in `errors`, and the
     others are stored; 422 if none can be. Of two rows of one item, the later one adds to the earlier one.

@@ -9,7 +9,7 @@ from api.body import JsonBody
 from api.problems import BODY_RESPONSES, CONFLICT_RESPONSES
 from api.routing import Number, router
 from api.schemas import Publish, RollBack
-from api.security import Admin, Reader
+from api.security import ModelReader, Publisher
 from api.state import AppState, CurrentState
 from recsys.database.audit import record
 from recsys.database.engine import reading
@@ -23,14 +23,14 @@ routes = router("models")
 
 
 @routes.get("/models")
-def list_models(_: Reader, state: CurrentState) -> ModelSummaries:
+def list_models(_: ModelReader, state: CurrentState) -> ModelSummaries:
     """List all stored model versions, the newest first."""
     with reading(state.engine) as connection:
         return ModelSummaries(models=[summarised(stored) for stored in versions(connection)])
 
 
 @routes.get("/models/{number}")
-def get_model(_: Reader, number: Number, state: CurrentState) -> ModelDetail:
+def get_model(_: ModelReader, number: Number, state: CurrentState) -> ModelDetail:
     """Return one model version with its configuration, metrics and training history."""
     with reading(state.engine) as connection:
         return detailed(version(connection, number))
@@ -38,7 +38,7 @@ def get_model(_: Reader, number: Number, state: CurrentState) -> ModelDetail:
 
 @routes.post("/models/{number}/publish", responses=BODY_RESPONSES | CONFLICT_RESPONSES)
 def publish_version(
-    actor: Admin, number: Number, body: Annotated[Publish, Depends(JsonBody(Publish))], state: CurrentState
+    actor: Publisher, number: Number, body: Annotated[Publish, Depends(JsonBody(Publish))], state: CurrentState
 ) -> ModelSummary:
     """Make a version the live one of its objective. All workers serve it within seconds. A version that the gate
     refused needs `force`."""
@@ -49,7 +49,9 @@ def publish_version(
 
 
 @routes.post("/models/rollback", responses=BODY_RESPONSES | CONFLICT_RESPONSES)
-def rollback(actor: Admin, body: Annotated[RollBack, Depends(JsonBody(RollBack))], state: CurrentState) -> ModelSummary:
+def rollback(
+    actor: Publisher, body: Annotated[RollBack, Depends(JsonBody(RollBack))], state: CurrentState
+) -> ModelSummary:
     """Make the version live again that the present live version of an objective replaced."""
     detail: dict[str, object] = {"objective": body.objective, "reason": body.reason}
     with state.writers:

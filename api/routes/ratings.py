@@ -7,9 +7,9 @@ from fastapi import Depends, Query, Request, Response, status
 
 from api.body import JsonBody, validated_rows
 from api.problems import BODY_RESPONSES, none_stored
-from api.routing import FastRoute, ItemId, UserId, router
+from api.routing import ItemId, UserId, fast_route, router
 from api.schemas import PostedRating, PostedRatings, UserRatingsParams
-from api.security import Admin, Writer
+from api.security import Eraser, RatingWriter, RowsWriter, check_rows
 from api.state import AppState, CurrentState, in_thread, state_of
 from recsys.database.engine import reading
 from recsys.database.feedback import NewRating
@@ -25,12 +25,15 @@ THREAD_ROWS = 100
 """Posts of more rows are checked in a thread: it takes milliseconds."""
 
 routes = router("ratings")
-reading_routes = router("ratings", FastRoute)
+reading_routes = router("ratings", fast_route("ratings:read"))
 
 
 @routes.post("/ratings", response_model=RateReport, responses=BODY_RESPONSES)
 async def post_ratings(
-    _: Writer, body: Annotated[PostedRatings, Depends(JsonBody(PostedRatings))], state: CurrentState
+    _: RowsWriter,
+    body: Annotated[PostedRatings, Depends(JsonBody(PostedRatings))],
+    request: Request,
+    state: CurrentState,
 ) -> RateReport | Response:
     """Store up to 1,000 ratings or events. Rows that cannot be stored (of a wrong type, an unknown item, a rating
     outside the configured scale) are listed in `errors`, and the others are stored; 422 if none can be.
@@ -40,6 +43,7 @@ async def post_ratings(
     """
     is_long = len(body.ratings) > THREAD_ROWS
     post = await in_thread(state, _checked, state, body) if is_long else _checked(state, body)
+    check_rows(request, {row.user_id for _, row in post.rows})
     report = await state.posts.write(post)
     if report.rejected == len(body.ratings):
         return none_stored("rating", "ratings", report.errors)
@@ -69,7 +73,7 @@ def _user_ratings(state: AppState, user_id: str, query: UserRatingsParams) -> Us
 
 
 @routes.delete("/users/{user_id}/ratings/{item_id}", name="delete_rating", status_code=status.HTTP_204_NO_CONTENT)
-def delete(_: Writer, user_id: UserId, item_id: ItemId, state: CurrentState) -> None:
+def delete(_: RatingWriter, user_id: UserId, item_id: ItemId, state: CurrentState) -> None:
     """Delete a rating. The user's next list is made without it, and may contain the item again."""
     with state.writers:
         change = delete_rating(state.engine, user_id, item_id)
@@ -79,7 +83,7 @@ def delete(_: Writer, user_id: UserId, item_id: ItemId, state: CurrentState) -> 
 
 
 @routes.delete("/users/{user_id}", name="erase_user")
-def erase(actor: Admin, user_id: UserId, request: Request, state: CurrentState) -> EraseReport:
+def erase(actor: Eraser, user_id: UserId, request: Request, state: CurrentState) -> EraseReport:
     """Erase a user: their ratings, their rows in every stored version, checkpoints, files that jobs made on this
     machine, and their state in memory. The answer is a receipt, which names what is out of reach; it gives files
     without their folders."""

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from api.caching import JsonResponse, etag_of, with_etag
 from api.problems import BODY_RESPONSES
-from api.routing import FastRoute, ItemId, UserId, router
+from api.routing import ItemId, UserId, fast_route, router
 from api.schemas import (
     ListsBody,
     PopularParams,
@@ -38,7 +38,7 @@ from recsys.serving.searches import RankedItems, Search, run_searches
 from recsys.serving.snapshot import Recommender
 from recsys.serving.users import UNKNOWN_USER, UNREAD_USER, UserState, read_rated_items_by_id
 
-routes = router("lists", FastRoute)
+routes = router("lists", fast_route("lists:read"))
 
 _PLAIN = frozenset({"n"})
 """Parameters of lists that are cached until the user or the snapshot changes."""

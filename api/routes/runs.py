@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Query
 
 from api.routing import Number, router
-from api.security import Reader
+from api.security import ModelReader
 from api.state import CurrentState
 from recsys.database.engine import reading
 from recsys.database.runs import read_run, read_runs
@@ -18,7 +18,7 @@ routes = router("runs")
 
 @routes.get("/runs")
 def list_runs(
-    _: Reader,
+    _: ModelReader,
     state: CurrentState,
     job: Annotated[str | None, Query(description="Only runs of this job.", examples=["nightly"])] = None,
     n: Annotated[int, Query(ge=1, le=1000, description="Number of runs.")] = 20,
@@ -30,7 +30,7 @@ def list_runs(
 
 
 @routes.get("/runs/{number}")
-def get_run(_: Reader, number: Number, state: CurrentState) -> RunDetail:
+def get_run(_: ModelReader, number: Number, state: CurrentState) -> RunDetail:
     """Return one run with its steps and their figures."""
     with reading(state.engine) as connection:
         found = read_run(connection, number)

@@ -32,10 +32,11 @@ def create_command(
         list[str],
         typer.Option(
             "--scope",
-            metavar="[read|write|admin]",
+            metavar="SCOPE",
             help="What the key allows; repeat the option for several scopes. `read`: lists, items, the ratings of a "
             "user, models. `write`: post and delete ratings, change items. `admin`: erase users, publish, roll back, "
-            "and everything else.",
+            "and everything else. Parts of these: `lists:read`, `items:read`, `ratings:read`, `models:read`, "
+            "`ratings:write`, `items:write`, `models:publish`, `users:erase`.",
         ),
     ],
     days: Annotated[
@@ -82,6 +83,44 @@ def rotate_command(
 
     engine, _ = open_database()
     show_created(*rotate_key(engine, key, actor=actor(), seconds=hours * 3600), json)
+
+
+def token_command(
+    key: Annotated[
+        str, typer.Argument(metavar="NUMBER_OR_NAME", help="Number or name, as `recsys keys list` shows it.")
+    ],
+    user_id: Annotated[str, typer.Option("--user", metavar="USER_ID", help="The user it is for.")],
+    minutes: Annotated[float, typer.Option(min=0.1, max=1440, help="Minutes until it expires; at most a day.")] = 60.0,
+    json: JsonOption = False,
+) -> None:
+    """Sign a token for one user, who reads only their lists and ratings and writes only their ratings.
+
+    Applications sign tokens themselves: JWT with HS256, `kid` the key's number, `sub` the user's id, `exp` the end,
+    and as the secret the SHA-256 of the key's text, in hex. The token has at most the scopes `lists:read`,
+    `ratings:read` and `ratings:write` of the key, and ends with it.
+
+        TOKEN=$(recsys keys token "web shop" --user 196)
+        curl -H "Authorization: Bearer $TOKEN" http://127.0.0.1:8000/v1/users/196/recommendations
+    """
+    from jobs.cli.show import show
+    from recsys.database.clock import now_ms
+    from recsys.database.engine import reading
+    from recsys.database.keys import chosen_key, read_keyring
+    from recsys.database.tokens import sign
+    from recsys.errors import InputError
+    from recsys.results import SignedToken, as_time
+
+    engine, _ = open_database()
+    with reading(engine) as connection:
+        found, ring = chosen_key(connection, key), read_keyring(connection)
+    if not found.is_active(now_ms()):
+        raise InputError(f"key {found.number} is revoked or has expired: create one with `recsys keys create`")
+    token = sign(found.number, ring.hash_of_number[found.number], user_id, minutes * 60)
+    if json:
+        ends = as_time(now_ms() + round(minutes * 60_000))
+        show(SignedToken(token=token, user_id=user_id, expires_at=ends), json)
+    else:
+        typer.echo(token)
 
 
 def show_created(created: "ApiKey", key: str, json: bool) -> None:
@@ -146,5 +185,6 @@ def revoke_command(
 
 add_command(keys_app, "create", create_command)
 add_command(keys_app, "rotate", rotate_command)
+add_command(keys_app, "token", token_command)
 add_command(keys_app, "list", list_command)
 add_command(keys_app, "revoke", revoke_command)

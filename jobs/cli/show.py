@@ -132,18 +132,20 @@ def key_summary(key: ApiKey) -> KeySummary:
         created_at=as_time(key.created_at),
         revoked_at=None if key.revoked_at is None else as_time(key.revoked_at),
         expires_at=None if key.expires_at is None else as_time(key.expires_at),
+        last_used_at=None if key.last_used_at is None else as_time(key.last_used_at),
     )
 
 
 def keys_table(summaries: KeySummaries) -> Table:
     """Return the keys as a table."""
-    table = Table("key", "name", "scopes", "created", "expires", "revoked")
+    table = Table("key", "name", "scopes", "created", "last used", "expires", "revoked")
     for key in summaries.keys:
         table.add_row(
             str(key.number),
             Text(key.name),
             ", ".join(key.scopes),
             f"{key.created_at:%Y-%m-%d %H:%M}",
+            f"{key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "",
             f"{key.expires_at:%Y-%m-%d %H:%M}" if key.expires_at else "",
             f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else "",
         )

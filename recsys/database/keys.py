@@ -10,6 +10,7 @@ import secrets
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 from zlib import crc32
@@ -23,8 +24,25 @@ from recsys.database.clock import now_ms
 from recsys.database.engine import writing
 from recsys.errors import InputError, NotFoundError
 
-Scope = Literal["read", "write", "admin"]
+Scope = Literal[
+    "read",
+    "write",
+    "admin",
+    "lists:read",
+    "items:read",
+    "ratings:read",
+    "models:read",
+    "ratings:write",
+    "items:write",
+    "models:publish",
+    "users:erase",
+]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
+PARTS: Mapping[Scope, tuple[Scope, ...]] = {
+    "read": ("lists:read", "items:read", "ratings:read", "models:read"),
+    "write": ("ratings:write", "items:write"),
+}
+"""Scopes that others include. `admin` includes all; `write` does not include `read`."""
 MAX_NAME_LENGTH = 80
 MAX_SECONDS = 100 * 365 * 86_400.0
 PREFIX = "recsys_"
@@ -36,7 +54,8 @@ class ApiKey:
 
     Attributes:
         scopes: what it may do, in the order of `SCOPES`.
-        created_at, revoked_at, expires_at: Unix milliseconds; `None` where it was not revoked, or never expires.
+        created_at, revoked_at, expires_at, last_used_at: Unix milliseconds; `None` where it was not revoked, never
+            expires, or was not used. The last use is written once a minute.
     """
 
     number: int
@@ -45,13 +64,14 @@ class ApiKey:
     created_at: int
     revoked_at: int | None
     expires_at: int | None = None
+    last_used_at: int | None = None
 
     def is_active(self, at: int) -> bool:
         """Return whether it is in force at a time in Unix milliseconds."""
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > at)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class KeyRing:
     """All keys as a server holds them in memory; immutable.
 
@@ -63,6 +83,11 @@ class KeyRing:
 
     by_hash: Mapping[str, ApiKey]
     any_ever: bool
+
+    @cached_property
+    def hash_of_number(self) -> Mapping[int, str]:
+        """Number of a key → its hash, of those that were not revoked."""
+        return {key.number: hashed for hashed, key in self.by_hash.items()}
 
     def find(self, text: str, at: int | None = None) -> ApiKey | None:
         """Return the active key of a text; `None` if there is none, or it has expired.
@@ -183,6 +208,16 @@ def revoke_key(engine: Engine, number_or_name: str, *, actor: str) -> ApiKey:
     return key
 
 
+def chosen_key(connection: Connection, number_or_name: str) -> ApiKey:
+    """Return the key of a number; else the active key of a name; else the latest key of that name.
+
+    Raises:
+        NotFoundError: there is no such key.
+        InputError: several active keys have the name.
+    """
+    return _chosen(list_keys(connection), number_or_name)
+
+
 def list_keys(connection: Connection) -> list[ApiKey]:
     """Return all keys, the newest first, with those that were revoked."""
     return [_as_key(row) for row in connection.execute(select(*_KNOWN).order_by(schema.api_keys.c.key_number.desc()))]
@@ -196,8 +231,24 @@ def read_keyring(connection: Connection) -> KeyRing:
 
 
 def allows(key: ApiKey, scope: Scope) -> bool:
-    """Return whether a key has a scope. `admin` includes all scopes; `write` does not include `read`."""
-    return scope in key.scopes or "admin" in key.scopes
+    """Return whether a key has a scope, or one that includes it."""
+    scopes = key.scopes
+    return scope in scopes or "admin" in scopes or any(scope in PARTS.get(held, ()) for held in scopes)
+
+
+def note_uses(engine: Engine, used: Mapping[int, int]) -> None:
+    """Write when keys were used last.
+
+    Args:
+        used: number of a key → Unix milliseconds.
+    """
+    keys = schema.api_keys.c
+    with writing(engine) as connection:
+        for number, at in sorted(used.items()):
+            is_later = keys.last_used_at.is_(None) | (keys.last_used_at < at)
+            connection.execute(
+                update(schema.api_keys).where(keys.key_number == number, is_later).values(last_used_at=at)
+            )
 
 
 _KNOWN = [column for column in schema.api_keys.columns if column.name != "hash"]
@@ -205,7 +256,7 @@ _KNOWN = [column for column in schema.api_keys.columns if column.name != "hash"]
 
 def _as_key(row: Row[Any]) -> ApiKey:
     scopes = cast(tuple[Scope, ...], tuple(row.scopes))
-    return ApiKey(row.key_number, row.name, scopes, row.created_at, row.revoked_at, row.expires_at)
+    return ApiKey(row.key_number, row.name, scopes, row.created_at, row.revoked_at, row.expires_at, row.last_used_at)
 
 
 def hash_of(text: str) -> str:

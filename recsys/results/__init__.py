@@ -62,6 +62,7 @@ from recsys.results.reports import (
     RunStep,
     RunSummaries,
     RunSummary,
+    SignedToken,
     TrainReport,
 )
 from recsys.results.versions import (
@@ -128,6 +129,7 @@ __all__ = [
     "RunSummary",
     "Score",
     "ScoreKind",
+    "SignedToken",
     "Source",
     "TrainReport",
     "UserList",

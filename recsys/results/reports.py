@@ -303,14 +303,23 @@ class KeySummary(Result):
 
     number: int
     name: str = Field(examples=["web shop"])
-    scopes: list[Literal["read", "write", "admin"]]
+    scopes: list[str] = Field(examples=[["read", "ratings:write"]])
     created_at: datetime
     revoked_at: datetime | None = Field(description="Null where it was not revoked.")
     expires_at: datetime | None = Field(description="Null where it does not expire.")
+    last_used_at: datetime | None = Field(description="Null where it was not used; written once a minute.")
 
 
 class CreatedKey(KeySummary):
     key: str = Field(description="The key itself, which is not stored and not shown again.")
+
+
+class SignedToken(Result):
+    """A token for one user."""
+
+    token: str
+    user_id: str
+    expires_at: datetime
 
 
 class KeySummaries(Result):

@@ -168,11 +168,12 @@ def test_a_key_ring_knows_when_a_key_expires() -> None:
 @pytest.mark.parametrize(
     ("scopes", "allowed"),
     [
-        (("read",), {"read"}),
-        (("write",), {"write"}),
-        (("read", "write"), {"read", "write"}),
-        (("admin",), {"read", "write", "admin"}),
-        (("write", "admin"), {"read", "write", "admin"}),
+        (("read",), {"read", "lists:read", "items:read", "ratings:read", "models:read"}),
+        (("write",), {"write", "ratings:write", "items:write"}),
+        (("lists:read", "write"), {"lists:read", "write", "ratings:write", "items:write"}),
+        (("users:erase",), {"users:erase"}),
+        (("admin",), set(SCOPES)),
+        (("write", "admin"), set(SCOPES)),
     ],
 )
 def test_what_scopes_allow(scopes: tuple[Scope, ...], allowed: set[Scope]) -> None:
@@ -212,7 +213,7 @@ def test_bad_names(engine: Engine, name: str, said: str) -> None:
     ("scopes", "said"),
     [
         ([], "a key needs a scope: give at least one of read, write, admin"),
-        (["read", "root"], "there is no scope 'root': expected one of read, write, admin"),
+        (["read", "root"], "there is no scope 'root': expected one of read, write, admin, lists:read"),
         (["read", "write", "read"], "a scope is repeated in read, write, read: give each once"),
     ],
 )

@@ -11,6 +11,7 @@ from recsys.database import migration
 from recsys.database.audit import entries
 from recsys.database.engine import connect, reading, writing
 from recsys.database.keys import KeyRing, read_keyring
+from recsys.database.tokens import check
 from tests.jobs.cli.test_main import Recsys
 
 
@@ -67,7 +68,8 @@ def test_the_same_for_machines(recsys: Recsys) -> None:
     ring, _ = ring_and_actors(recsys)
     assert ring.find(key) is not None
     assert made.pop("created_at")
-    assert made == {"number": 1, "name": "reports", "scopes": ["read"], "revoked_at": None, "expires_at": None}
+    times = {"revoked_at": None, "expires_at": None, "last_used_at": None}
+    assert made == {"number": 1, "name": "reports", "scopes": ["read"], **times}
     (listed,) = recsys.json("keys", "list")["keys"]  # type: ignore[misc]
     assert listed.keys() == {*made, "created_at"}
     revoked = recsys.json("keys", "revoke", "reports")
@@ -140,6 +142,17 @@ def test_a_key_is_rotated(recsys: Recsys) -> None:
     made = recsys.json("keys", "rotate", "2")
     assert (made["number"], made["name"], made["scopes"]) == (3, "reports", ["read"])
     assert made["expires_at"] is not None
+
+
+def test_a_token_is_signed_with_a_key(recsys: Recsys) -> None:
+    recsys("keys", "create", "shop", "--scope", "lists:read")
+    ring, _ = ring_and_actors(recsys)
+    token = check(recsys("keys", "token", "shop", "--user", "a/ü").strip(), ring)
+    assert (token.user_id, token.key.name) == ("a/ü", "shop")
+    assert token.allows("lists:read")
+    assert not token.allows("ratings:read")
+    recsys("keys", "revoke", "shop")
+    assert "is revoked" in recsys("keys", "token", "shop", "--user", "a", code=1)
 
 
 def test_the_audit_log_is_listed_and_verified(recsys: Recsys) -> None:
