@@ -15,6 +15,7 @@ import recsys
 from api import dashboard, problems
 from api.access import DatabaseWatch
 from api.hosts import HostRule
+from api.limits import RateLimits
 from api.metrics import Metrics
 from api.middleware import GZipIfAccepted, InFlight, RequestMiddleware
 from api.openapi import document_of
@@ -93,6 +94,7 @@ def create_app(settings: Settings | None = None) -> Service:
             metrics=metrics,
             in_flight=in_flight,
             draining=draining,
+            rates=RateLimits(settings.rate_limit) if settings.rate_limit else None,
         )
         note_termination(draining, settings.notice_seconds)
         share_interpreter()

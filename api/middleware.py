@@ -132,6 +132,8 @@ class RequestMiddleware:
                 present = {name for name, _ in headers}
                 headers += [header for header in SECURITY_HEADERS if header[0] not in present]
                 headers.append((b"x-request-id", request_id))
+                if "rate" in scope:
+                    headers += scope["rate"]
                 if self._is_draining():
                     headers.append((b"connection", b"close"))
                 message["headers"] = headers

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recsys import errors
-from recsys.errors import RecsysError
+from recsys.errors import RecsysError, TooManyError
 from recsys.results import RowError
 
 MEDIA_TYPE = "application/problem+json"
@@ -97,6 +97,12 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         "query.n: Input should be less than or equal to 1000",
         where="query.n",
         titles=("No rating could be stored", "No item could be stored"),
+    ),
+    429: described(
+        "TooManyProblem",
+        errors.TooManyError,
+        "The key, user or address sent more requests than its limit allows; `Retry-After` says when to go on.",
+        "more than 600 requests in 60 seconds: send this one again in 12 seconds",
     ),
     503: described(
         "UnavailableProblem",
@@ -194,6 +200,11 @@ async def _handle(request: Request, error: Exception) -> JSONResponse:
 
 def answer_to(request: Request, error: Exception) -> JSONResponse:
     """Return the HTTP response to a request that failed with an error."""
+    if isinstance(error, TooManyError):
+        answer = problem(error.status, error.title, error.public)
+        answer.headers["retry-after"] = str(error.seconds)
+        answer.headers.raw.extend(error.headers)
+        return answer
     if isinstance(error, RecsysError):
         if error.public != str(error):
             _log.warning("request failed", extra={"reason": str(error), "route": route_of(request.scope)})

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from fastapi import Depends, Request
 
 from api.state import AppState, state_of
-from recsys.database.keys import ApiKey, Scope, allows
+from recsys.database.keys import ApiKey, KeyRing, Scope, allows
 from recsys.database.tokens import check, is_token
 from recsys.errors import ForbiddenError, UnauthorizedError
 
@@ -59,8 +59,22 @@ def check_key(request: Request, state: AppState, scope: Scope, *, checks_rows: b
     """
     keys = state.database.keys(scope)
     if not keys.any_ever and not state.settings.key_required:
+        count(request, state, None)
         return ANONYMOUS
     kind, _, key = request.headers.get("authorization", "").partition(" ")
+    if state.rates is not None:
+        try:
+            return checked(request, state, keys, kind, key, scope, checks_rows)
+        except UnauthorizedError:
+            count(request, state, None)
+            raise
+    return checked(request, state, keys, kind, key, scope, checks_rows)
+
+
+def checked(
+    request: Request, state: AppState, keys: KeyRing, kind: str, key: str, scope: Scope, checks_rows: bool
+) -> str:
+    """Check the Authorization header of a request; see `check_key`."""
     if kind.lower() != "bearer":
         raise UnauthorizedError(
             "send a key: Authorization: Bearer recsys_…; create one with `recsys keys create NAME --scope read`"
@@ -69,6 +83,7 @@ def check_key(request: Request, state: AppState, scope: Scope, *, checks_rows: b
     if is_token(key):
         token = check(key, keys)
         segment = request.path_params.get("user_id")
+        count(request, state, f"token {token.key.number} {token.user_id}")
         if not token.allows(scope):
             raise ForbiddenError(f"a token of a user has no {scope}: send a key with it")
         if not (checks_rows if segment is None else unquote(segment, errors="replace") == token.user_id):
@@ -78,12 +93,27 @@ def check_key(request: Request, state: AppState, scope: Scope, *, checks_rows: b
     found = keys.find(key)
     if found is None:
         raise UnauthorizedError("the key is unknown, revoked or expired: see `recsys keys list`")
+    count(request, state, f"key {found.number}")
     if not allows(found, scope):
         raise ForbiddenError(
             f"the key {found.name!r} has the scope {', '.join(found.scopes)}, and this request needs {scope}: "
             f"create a key with `recsys keys create NAME --scope {scope}`"
         )
     return note_use(request, state, found)
+
+
+def count(request: Request, state: AppState, who: str | None) -> None:
+    """Count a request against its limit, where there is one.
+
+    Args:
+        who: the key or the user; `None`: the address.
+
+    Raises:
+        TooManyError: there were too many.
+    """
+    if state.rates is not None:
+        client = request.client
+        request.scope["rate"] = state.rates.count(who or f"address {client.host if client else ''}")
 
 
 def note_use(request: Request, state: AppState, key: ApiKey) -> str:

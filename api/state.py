@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from sqlalchemy import Engine
 
 from api.access import DatabaseWatch
+from api.limits import RateLimits
 from api.metrics import Metrics
 from api.middleware import InFlight
 from recsys.errors import DatabaseError, OverloadedError
@@ -74,6 +75,7 @@ class AppState:
         threads: run work that would keep the event loop busy for too long.
         writers: limits concurrent writes.
         draining: set when the process was asked to stop.
+        rates: limits of the rate of requests; `None`: there are none.
     """
 
     engine: Engine
@@ -89,6 +91,7 @@ class AppState:
     metrics: Metrics
     in_flight: InFlight
     draining: Event
+    rates: RateLimits | None = None
 
     @property
     def problem(self) -> str | None:

@@ -22,6 +22,7 @@ from recsys.errors import DatabaseError, InputError
 from recsys.settings import Settings, load_settings
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+WORKERS = "WEB_CONCURRENCY"
 KEY_REQUIRED = "RECSYS_KEY_REQUIRED"
 ROOT_PATH = "RECSYS_ROOT_PATH"
 DASHBOARD = "RECSYS_DASHBOARD"
@@ -76,6 +77,7 @@ def serve(
     database = make_url(settings.database_url).render_as_string(hide_password=True)
     _log.info("listening", extra={"url": where, "docs": "/docs", "workers": workers, "database": database})
     with listener:
+        os.environ[WORKERS] = str(workers)
         if workers == 1:
             gc.disable()  # until the application has started, which enables it again: see `api.process`
             uvicorn.Server(config).run(sockets=[listener])

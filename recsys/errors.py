@@ -14,6 +14,7 @@
     ├── MediaTypeError          a request's body is of a kind that is not read
     ├── UnauthorizedError       no key came with a request, or one that is not in force
     ├── ForbiddenError          a key may not do what was asked
+    ├── TooManyError            one client sent more requests than its limit allows
     ├── LockedError             another process holds the lease of this job
     ├── GateRefusedError        a version that the publish gate refused, without force
     ├── LiveChangedError        another version went live than the one that was compared with
@@ -24,6 +25,8 @@
 The message names the thing, what was expected and the fix, in one line. `status` is the HTTP
 status that `api.problems` answers with, `exit_code` what the command line ends with.
 """
+
+from collections.abc import Sequence
 
 
 class RecsysError(Exception):
@@ -152,6 +155,22 @@ class ForbiddenError(RecsysError):
 
     status = 403
     title = "The key may not do this"
+
+
+class TooManyError(RecsysError):
+    """More requests came from one key, user or address than its limit allows.
+
+    Args:
+        seconds: until requests are answered again.
+        headers: of the answer.
+    """
+
+    status = 429
+    title = "Too many requests of one client"
+
+    def __init__(self, message: str, seconds: int, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        super().__init__(message)
+        self.seconds, self.headers = seconds, headers
 
 
 class LockedError(RecsysError):

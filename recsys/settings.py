@@ -108,6 +108,12 @@ class Settings(BaseSettings):
         ge=1,
         description="Most requests that a server process works on at once; more are answered with 503.",
     )
+    rate_limit: str = Field(
+        default="",
+        pattern=r"^([1-9][0-9]{0,8}/([1-9][0-9]{0,4} ?)?(second|minute|hour)s?)?$",
+        description="Most requests of one key, user of a token or address in a time, such as 600/minute; by default "
+        "not limited. Each of several server processes allows its share.",
+    )
     max_connections: int = Field(
         default=1024,
         ge=1,
