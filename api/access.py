@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from sqlalchemy import Engine
 
@@ -29,12 +30,20 @@ _log = logging.getLogger(__name__)
 class DatabaseWatch:
     """Asks the database again and again in a thread of its own, so that no loading of a model delays a revocation."""
 
-    def __init__(self, engine: Engine, refresh_seconds: float, breaker: Breaker | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        refresh_seconds: float,
+        breaker: Breaker | None = None,
+        on_look: Callable[[], None] | None = None,
+    ) -> None:
         """
         Args:
             engine: of the server.
             breaker: of the engine; it is open while the database hangs. `None`: of none.
+            on_look: called after each look.
         """
+        self._on_look = on_look
         self._breaker = breaker or Breaker()
         self._given, self._engine = engine, connect_probe(engine, self._breaker)
         self._refresh_seconds = refresh_seconds
@@ -130,6 +139,8 @@ class DatabaseWatch:
         while not self._stop.is_set():
             self.refresh()
             self._tried.set()
+            if self._on_look is not None:
+                self._on_look()
             if self.used and time.monotonic() - self._used_at > USE_SECONDS and not self.is_away:
                 self._used_at = time.monotonic()
                 # In a thread of its own, since a write may wait for others, and a revocation may not.

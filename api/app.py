@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 import recsys
 from api import dashboard, problems
 from api.access import DatabaseWatch
+from api.door import SHED
 from api.hosts import HostRule
 from api.limits import RateLimits
 from api.metrics import Metrics
@@ -76,7 +77,11 @@ def create_app(settings: Settings | None = None) -> Service:
         live = LiveRecommender(
             engine, settings.refresh_seconds, settings.user_cache_mib << 20, on_load=keep_loaded_objects
         )
-        database = DatabaseWatch(engine, settings.refresh_seconds, breaker)
+
+        def update_metrics() -> None:
+            metrics.update_process(live, engine.pool, SHED.take(), is_open=breaker.is_open)
+
+        database = DatabaseWatch(engine, settings.refresh_seconds, breaker, update_metrics)
         readers, searchers, posters = (ThreadPoolExecutor(1, name) for name in ("users", "lists", "posts"))
         threads = ThreadPoolExecutor(16, "work")
         writers = WriteLimiter()

@@ -14,6 +14,8 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from api.middleware import SECURITY_HEADERS
+from api.problems import problem
 from recsys.settings import load_settings
 
 MAX_HEAD_BYTES = 96 << 10
@@ -27,6 +29,38 @@ to the end of its body."""
 READ_SECONDS = 60.0
 """Longest time that a client may let an answer wait without reading any of it."""
 SWEEP_SECONDS = 1.0
+TICK_SECONDS = 0.05
+LATE_SECONDS = 0.05
+"""How late the event loop must be for requests to be refused unread. It is not where requests wait for the database."""
+MIN_QUEUE = 64
+"""Requests in progress up to which none is refused unread."""
+QUEUE_SECONDS = 0.15
+"""Work that may wait, by the number of requests that were answered in the last seconds."""
+PAUSE_SECONDS = 1.0
+"""How long the connection of a refused request is not read: a client that asks again at once takes time from others."""
+UNLIMITED = (b"/health/", b"/metrics")
+
+
+class Shed:
+    """Counts the requests of this process that were refused unread."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def take(self) -> int:
+        """Return how many were since the last call."""
+        n, self.n = self.n, 0
+        return n
+
+
+SHED = Shed()
+
+
+def busy_answer() -> bytes:
+    """Return the answer to a request that is refused unread, as it is sent."""
+    answer = problem(503, "Too many requests", "the server cannot answer more requests in a second: send again later")
+    lines = [*answer.raw_headers, *SECURITY_HEADERS]
+    return STATUS_LINE[503] + b"".join(b"%b: %b\r\n" % line for line in lines) + b"\r\n" + bytes(answer.body)
 
 
 class Door:
@@ -36,7 +70,30 @@ class Door:
         self._connections, self._loop = state.connections, loop
         self._max_per_address = load_settings().max_connections
         self._n_of: Counter[str] = Counter()
+        self._tasks, self._state = state.tasks, state
+        self._capacity, self._late, self._n_answered = 1000.0, 0.0, state.total_requests
+        self._ticked = self._due = loop.time()
+        self.busy_answer = busy_answer()
         self._sweep()
+        self._tick()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a further request would wait for too long: the processor is busy, and enough requests wait."""
+        n = len(self._tasks)
+        return n > MIN_QUEUE and self._late > LATE_SECONDS and n > self._capacity * QUEUE_SECONDS
+
+    def _tick(self) -> None:
+        """Measure how late the loop is, and while it is, how many requests it answers in a second."""
+        now = self._loop.time()
+        self._late += 0.3 * (now - self._due - self._late)
+        if now - self._ticked > 0.25:
+            rate = (self._state.total_requests - self._n_answered) / (now - self._ticked)
+            if len(self._tasks) > MIN_QUEUE and self._late > LATE_SECONDS:
+                self._capacity += 0.3 * (rate - self._capacity)
+            self._ticked, self._n_answered = now, self._state.total_requests
+        self._due = now + TICK_SECONDS
+        self._loop.call_at(self._due, self._tick)
 
     def admit(self, address: str) -> bool:
         """Count a connection, and return whether its address may have it."""
@@ -94,6 +151,13 @@ class DoorProtocol(HttpToolsProtocol):
         super().connection_lost(error)
 
     def data_received(self, data: bytes) -> None:
+        if self._door.is_full and self._is_whole_read(data):
+            SHED.n += 1
+            self.since = None
+            self._unset_keepalive_if_required()
+            self.transport.write(self._door.busy_answer)
+            self.pause()
+            return
         if self.since is None:
             self.since, self.in_head, self._head_bytes = self.loop.time(), True, 0
         self._has_other_bytes = False
@@ -136,6 +200,7 @@ class DoorProtocol(HttpToolsProtocol):
         self.in_head, self._head_bytes = True, 0
         self._unset_keepalive_if_required()
         super().on_message_begin()
+        self.scope["recsys.pause"] = self.pause  # type: ignore[typeddict-unknown-key]
 
     def on_headers_complete(self) -> None:
         self.in_head = False
@@ -170,6 +235,24 @@ class DoorProtocol(HttpToolsProtocol):
             self._unread, self._unread_since = unread, now
         elif now - self._unread_since > READ_SECONDS:
             self.transport.abort()
+
+    def _is_whole_read(self, data: bytes) -> bool:
+        """Return whether the bytes are one whole request that only reads, on a connection that waits for nothing."""
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if not is_idle or (self.since is not None and self._head_bytes):  # a part of a request came before
+            return False
+        if not (data.startswith(b"GET ") and data.endswith(b"\r\n\r\n") and data.count(b"\r\n\r\n") == 1):
+            return False
+        path, head = data[: data.find(b"\r\n")], data.lower()
+        if b"\r\ncontent-length" in head or b"\r\ntransfer-encoding" in head:
+            return False
+        return not any(each in path for each in UNLIMITED)
+
+    def pause(self, seconds: float = PAUSE_SECONDS) -> None:
+        """Do not read the connection for some time: the client was told to wait, and gets no answer before."""
+        if not self.transport.is_closing():
+            self.flow.pause_reading()
+            self.loop.call_later(seconds, self.flow.resume_reading)
 
     def _refuse(self, status: int) -> None:
         """Answer with a status and nothing else, if no answer has begun, and close the connection."""

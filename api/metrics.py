@@ -2,9 +2,11 @@
 
 import os
 import time
+from threading import Lock
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from sqlalchemy import Pool, QueuePool
 
 from recsys.database.alarms import Alarms
 from recsys.serving.refresh import LiveRecommender
@@ -59,6 +61,25 @@ class Metrics:
             registry=self._registry,
             multiprocess_mode="livesum",
         )
+        self._lists = Counter(
+            "recsys_lists", "Lists of single users and of popular items.", ("source",), registry=self._registry
+        )
+        self._states = Counter(
+            "recsys_user_cache_reads",
+            "States of users that were asked for: `hit` from memory, `miss` from the database.",
+            ("result",),
+            registry=self._registry,
+        )
+        self._shed = Counter("recsys_requests_shed", "Requests that were refused unread.", registry=self._registry)
+        self._breaker = self._of_process("recsys_breaker_open", "Processes that refuse a database that hangs.")
+        self._cached = self._of_process("recsys_user_cache_users", "Users in memory.")
+        self._cached_bytes = self._of_process("recsys_user_cache_bytes", "Memory of users, in bytes.")
+        self._connections = self._of_process(
+            "recsys_database_connections", "Connections to the database: `used` or `idle`.", "state"
+        )
+        self._lock = Lock()
+        self.sources: dict[str, int] = {}
+        self._noted = {"hit": 0, "miss": 0}
         # The state of the database is the same for all processes: the newest value that one of them read counts.
         self._jobs = {
             name: self._of_database(f"recsys_job_{name}", text, "job")
@@ -83,6 +104,36 @@ class Metrics:
 
     def _of_database(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, registry=self._registry, multiprocess_mode="livemostrecent")
+
+    def _of_process(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self._registry, multiprocess_mode="livesum")
+
+    def count_list(self, source: str) -> None:
+        """Count a list; the counter follows with `update_process`, which is cheaper for a request."""
+        self.sources[source] = self.sources.get(source, 0) + 1
+
+    def update_process(self, live: LiveRecommender, pool: Pool, n_shed: int, *, is_open: bool) -> None:
+        """Bring the figures of this process up to date. Each process does so by itself, several times a second.
+
+        Args:
+            pool: of the connections to the database.
+            n_shed: requests that were refused unread since the last time.
+            is_open: whether the breaker is.
+        """
+        with self._lock:
+            sources, self.sources = self.sources, {}
+            for source, n in sources.items():
+                self._lists.labels(source).inc(n)
+            self._shed.inc(n_shed)
+            for result, n in (("hit", live.users.n_hits), ("miss", live.users.n_misses)):
+                self._states.labels(result).inc(n - self._noted[result])
+                self._noted[result] = n
+        self._breaker.set(int(is_open))
+        self._cached.set(len(live.users))
+        self._cached_bytes.set(live.users.n_bytes)
+        if isinstance(pool, QueuePool):
+            self._connections.labels("used").set(pool.checkedout())
+            self._connections.labels("idle").set(pool.checkedin())
 
     def update_alarms(self, alarms: Alarms) -> None:
         """Set the gauges of jobs, versions and the database."""

@@ -75,7 +75,7 @@ class RequestMiddleware:
     - Gives every request an id, the client's own (`X-Request-ID`) or a new one, and sends it back.
     - Answers 421 under a name that is not the service's; see `api.hosts`.
     - Adds the headers that keep browsers from misusing an answer.
-    - Answers 503 if more than `max_requests` are in flight.
+    - Answers 503 if more than `max_requests` are in flight. `api.door` refuses most of them before.
     - Answers 503 to everything but `/health/` until the API keys are read.
     - Counts requests, and logs those that changed something, failed or were slow (at the level DEBUG, all of them).
     """
@@ -97,6 +97,8 @@ class RequestMiddleware:
         self._max_requests, self._is_draining = max_requests, is_draining
         self._reason_to_refuse, self._root_path = reason_to_refuse, root_path
         self._hosts = hosts
+        detail = f"the server is handling {max_requests} requests: send this one again in a moment"
+        self._busy = with_cors(problem(503, "Too many requests", detail))  # made once, since refusing must be cheap
         self._prefix, self._count = secrets.token_hex(6).encode(), 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -146,8 +148,9 @@ class RequestMiddleware:
             if not self._hosts.allows(scope, host) and not raw_path.startswith(_ALWAYS_OPEN):
                 await self._with_cors(problem(421, "Unknown host", DETAIL))(scope, receive, send_with_id)
             elif self._in_flight.n_requests > self._max_requests and not raw_path.startswith(_UNLIMITED):
-                detail = f"the server is handling {self._max_requests} requests: send this one again in a moment"
-                await self._with_cors(problem(503, "Too many requests", detail))(scope, receive, send_with_id)
+                await self._busy(scope, receive, send_with_id)
+                if "recsys.pause" in scope:
+                    scope["recsys.pause"]()
             elif (reason := self._reason_to_refuse()) is not None and not raw_path.startswith(_ALWAYS_OPEN):
                 await self._with_cors(problem(503, DatabaseError.title, reason))(scope, receive, send_with_id)
             else:

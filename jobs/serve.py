@@ -58,10 +58,12 @@ def serve(
         "api.app:create_app",
         factory=True,
         http="api.door:DoorProtocol",
+        loop="api.loop:Loop",
         workers=workers,
         access_log=False,  # `api.middleware` logs requests, with their ids
         log_config=logging_config(settings.log_level),
         server_header=False,
+        timeout_keep_alive=round(settings.keep_alive_seconds),
         timeout_graceful_shutdown=round(settings.drain_seconds),
     )
     if root_path is not None:

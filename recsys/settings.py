@@ -119,6 +119,12 @@ class Settings(BaseSettings):
         ge=1,
         description="Most connections of one address to a server process; those of this machine are not limited.",
     )
+    keep_alive_seconds: float = Field(
+        default=75.0,
+        ge=1,
+        description="Seconds that an idle connection stays open; longer than a proxy keeps its own, so that it never "
+        "sends a request into one that closes.",
+    )
     dashboard: bool = Field(
         default=True, description="Whether `recsys serve` offers the dashboard, where `recsys[dashboard]` is installed."
     )

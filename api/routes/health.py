@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
+from api.door import SHED
 from api.problems import RESPONSES
 from api.problems import problem as problem_answer
 from api.routing import operation_name
@@ -70,6 +71,7 @@ def alarms_of(state: AppState) -> Alarms:
 @routes.get("/metrics", include_in_schema=False, dependencies=[Depends(require("models:read"))])
 async def metrics(state: CurrentState) -> Response:
     """Return metrics for Prometheus. Where keys are needed, the request needs one with the scope `models:read`."""
+    state.metrics.update_process(state.live, state.engine.pool, SHED.take(), is_open=state.database.is_away)
     state.metrics.update(state.live, state.in_flight.n_requests, is_degraded=state.problem is not None)
     with suppress(RecsysError, TimeoutError):  # without the database the last values stay
         state.metrics.update_alarms(await asyncio.wait_for(in_thread(state, alarms_of, state), ALARMS_SECONDS))

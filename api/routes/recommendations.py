@@ -74,6 +74,7 @@ async def recommend(request: Request, user_id: UserId, query: Annotated[Recommen
     user = await state.reader.state(user_id, recommender.catalogue, model)
     is_plain = query.model_fields_set <= _PLAIN
     if is_plain and user.answer is not None and user.answer[:2] == (recommender.number, query.n):
+        state.metrics.count_list(user.source)
         return _of_users(state, user.answer[2])
     catalogue = recommender.catalogue
     start = start_page(catalogue, "recommendations", query.cursor)
@@ -90,6 +91,7 @@ async def recommend(request: Request, user_id: UserId, query: Annotated[Recommen
     plan = plan_list(recommender, model, user, list_query)
     ranked = plan if isinstance(plan, RankedItems) else await _finish(state, plan, await _find(state, plan))
     ranked = as_page(catalogue, ranked, query.n, start)
+    state.metrics.count_list(ranked.source)
     details = PLAIN
     if query.explain or query.fields:
         details, missing = await _details(state, recommender, model, user, user_id, ranked, query)
@@ -334,5 +336,6 @@ async def popular(request: Request, query: Annotated[PopularParams, Query()]) ->
     )
     ranked = as_page(catalogue, ranked, query.n, start)
     ranked = ranked._replace(ignored=ignored_parts(catalogue, filters), fallback=fallback or ranked.fallback)
+    state.metrics.count_list("popularity")
     details = ItemDetails(metadata_fields(query.fields)) if query.fields else PLAIN
     return with_etag(request, to_json(catalogue, ranked, details))

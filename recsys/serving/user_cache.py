@@ -15,6 +15,9 @@ class UserCache:
     """User states, the most recently used ones, up to a number of bytes. Safe between threads.
 
     `forget` comes with the seq of a change, and a state that was read before that change is not cached.
+
+    Attributes:
+        n_hits, n_misses: how often a state was there, and was not.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -24,6 +27,12 @@ class UserCache:
         self._n_bytes = 0
         self._floor = 0
         self._lock = Lock()
+        self.n_hits = self.n_misses = 0
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all states, about."""
+        return self._n_bytes
 
     def __len__(self) -> int:
         return len(self._states)
@@ -32,7 +41,10 @@ class UserCache:
         """Return the cached state of a user for a version."""
         with self._lock:
             state = self._states.get((number, user_id))
-            if state is not None:
+            if state is None:
+                self.n_misses += 1
+            else:
+                self.n_hits += 1
                 self._states.move_to_end((number, user_id))
             return state
 

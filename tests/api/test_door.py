@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 
 from api import body, door
 from api.door import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED, READ_SECONDS, Door, DoorProtocol
+from tests.api.asking import check_problem
 from tests.api.conftest import serving, url_of
 
 pytestmark = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
@@ -229,3 +230,26 @@ def test_an_offer_of_another_protocol_is_declined_and_the_request_is_whole(servi
     assert all_of(connected(service, b"CONNECT localhost:80 HTTP/1.1\r\nhost: localhost\r\n\r\n")).startswith(
         b"HTTP/1.1 4"
     )
+
+
+def test_reads_are_refused_unread_while_the_processor_is_busy(
+    known_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(url_of(known_engine)) as client:
+        assert client.get("/v1/popular").status_code == 200
+        with monkeypatch.context() as patched:
+            patched.setattr(Door, "is_full", True)
+            answer = client.get("/v1/popular")
+            check_problem(answer, 503, "cannot answer more requests")
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            with httpx.Client(base_url=client.base_url) as other:
+                assert other.get("/health/ready").status_code == 200
+                posted = {"ratings": [{"user_id": "u1", "item_id": "b", "rating": 3}]}
+                assert other.post("/v1/ratings", json=posted).status_code == 200
+                metrics = other.get("/metrics").text
+        assert "recsys_requests_shed_total 1.0" in metrics
+        assert 'recsys_lists_total{source="popularity"} 1.0' in metrics
+        assert "recsys_breaker_open 0.0" in metrics
+        started = time.monotonic()
+        assert client.get("/v1/popular").status_code == 200  # the connection goes on after its pause
+        assert time.monotonic() - started > 0.5
