@@ -5,12 +5,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PEERS ?= .venv-peers
 CLIENT := .venv-client
+TOOLS := .venv-tools
 # Test processes at a time: one for each core. `make test PYTEST=` has none but the first.
 PYTEST ?= -n logical --maxprocesses 8 --dist worksteal
 DATA ?=
 PORT ?= 8000
 
-.PHONY: help install demo test test-long crash-test coverage lint bench bench-lists bench-stability bench-gpu bench-load bench-data bench-fold-in bench-serving bench-dashboard pictures notebooks clean
+.PHONY: help install demo test test-long crash-test coverage lint bench bench-lists bench-stability bench-gpu bench-load bench-data bench-fold-in bench-serving bench-dashboard pictures notebooks sbom release clean
 
 help:
 	@echo "make demo [DATA=ratings.zip]  install, load ratings, train, serve on 127.0.0.1:$(PORT)"
@@ -29,6 +30,8 @@ help:
 	@echo "make bench-serving [ARGS=...] requests/s, latency and memory of the service"
 	@echo "make bench-dashboard          times of the dashboard, the map and the report"
 	@echo "make pictures [ARGS=...]      the pictures in docs/images (real ratings and Chromium needed)"
+	@echo "make sbom                     build/sbom.json (CycloneDX) and build/licences.csv of what is installed"
+	@echo "make release                  a reproducible wheel in build/release, with hashes of it and of all packages"
 	@echo "make notebooks                run docs/notebooks and keep their outputs (real ratings needed)"
 
 install: $(VENV)/installed
@@ -111,5 +114,24 @@ pictures: install
 notebooks: install
 	$(BIN)/python -m benchmarks.notebooks
 
+# Tools that make no part of the product, in an environment of their own.
+$(TOOLS)/installed:
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check build==1.6.1 cyclonedx-bom==7.5.0 pip-licenses==5.5.5 pip-tools==7.6.2
+	@touch $@
+
+sbom: install $(TOOLS)/installed
+	mkdir -p build
+	$(TOOLS)/bin/cyclonedx-py environment $(BIN)/python --of JSON --output-reproducible -o build/sbom.json
+	$(TOOLS)/bin/pip-licenses --python $(BIN)/python --format=csv --output-file=build/licences.csv
+
+# The same commit gives the same bytes.
+release: $(TOOLS)/installed
+	rm -rf build/release build/lib
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(TOOLS)/bin/python -m build --wheel -o build/release .
+	$(TOOLS)/bin/pip-compile --quiet --strip-extras --generate-hashes --extra serve --extra train --extra report \
+	    --extra dashboard -c constraints.txt -o build/release/requirements.txt pyproject.toml
+	cd build/release && sha256sum *.whl requirements.txt > SHA256SUMS
+
 clean:
-	rm -rf $(VENV) $(PEERS) $(CLIENT) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage* htmlcov build *.egg-info
+	rm -rf $(VENV) $(PEERS) $(CLIENT) $(TOOLS) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage* htmlcov build *.egg-info
