@@ -31,7 +31,7 @@ help:
 	@echo "make bench-dashboard          times of the dashboard, the map and the report"
 	@echo "make pictures [ARGS=...]      the pictures in docs/images (real ratings and Chromium needed)"
 	@echo "make sbom                     build/sbom.json (CycloneDX) and build/licences.csv of what is installed"
-	@echo "make release                  a reproducible wheel in build/release, with hashes of it and of all packages"
+	@echo "make release                  a reproducible wheel and the constraints in build/release, with their hashes"
 	@echo "make notebooks                run docs/notebooks and keep their outputs (real ratings needed)"
 
 install: $(VENV)/installed
@@ -117,7 +117,7 @@ notebooks: install
 # Tools that make no part of the product, in an environment of their own.
 $(TOOLS)/installed:
 	$(PYTHON) -m venv $(TOOLS)
-	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check build==1.6.1 cyclonedx-bom==7.5.0 pip-licenses==5.5.5 pip-tools==7.6.2
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check build==1.6.1 cyclonedx-bom==7.5.0 pip-licenses==5.5.5
 	@touch $@
 
 sbom: install $(TOOLS)/installed
@@ -129,9 +129,8 @@ sbom: install $(TOOLS)/installed
 release: $(TOOLS)/installed
 	rm -rf build/release build/lib
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(TOOLS)/bin/python -m build --wheel -o build/release .
-	$(TOOLS)/bin/pip-compile --quiet --strip-extras --generate-hashes --extra serve --extra train --extra report \
-	    --extra dashboard -c constraints.txt -o build/release/requirements.txt pyproject.toml
-	cd build/release && sha256sum *.whl requirements.txt > SHA256SUMS
+	cp constraints.txt build/release/
+	cd build/release && sha256sum *.whl constraints.txt > SHA256SUMS
 
 clean:
 	rm -rf $(VENV) $(PEERS) $(CLIENT) $(TOOLS) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage* htmlcov build *.egg-info

@@ -20,7 +20,7 @@ from recsys.database.user_chunks import UserChunk, count_users, read_chunks, rea
 from recsys.errors import InputError
 from recsys.results import AllListsReport, Ignored, ItemList, Order, PopularBy
 from recsys.serving.catalogue import Catalogue
-from recsys.serving.checks import ignored_parts
+from recsys.serving.checks import ignored_diversity, ignored_parts
 from recsys.serving.encode import ItemDetails, metadata_fields, to_item_list
 from recsys.serving.explain import explain_items
 from recsys.serving.filters import NO_FILTERS, Filters
@@ -107,7 +107,8 @@ def recommend(engine: Engine, user_id: str, query: UserQuery) -> ItemList:
         exclude = np.concatenate([plain.exclude, start.shown])
         asked = replace(plain, n=query.n + 1, exclude=exclude, after=start.last)
         (ranked,) = rank_items(recommender, model, [user], asked)
-        ranked = as_page(catalogue, ranked, query.n, start)._replace(ignored=query.ignored(catalogue))
+        ignored = query.ignored(catalogue) + ignored_diversity(query.diversity, [ranked.source])
+        ranked = as_page(catalogue, ranked, query.n, start)._replace(ignored=ignored)
         explanations, predictions = None, None
         if query.explain:
             rated = read_rated_items_by_id(connection, [user_id], catalogue)[user_id]

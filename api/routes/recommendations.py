@@ -25,7 +25,7 @@ from recsys.errors import DatabaseError
 from recsys.results import Explanation, Ignored, ItemList, Predictions, UserLists
 from recsys.scoring.search import TopN
 from recsys.serving.batch import UNEXPLAINED, ListRequest, lists_for
-from recsys.serving.checks import ignored_parts
+from recsys.serving.checks import ignored_diversity, ignored_parts
 from recsys.serving.encode import PLAIN, ItemDetails, metadata_fields, to_json
 from recsys.serving.explain import explain_items
 from recsys.serving.filters import NO_FILTERS
@@ -92,6 +92,8 @@ async def recommend(request: Request, user_id: UserId, query: Annotated[Recommen
     ranked = plan if isinstance(plan, RankedItems) else await _finish(state, plan, await _find(state, plan))
     ranked = as_page(catalogue, ranked, query.n, start)
     state.metrics.count_list(ranked.source)
+    if query.diversity:
+        ignored += ignored_diversity(query.diversity, [ranked.source])
     details = PLAIN
     if query.explain or query.fields:
         details, missing = await _details(state, recommender, model, user, user_id, ranked, query)

@@ -12,6 +12,7 @@ from recsys.database.posts import scale_problem
 from recsys.errors import DatabaseError, InputError
 from recsys.results import Explanation, Ignored
 from recsys.serving.batching import read_users
+from recsys.serving.checks import ignored_diversity
 from recsys.serving.encode import ItemDetails, metadata_fields, to_json_lists
 from recsys.serving.explain import explain_items
 from recsys.serving.lists import ListQuery, recommend
@@ -80,6 +81,7 @@ def lists_for(
     rated = [_rated(recommender, request, stored or {}) for request in requests]
     users = _read_states(engine, cache, recommender, model, requests, rated)
     lists = recommend(recommender, model, users, query)
+    ignored += ignored_diversity(query.diversity, [ranked.source for ranked in lists])
     number = model.number if model else None
     user_ids = [request.user_id for request in requests]
     details = None

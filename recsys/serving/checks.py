@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator
 
-from recsys.results import Ignored
+from recsys.results import Ignored, Source
 from recsys.serving.catalogue import Catalogue
 from recsys.serving.filters import NO_FILTERS, Filters
 
@@ -29,6 +29,14 @@ def ignored_parts(
                 reason += f": repeat {where} for each id, a comma is part of an id"
             found.append(Ignored(where=where, value=item_id, reason=reason))
     return tuple(found[:MAX_IGNORED])
+
+
+def ignored_diversity(diversity: float, sources: Iterable[Source]) -> tuple[Ignored, ...]:
+    """Return that `diversity` has no effect on lists by popularity, where some of the lists are."""
+    if not diversity or "popularity" not in sources:
+        return ()
+    reason = "a list by popularity is in the order of popularity"
+    return (Ignored(where="diversity", value=f"{diversity:g}", reason=reason),)
 
 
 def _unknown_names(catalogue: Catalogue, filters: Filters) -> Iterator[Ignored]:

@@ -462,3 +462,14 @@ class TestPredictions:
         assert ([item["item_id"] for item in answer["items"]], answer["unknown"]) == (["a"], ["zzz", ""])
         none = reader.get("/v1/users/u1/predictions", params={"item_id": "zzz"}).json()
         assert (none["items"], none["unknown"]) == ([], ["zzz"])
+
+
+def test_diversity_has_no_effect_on_a_list_by_popularity_and_the_answer_says_so(reader: httpx.Client) -> None:
+    asked = {"diversity": 0.5}
+    answer = reader.get("/v1/users/nobody/recommendations", params=asked).json()
+    assert answer["source"] == "popularity"
+    named = {"where": "diversity", "value": "0.5", "reason": "a list by popularity is in the order of popularity"}
+    assert answer["ignored"] == [named]
+    assert "ignored" not in reader.get("/v1/users/u1/recommendations", params=asked).json()
+    users = [{"user_id": "u1"}, {"user_id": "nobody"}]
+    assert reader.post("/v1/recommendations", json={"users": users, **asked}).json()["ignored"] == [named]
