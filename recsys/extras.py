@@ -7,7 +7,16 @@ from recsys.errors import MissingExtraError
 EXTRAS = {
     "dashboard": ("dash", "janus"),
     "report": ("jinja2", "kaleido", "openTSNE", "pandas", "plotly"),
-    "serve": ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "threadpoolctl", "uvicorn", "uvloop"),
+    "serve": (
+        "fastapi",
+        "fastapi_offline",
+        "httptools",
+        "limits",
+        "prometheus_client",
+        "threadpoolctl",
+        "uvicorn",
+        "uvloop",
+    ),
     "train": ("optuna", "pandas", "scipy", "torch"),
 }
 """Extra → modules that it installs, as in pyproject.toml."""
