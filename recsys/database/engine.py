@@ -4,6 +4,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 BUSY_TIMEOUT_SECONDS = 30
 PIECE_ROWS = {"sqlite": 50_000, "postgresql": 500_000}
 """Rows staged and written at a time. On SQLite each piece is a transaction, some tenths of a second long."""
+SQLITE_ROWS = 100
+"""Rows of one INSERT on SQLite: row by row it takes 2.3 times as long."""
 BREATHER_SECONDS = 0.02
 """Pause between two such transactions, so that a waiting writer finds the file unlocked."""
 ATTEMPTS = 20
@@ -328,9 +331,13 @@ def copy_in(connection: Connection, table: Table, columns: Sequence[Iterable[Any
     arrays = [column for column in columns if isinstance(column, np.ndarray)]
     if connection.dialect.name == "sqlite":
         rows = zip(*(column.tolist() if isinstance(column, np.ndarray) else column for column in columns), strict=True)
-        marks = ", ".join("?" * len(table.columns))
+        head, marks = f"INSERT INTO {table.name} ({names}) VALUES ", f"({', '.join('?' * len(table.columns))})"
+        many = head + ", ".join([marks] * SQLITE_ROWS)
         sqlite = cast(sqlite3.Connection, connection.connection.dbapi_connection)
-        sqlite.executemany(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", rows).close()
+        with closing(sqlite.cursor()) as statement:
+            while len(part := list(islice(rows, SQLITE_ROWS))) == SQLITE_ROWS:
+                statement.execute(many, list(chain.from_iterable(part)))
+            statement.executemany(head + marks, part)
         return
     postgres = cast("psycopg.Connection[Any]", connection.connection.dbapi_connection)
     with postgres.cursor() as cursor:

@@ -27,6 +27,7 @@ from recsys.data.keyed import positions
 from recsys.database import schema
 from recsys.database.driver_errors import ConflictError
 from recsys.database.engine import ATTEMPTS, copy_in, fetch_columns, stage, upsert, writers_overlap
+from recsys.database.rating_reads import read_range, stream_stored
 from recsys.database.work import Work
 
 MAX_READ_PER_USER = 4
@@ -81,9 +82,7 @@ def write_ratings(work: Work, kind: int, rows: Rows) -> tuple[int, int, int]:
     """
     connection = work.connection
     exists, old, old_at = read_stored(connection, kind, rows.users, rows.items)
-    # No time is the smallest number: it is newer than none, and older than any other.
-    differs = (rows.rating != old) | (rows.rated_at != old_at)
-    is_changed = exists & (rows.rated_at >= old_at) & differs
+    is_changed = exists & changes(rows.rating, rows.rated_at, old, old_at)
     kept = ~exists | is_changed
     if not kept.any():
         work.only_read = True
@@ -111,6 +110,33 @@ def write_ratings(work: Work, kind: int, rows: Rows) -> tuple[int, int, int]:
     return n_new, len(rows.users) - n_new, n_erased
 
 
+def changes(
+    rating: NDArray[np.float64], rated_at: NDArray[np.int64], old: NDArray[np.float64], old_at: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Return which ratings differ from what is stored of their pairs, and are not older: (n,) each."""
+    # No time is the smallest number: it is newer than none, and older than any other.
+    differs: NDArray[np.bool_] = (rated_at >= old_at) & ((rating != old) | (rated_at != old_at))
+    return differs
+
+
+def find_unchanged(connection: Connection, kind: int, rows: Rows) -> NDArray[np.bool_]:
+    """Return which rows, (n,), would change nothing of what is stored. It reads all ratings."""
+    unchanged = np.zeros(len(rows.users), bool)
+    for part in stream_stored(connection):
+        part = part.where(part.kind == kind)
+        if not len(part.users):
+            continue
+        first = np.searchsorted(rows.users, part.users[0])
+        among = slice(first, np.searchsorted(rows.users, part.users[-1], "right"))
+        items = rows.items[among]
+        width = max(int(items.max(initial=0)), int(part.items.max())) + 1
+        codes: NDArray[np.int64] = part.users * width + part.items
+        at = positions(codes, rows.users[among] * width + items)
+        differs = changes(rows.rating[among], rows.rated_at[among], part.rating[at], part.rated_at[at])
+        unchanged[among] |= (at >= 0) & ~differs
+    return unchanged
+
+
 def read_stored(
     connection: Connection, kind: int, users: NDArray[np.int64], items: NDArray[np.int64]
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.int64]]:
@@ -122,13 +148,15 @@ def read_stored(
     stored = schema.ratings.c
     columns = (stored.user_key, stored.item_key, stored.rating, func.coalesce(stored.rated_at, NO_TIME))
     if covers_range(users):
-        statement = select(*columns).where(stored.user_key.between(int(users[0]), int(users[-1])), stored.kind == kind)
+        part = read_range(connection, int(users[0]), int(users[-1]))
+        part = part.where(part.kind == kind)
+        found: list[NDArray[Any]] = [part.users, part.items, part.rating, part.rated_at]
     else:
         stage_ratings(connection, kind, Rows.of_pairs(users, items))
         statement = select(*columns).select_from(_staged_ratings.join(schema.ratings, _SAME_PAIR))
-    found = fetch_columns(connection, statement, (np.int64, np.int64, np.float64, np.int64))
+        found = fetch_columns(connection, statement, (np.int64, np.int64, np.float64, np.int64))
     width = np.int64(max(items.max(initial=0), found[1].max(initial=0)) + 1)
-    code = found[0] * width + found[1]
+    code: NDArray[np.int64] = found[0] * width + found[1]
     if (np.diff(code) < 0).any():
         order = np.argsort(code)
         code, found = code[order], [each[order] for each in found]

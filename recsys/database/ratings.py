@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,21 +15,20 @@ from sqlalchemy import (
     select,
 )
 
-from recsys.data.dataset import NO_TIME, Ratings, ratings_from_keys
+from recsys.data.dataset import Ratings, ratings_from_keys
 from recsys.data.encoding import RatingColumns, latest_rows, sum_pairs
 from recsys.data.keyed import hash_ids, positions
 from recsys.database import schema
 from recsys.database.changes import UserChange
-from recsys.database.engine import (
-    fetch_columns,
-    fetch_rows,
-    reading,
-    retry_on_conflict,
-)
+from recsys.database.engine import reading, retry_on_conflict
 from recsys.database.ids import keys_of
-from recsys.database.rating_writes import Rows, add_later_events, write_ratings
+from recsys.database.rating_reads import StoredRatings, read_stored_ratings, stream_stored
+from recsys.database.rating_writes import Rows, add_later_events, find_unchanged, write_ratings
 from recsys.database.tombstones import bury_pair, raise_users, read_buried, without_buried
 from recsys.database.work import Guard, Work, unit_of_work, write_in_pieces
+
+MAX_READ_PER_ROW = 4
+"""Stored ratings, for each one of a file, up to which all of them are read before any is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,12 @@ def upsert_ratings(
     if implicit:
         columns = sum_pairs(columns)
     kept = latest_rows(columns, user_keys, item_keys)
+    n_pairs = len(kept)
     kind = schema.IMPLICIT if implicit else schema.EXPLICIT
+    if not append:
+        kept = without_unchanged(engine, kind, columns, kept, user_keys, item_keys)
+        if on_rows:
+            on_rows(n_pairs - len(kept))
     n_inserted = n_updated = n_erased = 0
 
     def write(work: Work, part: slice) -> None:
@@ -112,6 +115,32 @@ def upsert_ratings(
     retry_on_conflict(write_all)
     n_withdrawn += n_erased
     return Upserted(n_inserted, n_updated, n_given - n_inserted - n_updated - n_withdrawn, n_withdrawn)
+
+
+def without_unchanged(
+    engine: Engine,
+    kind: int,
+    columns: RatingColumns,
+    kept: NDArray[np.int64],
+    user_keys: NDArray[np.int64],
+    item_keys: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Return the rows of a file without those that would change nothing, if it has a large part of what is stored.
+
+    So a file that is loaded again is compared in one reading. A rating that another writer changes meanwhile is as if
+    that writer had come after the load.
+
+    Args:
+        kept: (n,) positions of the rows, in the order of their keys.
+        user_keys, item_keys: the key of each id of `columns`.
+    """
+    with reading(engine) as connection:
+        n_stored = connection.scalar(select(func.sum(schema.item_counts.c.n_ratings))) or 0
+        if not 0 < n_stored <= MAX_READ_PER_ROW * len(kept):
+            return kept
+        users, items = user_keys[columns.user_code[kept]], item_keys[columns.item_code[kept]]
+        rows = Rows(users, items, columns.rating[kept], columns.rated_at[kept])
+        return kept[~find_unchanged(connection, kind, rows)]
 
 
 def delete_rating(engine: Engine, user_id: str, item_id: str) -> UserChange | None:
@@ -164,12 +193,9 @@ def preview_upsert(
     user_key, item_key = keys[0][columns.user_code], keys[1][columns.item_code]
     kept = latest_rows(columns, np.arange(len(columns.user_ids)), np.arange(len(columns.item_ids)))
     n_items = np.int64(max(item_key.max(initial=0), connection.scalar(select(func.max(stored.item_key))) or 0) + 1)
-    old_user, old_item, old_rating, old_at = fetch_columns(
-        connection,
-        select(stored.user_key, stored.item_key, stored.rating, func.coalesce(stored.rated_at, NO_TIME))
-        .where(stored.kind == (schema.IMPLICIT if implicit else schema.EXPLICIT))
-        .order_by(stored.user_key, stored.item_key),
-        (np.int64, np.int64, np.float64, np.int64),
+    all_kinds = read_stored_ratings(connection)
+    old_user, old_item, _, old_rating, old_at = all_kinds.where(
+        all_kinds.kind == (schema.IMPLICIT if implicit else schema.EXPLICIT)
     )
     known = (user_key[kept] >= 0) & (item_key[kept] >= 0)
     stored_row = positions(old_user * n_items + old_item, user_key[kept] * n_items + item_key[kept])
@@ -189,12 +215,7 @@ def has_explicit_ratings(connection: Connection) -> bool:
 
 def read_ratings(connection: Connection) -> Ratings:
     """Return all ratings and weights of events, in the order of their keys."""
-    stored = schema.ratings.c
-    rated_at = func.coalesce(stored.rated_at, NO_TIME)
-    statement = select(stored.user_key, stored.item_key, stored.rating, rated_at, stored.kind)
-    ordered = statement.order_by(stored.user_key, stored.item_key, stored.kind)
-    types = (np.int64, np.int64, np.float64, np.int64, np.int8)
-    user_key, item_key, rating, times, kind = fetch_columns(connection, ordered, types)
+    user_key, item_key, kind, rating, times = read_stored_ratings(connection)
     hashes = [hashes_by_key(connection, table) for table in (schema.users, schema.items)]
     found = ratings_from_keys(user_key, item_key, rating, times, *hashes)
     return replace(found, is_implicit=kind == schema.IMPLICIT) if kind.any() else found
@@ -208,18 +229,26 @@ def count_kinds(connection: Connection) -> tuple[int, int]:
 
 
 def stream_ratings(connection: Connection, *, is_event: bool, n_rows: int) -> Iterator[list[NDArray[Any]]]:
-    """Yield user keys, item keys, ratings (or weights of events) and times, up to `n_rows` at once, in key order."""
-    stored = schema.ratings.c
-    rated_at = func.coalesce(stored.rated_at, NO_TIME)
-    statement = (
-        select(stored.user_key, stored.item_key, stored.rating, rated_at)
-        .where(stored.kind == (schema.IMPLICIT if is_event else schema.EXPLICIT))
-        .order_by(stored.user_key, stored.item_key)
-    )
-    record = np.dtype([("user", np.int64), ("item", np.int64), ("rating", np.float64), ("at", np.int64)])
-    rows = fetch_rows(connection, statement)
-    while len(part := np.fromiter(islice(rows, n_rows), record)):
-        yield [np.ascontiguousarray(part[name]) for name in record.names or ()]
+    """Yield user keys, item keys, ratings (or weights of events) and times, `n_rows` at once, in key order."""
+    kind = schema.IMPLICIT if is_event else schema.EXPLICIT
+    parts: list[StoredRatings] = []
+    n_held = 0
+
+    def join() -> list[NDArray[Any]]:
+        users, items, _, rating, rated_at = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return [users, items, rating, rated_at]
+
+    for part in stream_stored(connection):
+        part = part.where(part.kind == kind)
+        while n_held + len(part.users) >= n_rows:
+            parts.append(part.where(slice(0, n_rows - n_held)))
+            part = part.where(slice(n_rows - n_held, None))
+            yield join()
+            parts, n_held = [], 0
+        parts.append(part)
+        n_held += len(part.users)
+    if n_held:
+        yield join()
 
 
 def hashes_by_key(connection: Connection, table: Table) -> NDArray[np.uint64]:
