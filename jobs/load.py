@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import TypedDict
 
 from sqlalchemy import Engine
 
-from jobs.progress import progress
+from jobs.progress import Advance, progress
+from jobs.query import Query
 from jobs.rejects import Rejects, rejects_to
 from recsys.data.dataset import NO_TIME
 from recsys.data.encoding import IdEncoder, RatingColumns, collect
@@ -54,7 +55,7 @@ class LoadOptions(TypedDict, total=False):
 
 def load(
     engine: Engine,
-    path: Path,
+    path: Path | Query,
     settings: Settings,
     *,
     items: Path | None = None,
@@ -73,6 +74,7 @@ def load(
     All rows are read and checked before anything is written. Bad rows are rejected with line and reason.
 
     Args:
+        path: the file, folder or zip, or a query on another database.
         append: of events, count only those that are later than the latest counted one of their pair.
         allow_erased: load rows of erased users too.
         guard: called in every transaction before it commits: the lease's, so that a load which lost it stops.
@@ -82,15 +84,19 @@ def load(
         MostlyBadError: more rows were rejected than kept, of ratings, items or users; nothing was loaded.
     """
     started = time.perf_counter()
-    if (exported := read_manifest(path)) is not None:
+    exported = None if isinstance(path, Query) else read_manifest(path)
+    if exported is not None and not isinstance(path, Query):
         if items or users or format or columns or append or options != AS_RECOGNISED:
             raise UsageError(f"{path} is an export, which is read as it was written: leave the options of reading out")
         return load_export(engine, path, exported, settings, allow_erased=allow_erased, dry_run=dry_run, guard=guard)
+    opened = path.copy(options.since_ms) if isinstance(path, Query) else path
+    if opened is None:
+        return nothing_read(started)
     source = open_source(
-        path,
+        opened,
         items=items,
         users=users,
-        format=format,
+        format="csv" if isinstance(path, Query) else format,
         columns=columns,
         rating_range=(settings.rating_min, settings.rating_max),
         options=options,
@@ -108,6 +114,11 @@ def load(
         user_rows = without_erased(user_rows, None if allow_erased else read_buried(connection))
     if append:
         check_append(source, ratings, implicit)
+    elif implicit and options.since_ms is not None:
+        raise InputError(
+            f"{source.name}: --since leaves earlier events out, and without --append the sum of the later ones would "
+            "replace the whole; add --append"
+        )
     if dry_run:
         with reading(engine) as connection:
             done = preview_upsert(connection, ratings, implicit=implicit, allow_erased=allow_erased)
@@ -121,11 +132,11 @@ def load(
                 implicit=implicit,
                 append=append,
                 allow_erased=allow_erased,
-                on_rows=advance,
+                on_rows=lambda n_rows: advance(n_rows, n_rows),
                 guard=guard,
             )
     return LoadReport(
-        rows_read=len(ratings) + n_rejected + source.n_unrated,
+        rows_read=len(ratings) + n_rejected + source.n_unrated + source.n_earlier,
         inserted=done.inserted,
         updated=done.updated,
         unchanged=done.unchanged,
@@ -138,8 +149,26 @@ def load(
         rejects_file=str(rejects.path) if rejects.count and rejects.keep else None,
         kind="implicit" if implicit else "explicit",
         unrated=source.n_unrated,
+        earlier=source.n_earlier,
         withdrawn=done.withdrawn,
         notices=[*kind_notice, *notices_of(source, ratings, item_rows, user_rows)],
+    )
+
+
+def nothing_read(started: float) -> LoadReport:
+    """Return the report of a query without rows, as a growing source has when nothing is new."""
+    return LoadReport(
+        rows_read=0,
+        inserted=0,
+        updated=0,
+        unchanged=0,
+        rejected=0,
+        users=0,
+        items=0,
+        items_rejected=0,
+        users_rejected=0,
+        seconds=round(time.perf_counter() - started, 3),
+        notices=["the query returned no rows"],
     )
 
 
@@ -213,8 +242,8 @@ def decide_kind(
     Args:
         has_explicit: whether there are ratings already that say how much: then a column of ratings holds such.
     """
-    if source.is_implicit or options.implicit is not None:
-        return source.is_implicit, [] if source.is_implicit else explicit_notices(source, ratings)
+    if source.is_implicit or options.implicit is not None or not len(ratings):
+        return source.is_implicit, [] if source.is_implicit or not len(ratings) else explicit_notices(source, ratings)
     values = summarize(ratings.rating)
     if not has_explicit and (values.is_unary or values.is_open_ended):
         looks = "all are 1" if values.is_unary else f"{values.low:g} to {values.high:g}, half of them {values.median:g}"
@@ -309,17 +338,18 @@ def read_ratings_file(
         if kept == 0 and rejects.count >= MAX_REJECTS_WITHOUT_RATING:
             raise give_up()
 
-    def batches(on_bytes: Callable[[float], None]) -> Iterator[RatingBatch]:
+    def batches(advance: Advance) -> Iterator[RatingBatch]:
         nonlocal kept
-        for batch in source.ratings(on_reject, on_bytes):
+        for batch in source.ratings(on_reject, advance):
             kept += len(batch.rating)
+            advance(0, len(batch.rating))
             yield batch
 
     with progress(f"reading {source.name}", source.n_bytes) as advance:
         columns = collect(batches(advance), users, items, partial(source.budget.take, name=source.name))
     if rejects.count > kept:
         raise give_up()
-    if not kept:
+    if not kept and not source.n_earlier:
         raise InputError(f"{source.name}: it holds no ratings: expected rows of user, item and rating")
     return columns
 

@@ -7,6 +7,7 @@ from typing import get_args
 from sqlalchemy import Connection, Engine
 
 from jobs.load import LoadOptions, load
+from jobs.query import Query
 from jobs.train import already_trained, is_unpublished
 from recsys.database.changes import current_seq
 from recsys.database.engine import reading
@@ -20,7 +21,7 @@ from recsys.settings import Settings
 def plan_night(
     engine: Engine,
     settings: Settings,
-    sources: Sequence[Path] = (),
+    sources: Sequence[Path | Query] = (),
     *,
     load_options: LoadOptions | None = None,
     seed: int = 0,

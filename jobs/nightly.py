@@ -14,6 +14,7 @@ from jobs.load import LoadOptions, load
 from jobs.notify import notify
 from jobs.pipeline import Pipeline, TrainingJob
 from jobs.progress import say
+from jobs.query import Query
 from jobs.train import already_trained, is_unpublished
 from jobs.training_input import TrainingInput
 from recsys.database.audit import record
@@ -74,7 +75,7 @@ class Night:
 def nightly(
     engine: Engine,
     settings: Settings,
-    sources: Sequence[Path] = (),
+    sources: Sequence[Path | Query] = (),
     *,
     load_options: LoadOptions | None = None,
     overrides: Mapping[Objective, Mapping[str, Any]] | None = None,
@@ -151,7 +152,7 @@ def run_steps(
     held: Lease,
     run: Run,
     night: Night,
-    sources: Sequence[Path],
+    sources: Sequence[Path | Query],
     load_options: LoadOptions,
     overrides: Mapping[Objective, Mapping[str, Any]],
     device: str,

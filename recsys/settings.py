@@ -90,6 +90,11 @@ class Settings(BaseSettings):
     keep_days: float = Field(
         default=30.0, gt=0, description="Age in days above which `nightly` deletes a version that need not stay."
     )
+    source_url: str | None = Field(
+        default=None,
+        repr=False,
+        description="The other database that `load --from-query` reads, as SQLAlchemy names it.",
+    )
     report_dir: Path | None = Field(
         default=None, description="Folder that `nightly` writes report.html to; none: it writes no report."
     )

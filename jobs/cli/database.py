@@ -10,12 +10,14 @@ from jobs.cli.options import (
     AppendOption,
     EventWeightsOption,
     FormatOption,
+    FromQueryOption,
     ImplicitOption,
     ItemsOption,
     JsonOption,
     MapItemsOption,
     MapOption,
     MapUsersOption,
+    SinceOption,
     TimeFormatOption,
     UnratedOption,
     UsersOption,
@@ -26,6 +28,7 @@ from jobs.cli.options import (
     used_databases,
 )
 from jobs.cli.stopping import stoppable
+from recsys.errors import UsageError
 
 
 def init_command(json: JsonOption = False) -> None:
@@ -58,12 +61,13 @@ def init_command(json: JsonOption = False) -> None:
 )
 def load_command(
     path: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             help="File, folder or zip of ratings, on disk or at s3://, gs://, az:// or https://; - is standard input. "
             "The path may go on inside a zip: ml.zip/u1.base."
         ),
-    ],
+    ] = None,
+    from_query: FromQueryOption = None,
     items: ItemsOption = None,
     users: UsersOption = None,
     format: FormatOption = None,
@@ -75,6 +79,7 @@ def load_command(
     unrated: UnratedOption = None,
     time_format: TimeFormatOption = None,
     append: AppendOption = False,
+    since: SinceOption = None,
     allow_erased: AllowErasedOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would change, and change nothing.")] = False,
     rejects: Annotated[
@@ -95,10 +100,16 @@ def load_command(
         recsys load events.jsonl --event-weights view=1,cart=3,purchase=5
         recsys load ratings.csv --unrated 0 --time-format '%d/%m/%Y'
         recsys load s3://bucket/ratings/
+        recsys load ratings.csv --since 7d
+        recsys load --from-query "SELECT customer AS user_id, sku AS item_id, stars AS rating, at FROM reviews"
+        recsys load --from-query "SELECT * FROM clicks WHERE at >= :since" --since 36h --append
         recsys load ratings.csv --dry-run
     """
+    if (path is None) == (from_query is None):
+        raise UsageError("expected either a PATH or --from-query SQL: give one of them")
     from jobs.cli.show import show
     from jobs.load import LoadOptions, load
+    from jobs.query import Query
     from recsys.database.leases import LOADING, lease
     from recsys.database.runs import recorded
 
@@ -107,16 +118,18 @@ def load_command(
         "users": users,
         "format": format,
         "columns": columns_of(map),
-        "options": read_options(implicit, event_weights, unrated, time_format, map_items, map_users),
+        "options": read_options(implicit, event_weights, unrated, time_format, map_items, map_users, since),
         "append": append,
         "allow_erased": allow_erased,
     }
     if dry_run:
         with database_to_preview() as (engine, settings):
-            report = load(engine, path, settings, dry_run=True, rejects_file=rejects, **arguments)
+            source = path or Query.of(str(from_query), settings)
+            report = load(engine, source, settings, dry_run=True, rejects_file=rejects, **arguments)
     else:
         engine, settings = open_database(create=True)
+        source = path or Query.of(str(from_query), settings)
         with lease(engine, LOADING, settings.lease_seconds) as held, recorded(engine, "load") as run:
-            report = load(engine, path, settings, guard=held.guard, rejects_file=rejects, **arguments)
-            run.reason, run.detail = f"loaded {path}", report.model_dump(mode="json")
+            report = load(engine, source, settings, guard=held.guard, rejects_file=rejects, **arguments)
+            run.reason, run.detail = f"loaded {source}", report.model_dump(mode="json")
     show(report, json)

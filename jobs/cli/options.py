@@ -117,6 +117,24 @@ AppendOption = Annotated[
         "--append", help="Count only events later than the latest counted one of their user and item, and add them."
     ),
 ]
+SinceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--since",
+        metavar="TIME",
+        help="Leave rows of an earlier time out: a date or time such as 2026-01-31, or so long ago: 36h, 7d. In the "
+        "query of --from-query it is :since.",
+    ),
+]
+FromQueryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from-query",
+        metavar="SQL",
+        help="Query on the database RECSYS_SOURCE_URL whose rows are loaded. It may have :since (a time), "
+        ":since_seconds or :since_ms, which are 1970 without --since.",
+    ),
+]
 AllowErasedOption = Annotated[bool, typer.Option("--allow-erased", help="Load the rows of users who were erased, too.")]
 ImplicitOption = Annotated[
     bool | None,
@@ -153,6 +171,7 @@ def read_options(
     time_format: str | None = None,
     map_items: list[str] | None = None,
     map_users: list[str] | None = None,
+    since: str | None = None,
 ) -> ReadOptions:
     """Return how the options say that files are to be read.
 
@@ -160,7 +179,8 @@ def read_options(
         InputError: an option has a value that cannot be used.
     """
     from recsys.data.columns import ITEM_COLUMNS, USER_COLUMNS
-    from recsys.data.times import TimeReader
+    from recsys.data.times import TimeReader, parse_since
+    from recsys.database.clock import now_ms
     from recsys.files.options import ReadOptions
     from recsys.settings import parse_event_weights
 
@@ -170,6 +190,7 @@ def read_options(
         event_weights=None if event_weights is None else parse_event_weights(event_weights),
         unrated=unrated,
         time_format=time_format,
+        since_ms=None if since is None else parse_since(since, now_ms()),
         item_columns=pairs_of(map_items, "--map-items", tuple(ITEM_COLUMNS)),
         user_columns=pairs_of(map_users, "--map-users", tuple(USER_COLUMNS)),
     )

@@ -334,13 +334,16 @@ def show_load(console: Console, report: LoadReport) -> None:
         console,
         f"{report.rows_read:,} rows read: {report.inserted:,} inserted, {report.updated:,} updated, "
         f"{report.unchanged:,} unchanged, {report.rejected:,} rejected; "
-        f"{report.users:,} users, {report.items:,} items; {report.seconds:.1f} s",
+        f"{report.users:,} users, {report.items:,} items; "
+        f"{report.seconds:.1f} s, {report.rows_read / max(report.seconds, 0.001):,.0f} rows/s",
     )
     for name, n_rejected in (("items", report.items_rejected), ("users", report.users_rejected)):
         if n_rejected:
             show_line(console, f"{n_rejected:,} rows of {name} rejected")
     if report.withdrawn:
         show_line(console, f"{report.withdrawn:,} rows left out: taken back over HTTP, or of erased users")
+    if report.earlier:
+        show_line(console, f"{report.earlier:,} rows left out: from before --since")
     for notice in report.notices:
         show_line(console, f"note: {notice}")
     if report.rejects_file:

@@ -1,7 +1,7 @@
 """`recsys train`, `recsys evaluate` and `recsys nightly`."""
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -15,6 +15,7 @@ from jobs.cli.options import (
     EventWeightsOption,
     FactorsOption,
     FormatOption,
+    FromQueryOption,
     ImplicitOption,
     ItemsOption,
     JsonOption,
@@ -25,6 +26,7 @@ from jobs.cli.options import (
     ObjectiveOption,
     SeedOption,
     SetOption,
+    SinceOption,
     SplitName,
     TimeFormatOption,
     UnratedOption,
@@ -36,6 +38,9 @@ from jobs.cli.options import (
 )
 from jobs.cli.stopping import stoppable
 from recsys.errors import InputError
+
+if TYPE_CHECKING:
+    from recsys.settings import Settings
 
 DETAILED_EXIT_CODES = {"published": 0, "not_better": 10, "nothing_new": 11, "some_refused": 12}
 
@@ -199,7 +204,9 @@ def nightly_command(
     event_weights: EventWeightsOption = None,
     unrated: UnratedOption = None,
     time_format: TimeFormatOption = None,
+    from_query: FromQueryOption = None,
     append: AppendOption = False,
+    since: SinceOption = None,
     allow_erased: AllowErasedOption = False,
     architecture: NightArchitectureOption = None,
     set: SetOption = None,
@@ -227,6 +234,7 @@ def nightly_command(
         recsys nightly
         recsys nightly --source /data/ratings.csv --json
         recsys nightly --source events.jsonl --event-weights view=1,cart=3 --append
+        recsys nightly --from-query "SELECT * FROM reviews WHERE at >= :since" --since 3d
         recsys nightly --detailed-exit-code
         recsys nightly --architecture dot
         recsys nightly --dry-run
@@ -237,6 +245,7 @@ def nightly_command(
     from jobs.night_plan import plan_night
     from jobs.nightly import nightly
     from jobs.overrides import read_overrides
+    from jobs.query import Query
     from recsys.results import NightlyReport, Objective
 
     load_options: LoadOptions = {
@@ -244,19 +253,23 @@ def nightly_command(
         "users": users,
         "format": format,
         "columns": columns_of(map),
-        "options": read_options(implicit, event_weights, unrated, time_format, map_items, map_users),
+        "options": read_options(implicit, event_weights, unrated, time_format, map_items, map_users, since),
         "append": append,
         "allow_erased": allow_erased,
     }
     overrides = {objective: read_overrides(objective, set or ()) for objective in get_args(Objective)}
+
+    def sources_of(settings: Settings) -> list[Path | Query]:
+        return [*(source or ()), *([] if from_query is None else [Query.of(from_query, settings)])]
+
     if dry_run:
         with database_to_preview() as (engine, settings):
             plan = plan_night(
-                engine, settings, source or (), load_options=load_options, seed=seed, architecture=architecture
+                engine, settings, sources_of(settings), load_options=load_options, seed=seed, architecture=architecture
             )
             show(plan, json)
         return
-    engine, settings = open_database(create=bool(source))
+    engine, settings = open_database(create=bool(source or from_query))
 
     def print_report(report: NightlyReport) -> None:
         if json or report.error is None:
@@ -265,7 +278,7 @@ def nightly_command(
     report = nightly(
         engine,
         settings,
-        source or (),
+        sources_of(settings),
         load_options=load_options,
         overrides=overrides,
         device=device,

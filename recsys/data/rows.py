@@ -28,6 +28,17 @@ class RatingBatch:
     rated_at: NDArray[np.int64]
     line: NDArray[np.int64]
 
+    def since(self, since_ms: int) -> tuple["RatingBatch", int]:
+        """Return the rows without those of an earlier time, and how many these are. A row without a time stays."""
+        import pyarrow as pa
+
+        kept = (self.rated_at >= since_ms) | (self.rated_at == np.iinfo(np.int64).min)
+        if kept.all():
+            return self, 0
+        mask = pa.array(kept)
+        ids = self.user_ids.filter(mask), self.item_ids.filter(mask)
+        return RatingBatch(*ids, self.rating[kept], self.rated_at[kept], self.line[kept]), int((~kept).sum())
+
 
 @dataclass(frozen=True, slots=True)
 class ItemRow:

@@ -32,6 +32,9 @@ SUSPICIOUS_MS = 10**11
 _SHORTENED = re.compile(r"[0-9](?:\.[0-9]{1,5})?[eE]\+[0-9]{2}")
 
 
+_AGO = re.compile(r"([0-9]{1,6})([hd])")
+
+
 class TimeReader:
     """Reads a column of times part by part.
 
@@ -225,3 +228,17 @@ def times_from_timestamps(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[
         times = values // {"ms": 1, "us": 1000, "ns": 1_000_000}[column.type.unit]
         bad = (times < EARLIEST_MS) | (times >= LATEST_MS)
     return np.where(null, NO_TIME, times), bad & ~null
+
+
+def parse_since(text: str, now_ms: int) -> int:
+    """Return the Unix milliseconds of `--since`: a date, a time, or a number of hours (`36h`) or days (`7d`) ago.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if match := _AGO.fullmatch(text.strip()):
+        return now_ms - int(match[1]) * (DAY_MS if match[2] == "d" else DAY_MS // 24)
+    found = parse_time(text.strip(), None)
+    if isinstance(found, str):
+        raise InputError(f"--since {text!r}: expected a date or time such as 2026-01-31, or 36h or 7d; correct it")
+    return found

@@ -20,7 +20,7 @@ from recsys.data.encoding import RatingColumns, latest_rows, sum_pairs
 from recsys.data.keyed import hash_ids, positions
 from recsys.database import schema
 from recsys.database.changes import UserChange
-from recsys.database.engine import reading, retry_on_conflict
+from recsys.database.engine import reading, retry_on_conflict, writing
 from recsys.database.ids import keys_of
 from recsys.database.rating_reads import StoredRatings, read_stored_ratings, stream_stored
 from recsys.database.rating_writes import Rows, add_later_events, find_unchanged, write_ratings
@@ -94,6 +94,9 @@ def upsert_ratings(
         kept = without_unchanged(engine, kind, columns, kept, user_keys, item_keys)
         if on_rows:
             on_rows(n_pairs - len(kept))
+        if guard is not None and not len(kept):  # a load that lost its lease fails, even with nothing to write
+            with writing(engine) as connection:
+                guard(connection)
     n_inserted = n_updated = n_erased = 0
 
     def write(work: Work, part: slice) -> None:

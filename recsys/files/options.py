@@ -14,6 +14,7 @@ class ReadOptions:
         unrated: the rating that stands for none.
         time_format: see `recsys.data.times.TimeReader`.
         words_are_ids: whether `None` or `NA` is an id, as in an export of what was posted, and not a word for no value.
+        since_ms: Unix milliseconds; rows with an earlier time are left out.
         item_columns, user_columns: role → name of the column in the file of items or users.
     """
 
@@ -22,6 +23,7 @@ class ReadOptions:
     unrated: str | None = None
     time_format: str | None = None
     words_are_ids: bool = False
+    since_ms: int | None = None
     item_columns: Mapping[str, str] = field(default_factory=dict)
     user_columns: Mapping[str, str] = field(default_factory=dict)
 

@@ -33,7 +33,7 @@ from recsys.files.discovery import (
     open_ratings,
     open_users,
 )
-from recsys.files.entries import STDIN, Folder, locate
+from recsys.files.entries import STDIN, Entry, Folder, locate
 from recsys.files.items import ItemFile, MovieLens100KItems
 from recsys.files.options import AS_RECOGNISED, ReadOptions
 from recsys.files.parquet import ParquetFile
@@ -59,6 +59,7 @@ class Source:
         n_bytes: size of the ratings, uncompressed: the sum of the counts given to `on_bytes`.
         is_implicit: whether the rows are events or counts and their numbers are weights.
         n_unrated: rows read so far that stand for no rating, and were left out.
+        n_earlier: rows read so far that are earlier than the options say, and were left out.
         budget: counts the memory of everything that is read from this source.
     """
 
@@ -74,7 +75,8 @@ class Source:
     ) -> None:
         self.name = name
         self.is_implicit = columns.is_implicit
-        self.n_unrated = 0
+        self.n_unrated = self.n_earlier = 0
+        self._since_ms = options.since_ms
         self.n_bytes = table.entry.n_bytes
         self._table = table
         self._columns = columns
@@ -119,6 +121,9 @@ class Source:
                 for line, reason in sorted([*flaws, *problems]):
                     on_reject(Rejected(block.name or name, line, reason))
                 flaws = ()
+                if self._since_ms is not None:
+                    batch, n_earlier = batch.since(self._since_ms)
+                    self.n_earlier += n_earlier
                 if len(batch.line):
                     yield batch
         if n_rows == 0:
@@ -238,7 +243,7 @@ class Source:
 
 
 def open_source(
-    path: str | Path,
+    path: str | Path | Entry,
     *,
     items: str | Path | None = None,
     users: str | Path | None = None,
@@ -253,7 +258,7 @@ def open_source(
     file only the ratings are read, unless `items` or `users` is given. A path may continue inside a zip.
 
     Args:
-        path: the file, folder or zip.
+        path: the file, folder or zip; or a file that is open already.
         items, users: where to read items and users instead.
         format: one of `FORMATS`; `None` is `auto`.
         columns: `user_id`, `item_id`, `rating`, `rated_at`, `weight` or `event` → the column's name in the file, or its
@@ -269,7 +274,7 @@ def open_source(
     if format not in FORMATS:
         raise InputError(f"format {format!r} is not known: expected one of {', '.join(FORMATS)}; correct --format")
     mapping = dict(columns or {})
-    located = locate(path)
+    located = path if isinstance(path, Entry) else locate(path)
     ratings = choose_ratings(located, format) if isinstance(located, Folder) else located
     says_events = options.implicit or options.event_weights is not None
     table = open_ratings(ratings, format, mapping, min_columns=2 if says_events else 3)
@@ -283,7 +288,7 @@ def open_source(
     item_entry = find_metadata("items", items, beside)
     user_entry = find_metadata("users", users, beside)
     return Source(
-        "stdin" if str(path) == STDIN else shown_name(path),
+        path.name if isinstance(path, Entry) else "stdin" if str(path) == STDIN else shown_name(path),
         table,
         found,
         None if item_entry is None else open_items(item_entry, mapping, options.item_columns),

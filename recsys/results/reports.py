@@ -10,7 +10,8 @@ from recsys.results.lists import Ignored
 
 
 class LoadReport(Result):
-    """What became of a file: rows_read = inserted + updated + unchanged + rejected + unrated + withdrawn.
+    """What became of a file: rows_read = inserted + updated + unchanged + rejected + unrated +
+    withdrawn + earlier.
 
     All of them are rows of ratings or events.
     """
@@ -31,6 +32,7 @@ class LoadReport(Result):
     withdrawn: int = Field(
         default=0, description="Rows that were taken back over HTTP or are of an erased user, and were left out."
     )
+    earlier: int = Field(default=0, description="Rows from before --since, which were left out.")
     notices: list[str] = Field(default=[], description="What a person should know of how the file was read.")
 
 
