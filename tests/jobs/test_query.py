@@ -62,7 +62,7 @@ def test_reads_postgresql_with_its_own_times(engine: Engine, postgres_url: str) 
     report = load(engine, query, Settings(), options=ReadOptions(since_ms=parse_since("108h", now_ms())))
     assert (report.inserted, report.rejected) == (4, 0)
     refused = Query("DELETE FROM reviews", postgres_url)
-    with pytest.raises(InputError, match="syntax error|read-only"):  # the cursor takes no statement that writes
+    with pytest.raises(InputError, match=r"syntax error|read-only"):  # the cursor takes no statement that writes
         load(engine, refused, Settings())
 
 
