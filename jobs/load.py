@@ -14,13 +14,14 @@ from jobs.progress import Advance, progress
 from jobs.query import Query
 from jobs.rejects import Rejects, rejects_to
 from recsys.data.dataset import NO_TIME
-from recsys.data.encoding import IdEncoder, RatingColumns, collect
+from recsys.data.encoding import IdEncoder, RatingColumns, collect, split_deleted
 from recsys.data.messages import join_names, quote_value
 from recsys.data.rating_scale import summarize
 from recsys.data.rows import ItemRow, RatingBatch, Rejected, UserRow
 from recsys.database.clock import now_ms
 from recsys.database.engine import reading
 from recsys.database.items import put_items, upsert_items
+from recsys.database.rating_deletions import delete_ratings
 from recsys.database.ratings import has_explicit_ratings, preview_upsert, upsert_ratings
 from recsys.database.tombstones import read_buried, without_erased
 from recsys.database.users import upsert_users
@@ -109,6 +110,10 @@ def load(
         item_rows = read_items_file(source, rejects)
         n_items_rejected = rejects.count - n_rejected
         user_rows = read_users_file(source, rejects)
+    n_kept = len(ratings)
+    ratings, deleted = split_deleted(ratings)
+    if deleted is not None and append:
+        raise InputError(f"{source.name}: --append takes no event back: load the whole history without --append")
     with reading(engine) as connection:
         implicit, kind_notice = decide_kind(source, ratings, options, has_explicit_ratings(connection))
         user_rows = without_erased(user_rows, None if allow_erased else read_buried(connection))
@@ -119,6 +124,7 @@ def load(
             f"{source.name}: --since leaves earlier events out, and without --append the sum of the later ones would "
             "replace the whole; add --append"
         )
+    n_deleted = 0
     if dry_run:
         with reading(engine) as connection:
             done = preview_upsert(connection, ratings, implicit=implicit, allow_erased=allow_erased)
@@ -135,11 +141,13 @@ def load(
                 on_rows=lambda n_rows: advance(n_rows, n_rows),
                 guard=guard,
             )
+            if deleted is not None:
+                n_deleted = delete_ratings(engine, deleted, implicit=implicit, guard=guard)
     return LoadReport(
-        rows_read=len(ratings) + n_rejected + source.n_unrated + source.n_earlier,
+        rows_read=n_kept + n_rejected + source.n_unrated + source.n_earlier,
         inserted=done.inserted,
         updated=done.updated,
-        unchanged=done.unchanged,
+        unchanged=done.unchanged + n_kept - len(ratings) - n_deleted,
         rejected=n_rejected,
         users=len({*ratings.user_ids, *(row.user_id for row in user_rows)}),
         items=len({*ratings.item_ids, *(row.item_id for row in item_rows)}),
@@ -149,6 +157,7 @@ def load(
         rejects_file=str(rejects.path) if rejects.count and rejects.keep else None,
         kind="implicit" if implicit else "explicit",
         unrated=source.n_unrated,
+        deleted=n_deleted,
         earlier=source.n_earlier,
         withdrawn=done.withdrawn,
         notices=[*kind_notice, *notices_of(source, ratings, item_rows, user_rows)],

@@ -80,8 +80,8 @@ MapOption = Annotated[
     typer.Option(
         "--map",
         metavar="FIELD=COLUMN",
-        help="Column of a field: user_id, item_id, rating, rated_at, weight or event =NAME. For a file without a "
-        "header give numbers, the first column being 1. Repeat the option, or separate pairs by commas.",
+        help="Column of a field: user_id, item_id, rating, rated_at, weight, event or deleted =NAME. For a file "
+        "without a header give numbers, the first column being 1. Repeat the option, or separate pairs by commas.",
     ),
 ]
 
@@ -281,7 +281,7 @@ def columns_of(pairs: list[str] | None) -> dict[str, str] | None:
     Raises:
         UsageError: a pair is not FIELD=COLUMN, or the field does not exist.
     """
-    return pairs_of(pairs, "--map", ("user_id", "item_id", "rating", "rated_at", "weight", "event")) or None
+    return pairs_of(pairs, "--map", ("user_id", "item_id", "rating", "rated_at", "weight", "event", "deleted")) or None
 
 
 def pairs_of(pairs: list[str] | None, option: str, fields: Sequence[str]) -> dict[str, str]:

@@ -342,6 +342,8 @@ def show_load(console: Console, report: LoadReport) -> None:
             show_line(console, f"{n_rejected:,} rows of {name} rejected")
     if report.withdrawn:
         show_line(console, f"{report.withdrawn:,} rows left out: taken back over HTTP, or of erased users")
+    if report.deleted:
+        show_line(console, f"{report.deleted:,} ratings or events deleted, as the file says")
     if report.earlier:
         show_line(console, f"{report.earlier:,} rows left out: from before --since")
     for notice in report.notices:

@@ -31,7 +31,7 @@ class RatingColumns:
     Attributes:
         user_ids, item_ids: the distinct external ids, in the order in which they appeared.
         user_code, item_code: (n,) int32, positions in `user_ids` and `item_ids`.
-        rating: (n,) float64.
+        rating: (n,) float64; NaN where a row takes the feedback of its pair back, see `split_deleted`.
         rated_at: (n,) int64, Unix milliseconds, `NO_TIME` if unknown.
     """
 
@@ -193,6 +193,41 @@ def latest_rows(
             rows = np.concatenate([np.sort(keep(part)) for part in parts])
         kept.append(keep(rows))
     return kept.finish()
+
+
+def split_deleted(columns: RatingColumns) -> tuple[RatingColumns, RatingColumns | None]:
+    """Return the rows that are left, and one row for each pair that has only deletions left; `None` without deletions.
+
+    A deletion takes back the rows of its pair that are not newer; at an equal time, and without times, those before it
+    in the file.
+    """
+    is_deletion = np.isnan(columns.rating)
+    if not is_deletion.any():
+        return columns, None
+    pair = columns.user_code.astype(np.int64) * np.int64(len(columns.item_ids)) + columns.item_code
+    order = np.lexsort((columns.rated_at, pair))  # stable: equal times keep their order
+    ordered, deletes = pair[order], is_deletion[order]
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    position = np.where(deletes, np.arange(len(order)), -1)
+    last_deletion = np.maximum.reduceat(position, starts)
+    last = np.append(starts[1:], len(order)) - 1
+    group = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(order))))
+    left = np.sort(order[np.arange(len(order)) > last_deletion[group]])
+    return take_rows(columns, left), take_rows(columns, order[last[last_deletion == last]])
+
+
+def take_rows(columns: RatingColumns, rows: NDArray[np.int64]) -> RatingColumns:
+    """Return some rows, with the ids that occur in them."""
+    users, user_code = np.unique(columns.user_code[rows], return_inverse=True)
+    items, item_code = np.unique(columns.item_code[rows], return_inverse=True)
+    return RatingColumns(
+        user_ids=[columns.user_ids[code] for code in users.tolist()],
+        item_ids=[columns.item_ids[code] for code in items.tolist()],
+        user_code=user_code.astype(np.int32),
+        item_code=item_code.astype(np.int32),
+        rating=columns.rating[rows],
+        rated_at=columns.rated_at[rows],
+    )
 
 
 def sum_pairs(columns: RatingColumns) -> RatingColumns:

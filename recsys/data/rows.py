@@ -11,13 +11,18 @@ if TYPE_CHECKING:  # the server imports this module but reads no files
     import pyarrow as pa
 
 
+DELETION = np.nan
+"""Rating of a row that takes the feedback of its pair back: no rating that was read is NaN."""
+
+
 @dataclass(frozen=True, slots=True)
 class RatingBatch:
     """Checked ratings in the order of a file.
 
     Attributes:
         user_ids, item_ids: external ids, byte for byte, never null or blank.
-        rating: (n,) float64, at most `limits.MAX_RATING` in absolute value.
+        rating: (n,) float64, at most `limits.MAX_RATING` in absolute value; `DELETION` where the row takes the pair's
+            feedback back.
         rated_at: (n,) int64, Unix milliseconds in UTC, `NO_TIME` if the row has no time.
         line: (n,) int64, 1-based line of the file (row number in Parquet).
     """

@@ -34,7 +34,7 @@ MAX_READ_PER_USER = 4
 """Keys in the range of some users, for each of them, up to which the ratings of the whole range are read."""
 
 _PAIR = ("user_key", "item_key", "kind")
-_staged_ratings = Table(
+staged_ratings = Table(
     "staged_ratings",
     MetaData(),
     Column("user_key", schema.Key, primary_key=True, autoincrement=False),
@@ -93,8 +93,8 @@ def write_ratings(work: Work, kind: int, rows: Rows) -> tuple[int, int, int]:
         gone = lock_staged_users(connection)
         n_erased = 0
         if gone:
-            staged = _staged_ratings.c.user_key
-            n_erased = connection.execute(delete(_staged_ratings).where(staged.in_(gone))).rowcount
+            staged = staged_ratings.c.user_key
+            n_erased = connection.execute(delete(staged_ratings).where(staged.in_(gone))).rowcount
         written, n_new = write_staged_ratings(work, is_explicit=kind == schema.EXPLICIT)
         return n_new, written - n_new, n_erased
     # No other writer can change anything before this transaction ends: what was read is still so.
@@ -153,7 +153,7 @@ def read_stored(
         found: list[NDArray[Any]] = [part.users, part.items, part.rating, part.rated_at]
     else:
         stage_ratings(connection, kind, Rows.of_pairs(users, items))
-        statement = select(*columns).select_from(_staged_ratings.join(schema.ratings, _SAME_PAIR))
+        statement = select(*columns).select_from(staged_ratings.join(schema.ratings, SAME_PAIR))
         found = fetch_columns(connection, statement, (np.int64, np.int64, np.float64, np.int64))
     width = np.int64(max(items.max(initial=0), found[1].max(initial=0)) + 1)
     code: NDArray[np.int64] = found[0] * width + found[1]
@@ -176,12 +176,12 @@ def covers_range(users: NDArray[np.int64]) -> bool:
 def are_users(connection: Connection, users: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return which keys, ascending, are those of users: (n,)."""
     keys = np.unique(users)
-    known, stored = _staged_ratings.c.user_key, schema.users.c.user_key
+    known, stored = staged_ratings.c.user_key, schema.users.c.user_key
     if covers_range(users):
         statement = select(stored).where(stored.between(int(keys[0]), int(keys[-1]))).order_by(stored)
     else:
         stage_ratings(connection, schema.EXPLICIT, Rows.of_pairs(keys, np.zeros(len(keys), np.int64)))
-        statement = select(stored).join_from(_staged_ratings, schema.users, known == stored).order_by(stored)
+        statement = select(stored).join_from(staged_ratings, schema.users, known == stored).order_by(stored)
     (found,) = fetch_columns(connection, statement, (np.int64,))
     there: NDArray[np.bool_] = positions(found, users) >= 0
     return there
@@ -189,7 +189,7 @@ def are_users(connection: Connection, users: NDArray[np.int64]) -> NDArray[np.bo
 
 def stage_ratings(connection: Connection, kind: int, rows: Rows) -> None:
     """Replace the content of the temporary table of ratings."""
-    stage(connection, _staged_ratings, as_columns(kind, rows))
+    stage(connection, staged_ratings, as_columns(kind, rows))
 
 
 def as_columns(kind: int, rows: Rows) -> tuple[NDArray[Any], ...]:
@@ -212,7 +212,7 @@ def update_rows(connection: Connection, kind: int, rows: Rows) -> None:
     upsert(
         connection,
         schema.ratings,
-        select(_staged_ratings).order_by(_STAGED.user_key, _STAGED.item_key),
+        select(staged_ratings).order_by(_STAGED.user_key, _STAGED.item_key),
         key=_PAIR,
         set_=["rating", "rated_at"],
     )
@@ -258,7 +258,7 @@ def lock_staged_users(connection: Connection) -> Sequence[int]:
     Returns:
         Keys of staged users that were erased already.
     """
-    users, staged = schema.users.c, _staged_ratings.c
+    users, staged = schema.users.c, staged_ratings.c
     locked = (
         select(users.user_key)
         .where(users.user_key.in_(select(staged.user_key)))
@@ -271,8 +271,8 @@ def lock_staged_users(connection: Connection) -> Sequence[int]:
     return connection.scalars(select(some.c.user_key).select_from(joined).where(users.user_key.is_(None))).all()
 
 
-_STAGED, _STORED = _staged_ratings.c, schema.ratings.c
-_SAME_PAIR = and_(
+_STAGED, _STORED = staged_ratings.c, schema.ratings.c
+SAME_PAIR = and_(
     _STORED.user_key == _STAGED.user_key, _STORED.item_key == _STAGED.item_key, _STORED.kind == _STAGED.kind
 )
 _IS_NEW = _STORED.user_key.is_(None)
@@ -282,8 +282,8 @@ _IS_CHANGED = and_(
     or_(_STAGED.rating != _STORED.rating, _STAGED.rated_at.is_distinct_from(_STORED.rated_at)),
 )
 _NEW = (
-    select(_staged_ratings)
-    .select_from(_staged_ratings.outerjoin(schema.ratings, _SAME_PAIR))
+    select(staged_ratings)
+    .select_from(staged_ratings.outerjoin(schema.ratings, SAME_PAIR))
     .where(_IS_NEW)
     .order_by(_STAGED.user_key, _STAGED.item_key)
 )
@@ -295,7 +295,7 @@ _CHANGED = (
         _STAGED.rating,
         _STAGED.rated_at,
     )
-    .select_from(_staged_ratings.join(schema.ratings, _SAME_PAIR))
+    .select_from(staged_ratings.join(schema.ratings, SAME_PAIR))
     .where(_IS_CHANGED)
     .order_by(_STAGED.user_key, _STAGED.item_key)
 )
@@ -307,7 +307,7 @@ def read_staged_changes(connection: Connection) -> list[NDArray[Any]]:
     Returns:
         User keys; item keys; 1 for a rating that is new, 0 for a changed one; the change of the sum of the item.
     """
-    joined = _staged_ratings.outerjoin(schema.ratings, _SAME_PAIR)
+    joined = staged_ratings.outerjoin(schema.ratings, SAME_PAIR)
     gain = _STAGED.rating - func.coalesce(_STORED.rating, 0.0)
     statement = select(_STAGED.user_key, _STAGED.item_key, case((_IS_NEW, 1), else_=0), gain).select_from(joined)
     types = (np.int64, np.int64, np.int64, np.float64)

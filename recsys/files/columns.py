@@ -20,6 +20,10 @@ from recsys.files.options import AS_RECOGNISED, ReadOptions
 MIN_UNIX_SECONDS = 1e8
 
 
+DELETED = "deleted"
+"""Role of the column that says which rows take feedback back; a person names it."""
+
+
 @dataclass(frozen=True, slots=True)
 class ColumnPositions:
     """0-based positions of the columns of ratings or events.
@@ -28,6 +32,7 @@ class ColumnPositions:
         rating: of the rating, or of the weight of an event; `None` if each row counts 1.
         event: of the name of what happened, if it decides how much a row counts.
         is_implicit: whether the rows are events.
+        deleted: of what says that a row takes its pair's feedback back; `None` if no column does.
     """
 
     user_id: int
@@ -36,6 +41,7 @@ class ColumnPositions:
     rated_at: int | None
     event: int | None = None
     is_implicit: bool = False
+    deleted: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +120,14 @@ class Header:
         the file is refused unless `options` say what it holds.
 
         Args:
-            mapping: `user_id`, `item_id`, `rating`, `rated_at`, `weight` or `event` → a column's name or its number.
+            mapping: `user_id`, `item_id`, `rating`, `rated_at`, `weight`, `event` or `deleted` → a column's name or its
+                number.
             sample: returns all values of the first rows.
 
         Raises:
             InputError: a column is missing, ambiguous or mapped twice, or `mapping` has another key.
         """
-        roles = {**RATING_COLUMNS, **EVENT_COLUMNS}
+        roles = {**RATING_COLUMNS, **EVENT_COLUMNS, DELETED: ()}
         if unknown := sorted(mapping.keys() - roles.keys()):
             raise InputError(f"--map {unknown[0]}=…: expected one of {', '.join(roles)} before the '='; correct --map")
         found = {role: self._mapped(role, column) for role, column in mapping.items()}
@@ -150,7 +157,9 @@ class Header:
                 return self._events(found, options)
         if "rating" not in found:
             raise self._missing("rating", RATING_COLUMNS["rating"])
-        return ColumnPositions(found["user_id"], found["item_id"], found["rating"], found.get("rated_at"))
+        return ColumnPositions(
+            found["user_id"], found["item_id"], found["rating"], found.get("rated_at"), deleted=found.get(DELETED)
+        )
 
     def _events(self, found: dict[str, int], options: ReadOptions) -> ColumnPositions:
         """Return the columns of events: with the name of the event if it has a weight, else with a weight or none."""
@@ -167,7 +176,8 @@ class Header:
             weight = found.get("rating")
             if weight is None:
                 weight = self._by_word("weight", EVENT_COLUMNS["weight"], taken)
-        return ColumnPositions(found["user_id"], found["item_id"], weight, found.get("rated_at"), event, True)
+        user, item, rated_at = found["user_id"], found["item_id"], found.get("rated_at")
+        return ColumnPositions(user, item, weight, rated_at, event, True, found.get(DELETED))
 
     def _by_order(
         self, said_implicit: bool, implicit: bool | None, sample: Callable[[], Sequence[Sequence[object]]]

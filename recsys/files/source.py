@@ -6,25 +6,27 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recsys.data.budget import MemoryBudget
 from recsys.data.checks import (
     Problems,
     check_ids,
+    decode_text,
     refuse_id_type,
     refuse_rating_type,
     refuse_time_type,
     values_where,
 )
 from recsys.data.dataset import NO_TIME
-from recsys.data.limits import FIX_LINE
+from recsys.data.limits import FIX_LINE, NOTHING
 from recsys.data.messages import join_names, printable, quote_value
 from recsys.data.numbers import NumberReader
-from recsys.data.rows import ItemRow, RatingBatch, Rejected, UserRow
+from recsys.data.rows import DELETION, ItemRow, RatingBatch, Rejected, UserRow
 from recsys.data.times import TimeReader
 from recsys.errors import InputError
-from recsys.files.columns import ColumnPositions, Header
+from recsys.files.columns import DELETED, ColumnPositions, Header
 from recsys.files.discovery import (
     FORMATS,
     choose_ratings,
@@ -47,6 +49,7 @@ __all__ = ["FORMATS", "ItemRow", "RatingBatch", "Rejected", "Source", "UserRow",
 BATCH_ROWS = 250_000
 SHARE_DESCRIBED = 0.5
 """Share of the rated items below which a file of items is remarked on."""
+NOT_DELETED = NOTHING | {"", "0", "0.0", "false", "f", "no", "n"}
 N_SAMPLED = 200
 """Rows that are looked at when a file is opened."""
 
@@ -106,6 +109,7 @@ class Source:
         columns = self._columns
         roles = {"user_id": columns.user_id, "item_id": columns.item_id, "rating": columns.rating}
         roles |= {"rated_at": columns.rated_at, "event": columns.event}
+        roles[DELETED] = columns.deleted
         positions = {role: position for role, position in roles.items() if position is not None}
         wanted = list(positions.values())
         name = self._table.entry.name
@@ -183,6 +187,10 @@ class Source:
         time_problems: Problems = {}
         if "rated_at" in columns:
             rated_at, time_problems = self._times.read(columns["rated_at"])
+        if DELETED in columns:
+            deleted = are_deleted(columns[DELETED])
+            rating, unrated = np.where(deleted, DELETION, rating), unrated & ~deleted
+            rating_problems = {i: why for i, why in rating_problems.items() if not deleted[i]}
         # Of several problems of a row, the first column's is reported.
         problems = time_problems | rating_problems | item_problems | user_problems
         good = ~unrated
@@ -307,6 +315,13 @@ def first_records(table: TabularFile, n: int) -> list[list[object]]:
         if len(rows) == n:
             break
     return rows
+
+
+def are_deleted(column: pa.Array) -> NDArray[np.bool_]:
+    """Return which rows a column of deletions says are deleted, (n,): by a truth, a number but 0, a time or a word."""
+    words = pc.ascii_lower(pc.utf8_trim_whitespace(decode_text(column).cast(pa.string()).fill_null("")))
+    kept: NDArray[np.bool_] = pc.is_in(words, pa.array(sorted(NOT_DELETED))).to_numpy(zero_copy_only=False)
+    return ~kept
 
 
 def weigh_events(column: pa.Array, weights: Mapping[str, float]) -> tuple[NDArray[np.float64], Problems]:

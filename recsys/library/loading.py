@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.data.dataset import Ratings
-from recsys.data.encoding import as_ratings, collect
+from recsys.data.encoding import as_ratings, collect, split_deleted
 from recsys.data.features import build_features_of_rows
 from recsys.data.frames import ratings_from_frame
 from recsys.data.rows import ItemRow, RatingBatch, Rejected, UserRow
@@ -141,6 +141,7 @@ def _from_file(
             yield batch
 
     encoded = collect(counted(source.ratings(rejects.append)), take=partial(source.budget.take, name=source.name))
+    encoded, _ = split_deleted(encoded)
     if len(rejects) > n_kept:
         raise MostlyBadError(
             f"{source.name}: {len(rejects):,} of {n_kept + len(rejects):,} rows were rejected; the first: {rejects[0]}"

@@ -11,7 +11,7 @@ from recsys.results.lists import Ignored
 
 class LoadReport(Result):
     """What became of a file: rows_read = inserted + updated + unchanged + rejected + unrated +
-    withdrawn + earlier.
+    withdrawn + deleted + earlier.
 
     All of them are rows of ratings or events.
     """
@@ -32,6 +32,7 @@ class LoadReport(Result):
     withdrawn: int = Field(
         default=0, description="Rows that were taken back over HTTP or are of an erased user, and were left out."
     )
+    deleted: int = Field(default=0, description="Ratings and events that rows of the file took back.")
     earlier: int = Field(default=0, description="Rows from before --since, which were left out.")
     notices: list[str] = Field(default=[], description="What a person should know of how the file was read.")
 
