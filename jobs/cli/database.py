@@ -101,8 +101,8 @@ def load_command(
         recsys load ratings.csv --unrated 0 --time-format '%d/%m/%Y'
         recsys load s3://bucket/ratings/
         recsys load ratings.csv --since 7d
-        recsys load --from-query "SELECT customer AS user_id, sku AS item_id, stars AS rating, at FROM reviews"
-        recsys load --from-query "SELECT * FROM clicks WHERE at >= :since" --since 36h --append
+        recsys load --from-query "SELECT customer, item, stars, at FROM reviews"
+        recsys load --from-query "SELECT * FROM clicks" --since 36h --append
         recsys load ratings.csv --dry-run
     """
     if (path is None) == (from_query is None):

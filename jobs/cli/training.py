@@ -1,7 +1,7 @@
 """`recsys train`, `recsys evaluate` and `recsys nightly`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import Annotated, get_args
 
 import typer
 
@@ -38,9 +38,6 @@ from jobs.cli.options import (
 )
 from jobs.cli.stopping import stoppable
 from recsys.errors import InputError
-
-if TYPE_CHECKING:
-    from recsys.settings import Settings
 
 DETAILED_EXIT_CODES = {"published": 0, "not_better": 10, "nothing_new": 11, "some_refused": 12}
 
@@ -234,7 +231,7 @@ def nightly_command(
         recsys nightly
         recsys nightly --source /data/ratings.csv --json
         recsys nightly --source events.jsonl --event-weights view=1,cart=3 --append
-        recsys nightly --from-query "SELECT * FROM reviews WHERE at >= :since" --since 3d
+        recsys nightly --from-query "SELECT * FROM reviews" --since 3d
         recsys nightly --detailed-exit-code
         recsys nightly --architecture dot
         recsys nightly --dry-run
@@ -247,6 +244,7 @@ def nightly_command(
     from jobs.overrides import read_overrides
     from jobs.query import Query
     from recsys.results import NightlyReport, Objective
+    from recsys.settings import Settings
 
     load_options: LoadOptions = {
         "items": items,

@@ -267,6 +267,11 @@ def translate_store_errors(name: str, scheme: str) -> Iterator[None]:
     """Turn errors of an object store into an `InputError` that names the fix."""
     try:
         yield
+    except ImportError as error:
+        raise InputError(
+            f"{name} cannot be read: this build of pyarrow has no client of {scheme}://; install pyarrow from PyPI (pip "
+            "install --force-reinstall pyarrow), or copy the files to the disk first"
+        ) from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{name} does not exist: expected a file or folder of ratings; check the address") from error
     except (OSError, ValueError) as error:
