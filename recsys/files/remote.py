@@ -269,7 +269,7 @@ def translate_store_errors(name: str, scheme: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise InputError(
-            f"{name} cannot be read: this build of pyarrow has no client of {scheme}://; install pyarrow from PyPI (pip "
+            f"{name} cannot be read: this build of pyarrow has no client of {scheme}://; install the one of PyPI (pip "
             "install --force-reinstall pyarrow), or copy the files to the disk first"
         ) from error
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -185,6 +185,79 @@ class TestObjectStore:
 Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
 
 
+@pytest.fixture
+def serve() -> Iterator[Callable[[Answer], str]]:
+    servers = []
+
+    def start(answer: Answer) -> str:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                answer(self)
+
+            def do_HEAD(self) -> None:
+                answer(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_address[1]}/ratings.csv"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def without_keys(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """Name a store, and take every key of S3 away."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address.removesuffix("/ratings.csv"))
+
+
+def test_a_store_that_refuses_without_keys_names_their_variables(
+    serve: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(403)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    without_keys(monkeypatch, serve(refuse))
+    with pytest.raises(InputError, match=r"may not be read.*AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
+        rows("s3://shop/ratings.csv")
+
+
+def test_a_store_that_sends_half_an_object(serve: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(CSV)))
+        handler.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+        handler.end_headers()
+        if handler.command == "GET":
+            handler.wfile.write(CSV[:30])
+
+    without_keys(monkeypatch, serve(half))
+    with pytest.raises(InputError, match=r"cannot be read|cut short"):
+        rows("s3://shop/ratings.csv")
+
+
+@pytest.mark.parametrize("scheme", ["gs", "az"])
+def test_a_build_without_the_client_of_a_store_names_the_package(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ImportError("The pyarrow installation is not built with support for it")
+
+    from pyarrow import fs
+
+    monkeypatch.setattr(fs, {"gs": "GcsFileSystem", "az": "AzureFileSystem"}[scheme], missing)
+    with pytest.raises(InputError, match=rf"no client of {scheme}://; install"):
+        rows(f"{scheme}://shop/ratings.csv")
+
+
 def test_a_store_whose_names_lead_out_of_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
@@ -201,28 +274,6 @@ def test_a_store_whose_names_lead_out_of_the_folder(monkeypatch: pytest.MonkeyPa
 
 class TestWebServer:
     """https:// is read by Python's client; http here."""
-
-    @pytest.fixture
-    def serve(self) -> Iterator[Callable[[Answer], str]]:
-        servers = []
-
-        def start(answer: Answer) -> str:
-            class Handler(http.server.BaseHTTPRequestHandler):
-                def do_GET(self) -> None:
-                    answer(self)
-
-                def log_message(self, *_: object) -> None:
-                    pass
-
-            server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-            servers.append(server)
-            return f"http://127.0.0.1:{server.server_address[1]}/ratings.csv"
-
-        yield start
-        for server in servers:
-            server.shutdown()
-            server.server_close()
 
     @staticmethod
     def sends(data: bytes, length: int, pause: float = 0) -> Answer:
