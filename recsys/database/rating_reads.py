@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 100_000
 """Ratings that are aimed at with the next range of users."""
-FIRST_USERS = 1000
+FIRST_USERS = 100
+"""Users of the first range."""
 _COLUMN_TYPES = (np.int64, np.int64, np.int64, np.float64, np.int64)
 
 
@@ -50,20 +51,21 @@ def stream_stored(connection: Connection) -> Iterator[StoredRatings]:
     if is_sqlite(connection.engine):
         image = read_image(cast(sqlite3.Connection, connection.connection.dbapi_connection))
     if image is None:
-        yield from stream_ranges(connection)
+        user = schema.ratings.c.user_key
+        first, last = connection.execute(select(func.min(user), func.max(user))).one()
+        if first is not None:
+            yield from stream_ranges(connection, first, last)
         return
     root = connection.exec_driver_sql("SELECT rootpage FROM sqlite_master WHERE name = 'ratings'").scalar_one()
     for columns in decode_table(image, int(root), _COLUMN_TYPES, NO_TIME):
         yield StoredRatings(*columns)
 
 
-def stream_ranges(connection: Connection) -> Iterator[StoredRatings]:
-    """Yield all ratings as `stream_stored` does, of one range of users after the other."""
-    user = schema.ratings.c.user_key
-    first, last = connection.execute(select(func.min(user), func.max(user))).one()
+def stream_ranges(connection: Connection, first: int, last: int) -> Iterator[StoredRatings]:
+    """Yield the ratings of the users with keys from `first` to `last`, of one range after the other."""
     n_users = FIRST_USERS
-    while first is not None and first <= last:
-        part = read_range(connection, first, first + n_users - 1)
+    while first <= last:
+        part = read_range(connection, first, min(first + n_users - 1, last))
         first += n_users
         n_users = max(1, min(n_users * 8, n_users * ROWS_AT_ONCE // max(len(part.users), 1)))
         if len(part.users):

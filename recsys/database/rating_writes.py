@@ -27,7 +27,7 @@ from recsys.data.keyed import positions
 from recsys.database import schema
 from recsys.database.driver_errors import ConflictError
 from recsys.database.engine import ATTEMPTS, copy_in, fetch_columns, stage, upsert, writers_overlap
-from recsys.database.rating_reads import read_range, stream_stored
+from recsys.database.rating_reads import stream_ranges, stream_stored
 from recsys.database.work import Work
 
 MAX_READ_PER_USER = 4
@@ -148,9 +148,11 @@ def read_stored(
     stored = schema.ratings.c
     columns = (stored.user_key, stored.item_key, stored.rating, func.coalesce(stored.rated_at, NO_TIME))
     if covers_range(users):
-        part = read_range(connection, int(users[0]), int(users[-1]))
-        part = part.where(part.kind == kind)
-        found: list[NDArray[Any]] = [part.users, part.items, part.rating, part.rated_at]
+        parts = [Rows.of_pairs(np.empty(0, np.int64), np.empty(0, np.int64))]
+        for part in stream_ranges(connection, int(users[0]), int(users[-1])):
+            part = part.where((part.kind == kind) & (positions(users, part.users) >= 0))
+            parts.append(Rows(part.users, part.items, part.rating, part.rated_at))
+        found = [np.concatenate(column) for column in zip(*parts, strict=True)]
     else:
         stage_ratings(connection, kind, Rows.of_pairs(users, items))
         statement = select(*columns).select_from(staged_ratings.join(schema.ratings, SAME_PAIR))
