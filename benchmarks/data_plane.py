@@ -86,7 +86,7 @@ def digests(url: str) -> dict[str, str]:
     found = {}
     with reading(connect(url)) as connection:
         for table in tables():
-            if table.name not in ("audit_log", "changes", "change_counter", "job_runs"):
+            if table.name not in ("audit_log", "audit_head", "changes", "change_counter", "job_runs"):
                 digest = TableDigest(table)
                 for batch in read_batches(connection, table):
                     digest.update(batch)
@@ -149,10 +149,10 @@ def main() -> None:
                     f"{found['rows'] / arrays:,.0f}",
                     f"{found['MiB']:,.0f}",
                 )
+        console = Console()
+        console.print(table)
         moves = measure_moves(folder, moved, folder / "fewer.csv")
         server.cleanup()
-    console = Console()
-    console.print(table)
     console.print(f"backup and verified restore of {arguments.backup_ratings:,} ratings: {moves['restored']:.1f} s")
     console.print(f"SQLite to PostgreSQL and back, equal: {moves['moved']:.1f} s")
 
