@@ -99,8 +99,8 @@ def token_command(
     and as the secret the SHA-256 of the key's text, in hex. The token has at most the scopes `lists:read`,
     `ratings:read` and `ratings:write` of the key, and ends with it.
 
-        TOKEN=$(recsys keys token "web shop" --user 196)
-        curl -H "Authorization: Bearer $TOKEN" http://127.0.0.1:8000/v1/users/196/recommendations
+        recsys keys token "web shop" --user 196
+        curl -H "Authorization: Bearer TOKEN" http://127.0.0.1:8000/v1/users/196/recommendations
     """
     from jobs.cli.show import show
     from recsys.database.clock import now_ms

@@ -3,7 +3,7 @@
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -88,6 +88,7 @@ def connect(
         lambda _dialect, _record, arguments, options: open_file(*arguments, create=create, **options),
     )
     event.listen(engine, "begin", lambda connection: _begin_sqlite(connection, busy_seconds))
+    event.listen(engine, "close", lambda connection, _: _end_transaction(connection))
     return engine
 
 
@@ -108,6 +109,16 @@ def _checked_url(url: str) -> URL:
     if sqlite3.sqlite_version_info < MIN_SQLITE:
         raise InputError(f"SQLite {sqlite3.sqlite_version} is too old: 3.39 or newer is needed")
     return parsed.set(drivername="sqlite")
+
+
+def _end_transaction(connection: sqlite3.Connection) -> None:
+    """Roll back what a connection that is about to be closed has begun.
+
+    While a cursor with rows left lives, as in the traceback of an interrupt, SQLite only closes the connection later,
+    and its transaction would keep the file locked against the writes that note the interrupt.
+    """
+    with suppress(sqlite3.Error):
+        connection.rollback()
 
 
 def _begin_sqlite(connection: Connection, busy_seconds: float) -> None:

@@ -65,18 +65,34 @@ def decode_table(
     for first in range(0, len(leaves), PAGES_AT_ONCE):
         starts = leaves[first : first + PAGES_AT_ONCE]
         between = separators[first : first + PAGES_AT_ONCE]
-        n_cells = words[starts + 3].astype(np.int64)
-        # Where all leaves have the same depth, one row of an inner page lies between each leaf and the next one.
-        ends = np.cumsum(n_cells) + np.arange(len(starts))
-        cells = np.empty(int(n_cells.sum()) + len(between), np.int64)
-        is_leaf = np.ones(len(cells), bool)
-        is_leaf[ends[: len(between)]] = False
-        number = np.arange(int(n_cells.sum())) - np.repeat(np.cumsum(n_cells) - n_cells, n_cells)
-        at = np.repeat(starts, n_cells)
-        cells[is_leaf] = at + words[at + 8 + 2 * number]
-        cells[~is_leaf] = between
-        if len(cells):
-            yield decode_records(image, longs, cells, dtypes, null)
+        try:
+            cells = find_cells(words, starts, between)
+            columns = decode_records(image, longs, cells, dtypes, null) if len(cells) else []
+        except IndexError:
+            raise damaged("a row lies outside of its page") from None
+        if columns:
+            yield columns
+
+
+def find_cells(words: NDArray[Any], starts: NDArray[np.int64], between: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where the rows of some leaves begin, with the row after each leaf.
+
+    Args:
+        words: (n_bytes − 1,) the two bytes from each position on, as a number.
+        starts: where the leaves begin.
+        between: where the row after each begins; the last leaf of the table has none.
+    """
+    n_cells = words[starts + 3].astype(np.int64)
+    # Where all leaves have the same depth, one row of an inner page lies between each leaf and the next one.
+    ends = np.cumsum(n_cells) + np.arange(len(starts))
+    cells = np.empty(int(n_cells.sum()) + len(between), np.int64)
+    is_leaf = np.ones(len(cells), bool)
+    is_leaf[ends[: len(between)]] = False
+    number = np.arange(int(n_cells.sum())) - np.repeat(np.cumsum(n_cells) - n_cells, n_cells)
+    at = np.repeat(starts, n_cells)
+    cells[is_leaf] = at + words[at + 8 + 2 * number]
+    cells[~is_leaf] = between
+    return cells
 
 
 def find_leaves(image: NDArray[np.uint8], root: int, page_bytes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -87,12 +103,18 @@ def find_leaves(image: NDArray[np.uint8], root: int, page_bytes: int) -> tuple[N
     """
     leaves: list[int] = []
     separators: list[int] = []
+    n_left = len(image) // page_bytes
     open_pages: list[tuple[bool, int]] = [(True, root)]  # a page to go through, or a row; the next one last
     while open_pages:
         is_page, where = open_pages.pop()
         if not is_page:
             separators.append(where)
             continue
+        n_left -= 1
+        if n_left < 0:
+            raise damaged("its pages lead back to themselves")
+        if not 1 <= where <= len(image) // page_bytes:
+            raise damaged(f"there is no page {where}")
         start = (where - 1) * page_bytes
         kind = int(image[start])
         if kind == _LEAF:

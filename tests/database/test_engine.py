@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine, insert, select, text
+from sqlalchemy import Engine, event, insert, select, text
 
 from recsys.database import engine as database
 from recsys.database import schema
@@ -60,6 +60,24 @@ def test_a_transaction_that_fails_leaves_nothing(engine: Engine) -> None:
         raise RuntimeError("half way")
     with reading(engine) as connection:
         assert connection.execute(select(schema.users)).all() == []
+
+
+def test_an_interrupt_while_rows_are_left_locks_nobody_out(sqlite_engine: Engine) -> None:
+    """The traceback keeps a cursor with rows, and so SQLite keeps the connection, which must not keep its lock."""
+    engine = connect(sqlite_engine.url.render_as_string(), busy_seconds=0.2)
+
+    def interrupt(*given: object) -> None:
+        if str(given[2]).startswith("SELECT 1"):
+            raise KeyboardInterrupt
+
+    event.listen(engine, "after_cursor_execute", interrupt)
+    with pytest.raises(KeyboardInterrupt) as interrupted, writing(engine) as connection:
+        connection.execute(insert(schema.users).values(user_id="u"))
+        connection.execute(text("SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3"))
+    with writing(engine) as connection:
+        assert connection.execute(select(schema.users)).all() == []
+    assert interrupted.tb is not None
+    engine.dispose()
 
 
 def test_rows_in_and_out_keep_every_byte(engine: Engine) -> None:

@@ -95,3 +95,30 @@ def test_refuses_pages_of_another_table(tmp_path: Path, table: str) -> None:
         assert image is not None
         with pytest.raises(DatabaseError, match="integrity_check"):
             list(sqlite_image.decode_table(image, 2, (np.int64, np.int64), NO_TIME))
+
+
+def test_damaged_pages_are_refused_or_read_and_never_end_in_a_loop(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "x.db")) as connection:
+        connection.execute("PRAGMA page_size = 512")
+        connection.execute("CREATE TABLE t (a INTEGER, b INTEGER, PRIMARY KEY (a)) WITHOUT ROWID")
+        connection.executemany("INSERT INTO t VALUES (?, ?)", [(i * 1000, i) for i in range(3000)])
+        connection.commit()
+        image = sqlite_image.read_image(connection)
+    assert image is not None
+    random = np.random.default_rng(0)
+    root = slice(512, 1024)  # page 2, whose children are inner pages and leaves
+    refused = 0
+    for _ in range(300):
+        damaged = image.copy()
+        of_root = random.random() < 0.5
+        places = random.integers(root.start, root.stop, 4) if of_root else random.integers(1024, len(image), 40)
+        damaged[places] = random.integers(0, 256, len(places))
+        try:
+            list(sqlite_image.decode_table(damaged, 2, (np.int64, np.int64), NO_TIME))
+        except DatabaseError:
+            refused += 1
+    assert refused > 100
+    image = image.copy()
+    image[520:524] = np.frombuffer((2).to_bytes(4, "big"), np.uint8)  # its last child is itself
+    with pytest.raises(DatabaseError, match="lead back"):
+        list(sqlite_image.decode_table(image, 2, (np.int64, np.int64), NO_TIME))

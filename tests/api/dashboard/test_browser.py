@@ -252,13 +252,16 @@ def test_planted_faults_are_named_on_health(opened: Opened) -> None:
 def test_a_click_on_the_map_of_users_opens_one(opened: Opened) -> None:
     page = opened.follow("user", "Users on the map")
     page.wait_for_function(FIGURES_DRAWN)
-    x, y, user_id = page.evaluate(
-        """() => {
+    first_user = """() => {
           const plot = document.querySelector('.js-plotly-plot'), users = plot._fullData[1];
           const { xaxis, yaxis } = plot._fullLayout, box = plot.querySelector('.nsewdrag').getBoundingClientRect();
           return [box.x + xaxis.d2p(users.x[0]), box.y + yaxis.d2p(users.y[0]), users.customdata[0]];
         }"""
-    )
+    before = None
+    while (place := page.evaluate(first_user)) != before:  # figures that are drawn above it move it
+        before = place
+        page.wait_for_timeout(100)
+    x, y, user_id = place
     page.mouse.move(x, y)
     page.locator(".hovertext").first.wait_for()
     page.mouse.click(x, y)

@@ -56,7 +56,7 @@ def connected(recsys: Recsys) -> "closing[sqlite3.Connection]":
 
 
 def all_rows(recsys: Recsys) -> Rows:
-    """Return every row of every table, except the leases and the record of runs, which each run changes."""
+    """Return every row of every table, except those that each run changes: leases, runs, and files it wrote."""
     with connected(recsys) as connection:
         names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         assert {"users", "items", "ratings", "changes"} <= set(names)
@@ -66,7 +66,7 @@ def all_rows(recsys: Recsys) -> Rows:
                 key=repr,
             )
             for name in names
-            if name not in ("job_leases", "job_runs")
+            if name not in ("job_leases", "job_runs", "made_files")
         }
 
 
