@@ -71,8 +71,12 @@ def plain(content: bytes, n: int, head: bytes = HEADER) -> Callable[[Path], None
 @pytest.mark.parametrize(
     ("name", "write"),
     [
-        ("ratings.zip", zip_bomb),
-        ("open-quote.csv", plain(b"a,b,3\n" * 100_000, 100, HEADER + b'u,"open,3\n')),
+        pytest.param("ratings.zip", zip_bomb, marks=pytest.mark.long),
+        pytest.param(
+            "open-quote.csv",
+            plain(b"a,b,3\n" * 100_000, 100, HEADER + b'u,"open,3\n'),
+            marks=pytest.mark.long,
+        ),
         ("quotes.csv", plain(b'"' * (1 << 20), 60)),
         ("columns.csv", plain(b"," * (1 << 20), 30)),
         ("one-line.csv", plain(b"x" * (1 << 20), 60)),

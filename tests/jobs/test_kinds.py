@@ -66,7 +66,7 @@ KINDS = {
     "half stars": Kind("user_id,item_id,stars", choice("4", "4.5", "5"), choice("0.5", "1.5", "2"), (0.5, 5)),
     "one to ten": Kind("user_id,item_id,rating", choice("8", "9", "10"), choice("1", "3", "5"), (1, 10)),
 }
-SHORT = ("counts", "half stars")
+SHORT = ("counts",)
 
 
 def write(path: Path, kind: Kind) -> None:
