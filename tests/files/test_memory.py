@@ -80,7 +80,7 @@ def plain(content: bytes, n: int, head: bytes = HEADER) -> Callable[[Path], None
         ("quotes.csv", plain(b'"' * (1 << 20), 60)),
         ("columns.csv", plain(b"," * (1 << 20), 30)),
         ("one-line.csv", plain(b"x" * (1 << 20), 60)),
-        ("empty-lines.csv", plain(b"\n" * (1 << 20), 4)),
+        pytest.param("empty-lines.csv", plain(b"\n" * (1 << 20), 4), marks=pytest.mark.long),
         ("nul.csv", plain(b"\0" * (1 << 20), 60)),
     ],
 )

@@ -16,16 +16,13 @@ from recsys.database import schema
 from recsys.database.engine import connect, reading
 from recsys.database.models import live_numbers
 from tests.conftest import expire_leases
-from tests.jobs.cli.test_main import Recsys, free_port
+from tests.jobs.cli.test_main import QUICK, Recsys, free_port
 
 
 @pytest.fixture(scope="module")
 def ratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ratings")
     return sample.write(folder, sample.generate(n_users=100, n_items=45, n_ratings=2000, seed=3))
-
-
-QUICK = "[train]\nn_epochs = 4\nn_factors = 8\n"
 
 
 @pytest.fixture

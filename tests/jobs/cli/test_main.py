@@ -42,6 +42,9 @@ class Recsys:
         return [sys.executable, "-m", "jobs.cli.main", *arguments]
 
 
+QUICK = "[train]\nn_epochs = 4\nn_factors = 8\n"
+
+
 @pytest.fixture(scope="module")
 def ratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small generated sample: ratings.csv and items.csv."""
@@ -88,7 +91,7 @@ def test_the_main_job_from_file_to_answers(recsys: Recsys, ratings: Path) -> Non
 
 
 def test_nightly_publishes_then_finds_nothing_new_then_trains_on_what_came(recsys: Recsys, ratings: Path) -> None:
-    (recsys.folder / "recsys.toml").write_text("[train]\nn_epochs = 4\nn_factors = 8\n")
+    (recsys.folder / "recsys.toml").write_text(QUICK)
     first = recsys.json("nightly", "--source", str(ratings))
     assert first["status"] == "published"
     assert [training["objective"] for training in first["trainings"]] == ["rating", "ranking"]
@@ -222,6 +225,7 @@ def demo(recsys: Recsys, *arguments: str) -> Iterator[tuple[subprocess.Popen[str
 
 
 def test_demo_prints_three_requests_that_work(on_sqlite: Recsys, ratings: Path) -> None:
+    (on_sqlite.folder / "recsys.toml").write_text(QUICK)
     with demo(on_sqlite, "--data", str(ratings), "--json") as (process, port):
         assert process.stdout is not None
         line = process.stdout.readline()
