@@ -214,6 +214,7 @@ Time = Annotated[datetime, BeforeValidator(_to_time, json_schema_input_type=date
 StrictN = Annotated[N, Field(strict=True)]
 StrictMinRatings = Annotated[MinRatings, Field(strict=True)]
 StrictYear = Annotated[Year, Field(strict=True)]
+StrictDiversity = Annotated[Diversity, Field(strict=True)]
 
 
 class FeedbackRow(Body):
@@ -329,7 +330,7 @@ class ListsBody(FilterBody):
     candidates: list[str] | None = Field(
         default=None, max_length=100_000, description="Ids of the items to choose from; null: all items."
     )
-    diversity: Diversity = 0.0
+    diversity: StrictDiversity = 0.0
     explain: StrictBool = Field(default=False, description="Explain the score of every item.")
     model: ModelChoice | None = None
     fields: UserFields = Field(default_factory=list)
