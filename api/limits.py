@@ -8,9 +8,7 @@ from limits import parse
 from limits.storage import MemoryStorage
 
 from recsys.errors import TooManyError
-
-WORKERS = "WEB_CONCURRENCY"
-"""The environment variable with the number of server processes of this machine, which `recsys serve` sets."""
+from recsys.settings import WORKERS
 
 
 class RateLimits:

@@ -19,10 +19,9 @@ from jobs.logs import logging_config
 from recsys.database.engine import connect, reading
 from recsys.database.keys import KeyRing, read_keyring
 from recsys.errors import DatabaseError, InputError
-from recsys.settings import Settings, load_settings
+from recsys.settings import WORKERS, Settings, load_settings
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-WORKERS = "WEB_CONCURRENCY"
 KEY_REQUIRED = "RECSYS_KEY_REQUIRED"
 ROOT_PATH = "RECSYS_ROOT_PATH"
 DASHBOARD = "RECSYS_DASHBOARD"

@@ -33,6 +33,10 @@ def parse_event_weights(text: str, option: str = "--event-weights") -> dict[str,
     return weights
 
 
+WORKERS = "WEB_CONCURRENCY"
+"""The environment variable with the number of server processes of this machine, which `recsys serve` sets."""
+
+
 class Settings(BaseSettings):
     """Settings from `RECSYS_…` environment variables and a `.env` file in the working directory.
 

@@ -137,7 +137,7 @@ def erase_from_files(engine: Engine, user_id: str) -> tuple[list[str], list[str]
 
 
 def _take_out(file: MadeFile) -> Callable[[str], int]:
-    # Here, since a server that erases nobody does not need what reads files.
+    # Imported here: of a server, only an erasure needs the readers of files.
     from recsys.files.erasing import erase_from_rejects, erase_from_table
 
     return partial(erase_from_rejects if file.kind == "rejects" else erase_from_table, file.path)

@@ -99,7 +99,7 @@ class ItemList(Result):
     degraded: bool | None = Field(
         default=None,
         exclude_if=is_absent,
-        description="True while the database cannot be read: what was rated since may be missing.",
+        description="True while the database cannot be read: ratings posted since then may be missing.",
     )
     notice: str | None = Field(
         default=None, exclude_if=is_absent, description="What changed since the page before, if it matters."
@@ -127,7 +127,7 @@ class UserLists(Result):
     degraded: bool | None = Field(
         default=None,
         exclude_if=is_absent,
-        description="True while the database cannot be read: what was rated since may be missing.",
+        description="True while the database cannot be read: ratings posted since then may be missing.",
     )
 
 

@@ -104,7 +104,7 @@ def test_promise_8_no_byte_of_an_erased_person_is_left(
         assert str(folder) not in answer.text.replace("journal", "")
         assert client.get(f"/v1/users/{ID}/recommendations").json()["source"] == "popularity"
         assert client.delete(f"/v1/users/{ID}").status_code == 404
-        with reading(known_engine) as connection:  # a program that reads keeps nobody from cutting the log later
+        with reading(known_engine) as connection:  # a transaction that ends, so that the log can be cut off
             assert ID not in connection.scalars(select(schema.users.c.user_id)).all()
     # The test's own client logs what it sends, and its uvicorn has an access log, which `recsys serve` turns off.
     logged = [vars(record) for record in caplog.records if record.name.partition(".")[0] in ("recsys", "api", "jobs")]
