@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -38,6 +39,9 @@ def explain_interrupt(explain: Callable[[], str]) -> Iterator[None]:
 def sigterm_interrupts() -> Iterator[None]:
     """Let SIGTERM end the block as Ctrl-C does, so that it releases its lease and records its end.
 
+    Python drops an exception that a signal raises while the garbage collector calls a finaliser; such an interruption
+    of the block, by SIGTERM or Ctrl-C, is raised again shortly after.
+
     Raises:
         Terminated: SIGTERM arrived.
     """
@@ -50,7 +54,44 @@ def sigterm_interrupts() -> Iterator[None]:
     level, before = pool.level, signal.signal(signal.SIGTERM, stop)
     pool.setLevel(logging.CRITICAL)
     try:
-        yield
+        with dropped_interrupts_again():
+            yield
     finally:
         pool.setLevel(level)
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def dropped_interrupts_again(after_s: float = 0.05) -> Iterator[None]:
+    """Raise an interruption again that Python dropped, as it does in finalisers and other callbacks.
+
+    Args:
+        after_s: how long the callback has to end before the interruption is raised again (seconds).
+    """
+    report, alarm = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
+    is_armed = False
+
+    def arm(unraisable: "sys.UnraisableHookArgs") -> None:
+        nonlocal is_armed
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            report(unraisable)
+            return
+
+        def interrupt(
+            _signal: int, _frame: FrameType | None, kind: type[BaseException] = unraisable.exc_type
+        ) -> NoReturn:
+            raise kind
+
+        # A timer of the system, not a thread: the callback may have stopped a thread that holds threading's own lock.
+        is_armed = True
+        signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, after_s)
+
+    sys.unraisablehook = arm
+    try:
+        yield
+    finally:
+        sys.unraisablehook = report
+        if is_armed:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, alarm)
