@@ -48,13 +48,16 @@ class Server:
 
 
 @contextmanager
-def serve_recsys(url: str, log: Path, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
+def serve_recsys(
+    url: str, log: Path, settings: Mapping[str, str] | None = None, *, workers: int = 1
+) -> Iterator[Server]:
     """Run `recsys serve` over a database, as a user would start it.
 
     Args:
         url: of the database.
         log: file for its log.
         settings: further environment variables.
+        workers: number of processes that answer.
 
     Raises:
         ServerFailedError: it does not become ready.
@@ -63,7 +66,8 @@ def serve_recsys(url: str, log: Path, settings: Mapping[str, str] | None = None)
     port = free_port()
     environment = {**os.environ, "RECSYS_DATABASE_URL": url, **(settings or {})}
     # It runs in the folder of the log, which has no .env file.
-    with run_server([str(script), "serve", "--port", str(port)], port, "/health/ready", log, environment) as server:
+    command = [str(script), "serve", "--port", str(port), "--workers", str(workers)]
+    with run_server(command, port, "/health/ready", log, environment) as server:
         yield server
 
 
