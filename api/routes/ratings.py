@@ -1,6 +1,5 @@
 """Ratings: store, read and delete those of users; erase users."""
 
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import Depends, Query, Request, Response, status
@@ -86,16 +85,18 @@ def delete(_: RatingWriter, user_id: UserId, item_id: ItemId, state: CurrentStat
 def erase(actor: Eraser, user_id: UserId, request: Request, state: CurrentState) -> EraseReport:
     """Erase a user: their ratings, their rows in every stored version, checkpoints, files that jobs made on this
     machine, and their state in memory. The answer is a receipt, which names what is out of reach; it gives files
-    without their folders."""
+    without their folders and machines."""
 
     def forget(erased: ErasedUser) -> None:
         request.scope["user_hash"] = erased.user_hash
         state.live.users.forget([erased.user_key], erased.seq)
 
-    report = erase_person(state.engine, user_id, state.settings, actor=actor, slot=state.writers, on_erased=forget)
-    without_folders = {
-        "checkpoints": [Path(file).name for file in report.checkpoints],
-        "files": [Path(file).name for file in report.files],
-        "journal": None if report.journal is None else Path(report.journal).name,
-    }
-    return report.model_copy(update=without_folders)
+    return erase_person(
+        state.engine,
+        user_id,
+        state.settings,
+        actor=actor,
+        is_public=True,
+        slot=state.writers,
+        on_erased=forget,
+    )

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlalchemy import Engine
 
@@ -24,6 +25,10 @@ LOG_SECONDS = 1.0
 """How long an erasure waits for readers of SQLite's write-ahead log."""
 CLOCK_MS = 2000
 """A file that was changed this much later than it was made is no longer as the job wrote it."""
+OTHER_MACHINE = "another machine made it; run `recsys erase-user` there too"
+CHANGED = "it was changed since it was made"
+PUBLIC = (OTHER_MACHINE, CHANGED)
+"""Why a file is not reached, in words that name no path."""
 
 
 def erase_person(
@@ -33,6 +38,7 @@ def erase_person(
     *,
     actor: str,
     rewrite: bool = False,
+    is_public: bool = False,
     slot: AbstractContextManager[object] | None = None,
     on_erased: Callable[[ErasedUser], None] | None = None,
 ) -> EraseReport:
@@ -43,6 +49,7 @@ def erase_person(
     Args:
         actor: who asked, for the audit log.
         rewrite: write the tables of PostgreSQL anew, so that no free space in them has the rows; see `rewrite_tables`.
+        is_public: the receipt goes to a client, who learns no folder and no name of a machine.
         slot: entered while the database is written.
         on_erased: called when the transaction has committed, so that caches forget the user at once.
 
@@ -70,12 +77,19 @@ def erase_person(
     if erased is None:
         with reading(engine) as connection:
             before = None if "\0" in user_id else erased_at(connection, user_id)
-    files, unreached = erase_from_files(engine, user_id) if erased is not None or before is not None else ([], [])
+    files: list[Path] = []
+    unreached: list[Unreached] = []
+    if erased is not None or before is not None:
+        files, unreached = erase_from_files(engine, user_id)
     if erased is None and (before is None or not files):
         raise NotFoundError(f"there is no user {user_id[:80]!r}: nothing is stored for this id")
     user_hash, at = (erased.user_hash, erased.at) if erased is not None else before or ("", 0)
     if rewrite:
         rewrite_tables(engine)
+
+    def name_of(path: Path | str) -> str:
+        return Path(path).name if is_public else str(path)
+
     return EraseReport(
         user_hash=user_hash,
         erased_at=as_time(at),
@@ -84,12 +98,15 @@ def erase_person(
         withdrawals=0 if erased is None else erased.n_withdrawals,
         versions=[] if erased is None else sorted({abs(number) for number in erased.numbers}),
         vectors=0 if erased is None else len(erased.numbers),
-        checkpoints=checkpoints,
-        files=files,
-        journal=None if journal is None else str(journal),
+        checkpoints=[name_of(path) for path in checkpoints],
+        files=[name_of(path) for path in files],
+        journal=None if journal is None else name_of(journal),
         caches=f"this process at once, others within {settings.refresh_seconds:g} s",
         storage=storage_of(engine, is_rewritten=rewrite),
-        out_of_reach=[*unreached, *not_reached(engine, settings)],
+        out_of_reach=[
+            *(each.public_line() if is_public else each.line() for each in unreached),
+            *not_reached(engine, settings),
+        ],
     )
 
 
@@ -112,13 +129,34 @@ def delete_checkpoints(folder: Path) -> list[str]:
     return [str(path) for path in paths]
 
 
-def erase_from_files(engine: Engine, user_id: str) -> tuple[list[str], list[str]]:
+class Unreached(NamedTuple):
+    """A file that was made and that this process does not reach.
+
+    Attributes:
+        problem: why; the words of the system or of a reader, which may name paths, unless it is one of `PUBLIC`.
+    """
+
+    file: MadeFile
+    problem: str
+
+    def line(self) -> str:
+        """Return a sentence for who runs the service."""
+        return f"{self.file.path} on {self.file.machine}: {self.problem}"
+
+    def public_line(self) -> str:
+        """Return a sentence for a client: without the folder, the machine, and what may name either."""
+        problem = self.problem if self.problem in PUBLIC else "it cannot be read or rewritten"
+        return f"{self.file.path.name}: {problem}"
+
+
+def erase_from_files(engine: Engine, user_id: str) -> tuple[list[Path], list[Unreached]]:
     """Take a user out of the files that jobs made.
 
     Returns:
-        The files that had the user, and sentences about those that this process does not reach.
+        The files that had the user, and those that this process does not reach.
     """
-    changed, unreached = [], []
+    changed: list[Path] = []
+    unreached: list[Unreached] = []
     for file in read_files(engine):
         problem = problem_of(file)
         if problem is None and file.is_here and not file.path.exists():
@@ -127,12 +165,12 @@ def erase_from_files(engine: Engine, user_id: str) -> tuple[list[str], list[str]
         if problem is None:
             try:
                 if _take_out(file)(user_id):
-                    changed.append(str(file.path))
+                    changed.append(file.path)
                     note_files(engine, [file.path], file.kind)
             except (OSError, ValueError) as error:
                 problem = str(getattr(error, "strerror", None) or error)
         if problem is not None:
-            unreached.append(f"{file.path} on {file.machine}: {problem}")
+            unreached.append(Unreached(file, problem))
     return changed, unreached
 
 
@@ -146,14 +184,14 @@ def _take_out(file: MadeFile) -> Callable[[str], int]:
 def problem_of(file: MadeFile) -> str | None:
     """Return why a file is out of reach; `None` if it is not."""
     if not file.is_here:
-        return "another machine made it; run `recsys erase-user` there too"
+        return OTHER_MACHINE
     try:
         changed_ms = file.path.stat().st_mtime * 1000
     except FileNotFoundError:
         return None
     except OSError as error:
         return error.strerror
-    return "it was changed since it was made" if changed_ms > file.made_at + CLOCK_MS else None
+    return CHANGED if changed_ms > file.made_at + CLOCK_MS else None
 
 
 def storage_of(engine: Engine, *, is_rewritten: bool) -> str:

@@ -158,6 +158,31 @@ def test_files_out_of_reach_are_named(known_engine: Engine, folder: Path) -> Non
     assert ID in changed.read_text()
 
 
+def test_a_receipt_over_http_names_no_folder_and_no_machine(known_engine: Engine, folder: Path) -> None:
+    add_person(known_engine)
+    # Another machine's, one that was changed, one whose reader complains, one that cannot be opened.
+    names = ["elsewhere.csv", "changed.csv", "no-column.csv", "no-file.csv"]
+    paths = [folder / name for name in names]
+    paths[3].mkdir()
+    for path in paths[:3]:
+        path.write_text(f"{'item_id' if path == paths[2] else 'user_id'}\n{ID}\n")
+    note_files(known_engine, paths, "table")
+    os.utime(paths[1], (2e9, 2e9))
+    with writing(known_engine) as connection:
+        this = schema.made_files.c.path == str(paths[0])
+        connection.execute(update(schema.made_files).where(this).values(machine="build-host-17"))
+    with serving(url_of(known_engine)) as client:
+        answer = client.delete(f"/v1/users/{ID}")
+    assert answer.json()["out_of_reach"][:4] == [
+        "changed.csv: it was changed since it was made",
+        "elsewhere.csv: another machine made it; run `recsys erase-user` there too",
+        "no-column.csv: it cannot be read or rewritten",
+        "no-file.csv: it cannot be read or rewritten",
+    ]
+    machine = read_files(known_engine)[0].machine
+    assert not [each for each in (str(folder), folder.name, "build-host-17", machine) if each in answer.text]
+
+
 def test_rows_of_others_stay_byte_for_byte(folder: Path) -> None:
     path = folder / "t.csv"
     path.write_bytes(b'item_id,"user_id"\r\n"a\nb","1"\r\n"x, 1","11"\r\n"q""q",1\r\n')
