@@ -5,28 +5,24 @@ from math import ceil
 from time import time
 
 from limits import parse
-from limits.storage import MemoryStorage
 
+from api.counts import SharedCounts
 from recsys.errors import TooManyError
-from recsys.settings import WORKERS
+from recsys.settings import RATE_COUNTS
 
 
 class RateLimits:
-    """Counts requests in fixed windows.
-
-    A process counts for itself: it allows its share of the limit, since connections are spread over the processes.
+    """Counts requests in fixed windows, together with the other server processes of the machine.
 
     Args:
         text: such as `600/minute`.
-        n_workers: processes of this machine; by default those that `recsys serve` starts.
+        counts: by default those that `recsys serve` shares between its processes.
     """
 
-    def __init__(self, text: str, n_workers: int | None = None) -> None:
+    def __init__(self, text: str, counts: SharedCounts | None = None) -> None:
         item = parse(text)
-        share = n_workers or int(os.environ.get(WORKERS) or 1)
-        self._storage = MemoryStorage()
-        self._seconds = item.get_expiry()
-        self._n = max(1, item.amount // share)
+        self._counts = counts or SharedCounts(os.environ.get(RATE_COUNTS))
+        self._seconds, self._n = item.get_expiry(), item.amount
         self._policy = f'"requests";q={self._n};w={self._seconds}'.encode()
 
     def count(self, who: str) -> list[tuple[bytes, bytes]]:
@@ -38,8 +34,8 @@ class RateLimits:
         Raises:
             TooManyError: there were too many in this window.
         """
-        n = self._storage.incr(who, self._seconds)
-        seconds = max(1, ceil(self._storage.get_expiry(who) - time()))
+        n, ends_at = self._counts.add(who, self._seconds)
+        seconds = max(1, ceil(ends_at - time()))
         left = max(0, self._n - n)
         headers = [(b"ratelimit-policy", self._policy), (b"ratelimit", b'"requests";r=%d;t=%d' % (left, seconds))]
         if n > self._n:

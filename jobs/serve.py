@@ -19,7 +19,7 @@ from jobs.logs import logging_config
 from recsys.database.engine import connect, reading
 from recsys.database.keys import KeyRing, read_keyring
 from recsys.errors import DatabaseError, InputError
-from recsys.settings import WORKERS, Settings, load_settings
+from recsys.settings import RATE_COUNTS, Settings, load_settings
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 KEY_REQUIRED = "RECSYS_KEY_REQUIRED"
@@ -78,14 +78,14 @@ def serve(
     database = make_url(settings.database_url).render_as_string(hide_password=True)
     _log.info("listening", extra={"url": where, "docs": "/docs", "workers": workers, "database": database})
     with listener:
-        os.environ[WORKERS] = str(workers)
         if workers == 1:
             gc.disable()  # until the application has started, which enables it again: see `api.process`
             uvicorn.Server(config).run(sockets=[listener])
             return
-        # Several processes add up their metrics in a folder.
+        # Several processes add up their metrics in a folder, and count requests in a file.
         with tempfile.TemporaryDirectory(prefix="recsys-metrics-") as folder:
             os.environ.setdefault(METRICS_FOLDER, folder)
+            os.environ[RATE_COUNTS] = os.path.join(folder, "rates")  # the first process that needs it creates it
             Multiprocess(config, sockets=[listener]).run()
 
 

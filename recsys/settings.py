@@ -33,8 +33,9 @@ def parse_event_weights(text: str, option: str = "--event-weights") -> dict[str,
     return weights
 
 
-WORKERS = "WEB_CONCURRENCY"
-"""The environment variable with the number of server processes of this machine, which `recsys serve` sets."""
+RATE_COUNTS = "RECSYS_RATE_COUNTS"
+"""The environment variable with the file in which the processes of `recsys serve` count requests together, which it
+sets itself."""
 
 
 class Settings(BaseSettings):
@@ -121,7 +122,7 @@ class Settings(BaseSettings):
         default="",
         pattern=r"^([1-9][0-9]{0,8}/([1-9][0-9]{0,4} ?)?(second|minute|hour)s?)?$",
         description="Most requests of one key, user of a token or address in a time, such as 600/minute; by default "
-        "not limited. Each of several server processes allows its share.",
+        "not limited. The processes of one `recsys serve` count together.",
     )
     max_connections: int = Field(
         default=1024,

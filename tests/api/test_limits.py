@@ -1,9 +1,16 @@
 """Limits of the rate of requests: of a key, of a token's user, of an address."""
 
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import httpx
 import pytest
 from sqlalchemy import Engine
 
+from api.counts import SharedCounts
 from api.limits import RateLimits
 from recsys.database.keys import create_key, hash_of
 from recsys.database.tokens import sign
@@ -47,12 +54,72 @@ def test_an_open_service_counts_addresses(known_engine: Engine) -> None:
         assert client.get("/v1/popular").status_code == 429
 
 
-def test_workers_share_a_limit() -> None:
-    limits = RateLimits("10/minute", n_workers=4)
-    for _ in range(2):
+COUNTING = """
+import sys
+from api import counts as module
+from api.counts import SharedCounts
+module.LOCK_SECONDS = 10
+counts = SharedCounts(sys.argv[1])
+for n in range(int(sys.argv[2])):
+    counts.add(f"key {n % 3}", 3600)
+"""
+
+
+def test_workers_share_a_limit(tmp_path: Path) -> None:
+    file = str(tmp_path / "rates")
+    arguments = [sys.executable, "-c", COUNTING, file, "3000"]
+    running = [subprocess.Popen(arguments, cwd=Path(__file__).parents[2]) for _ in range(2)]
+    assert [process.wait(60) for process in running] == [0, 0]
+    counts = SharedCounts(file)
+    assert [counts.get(f"key {n}") for n in range(4)] == [2000, 2000, 2000, 0]
+    limits = RateLimits("2001/hour", counts)
+    limits.count("key 1")
+    with pytest.raises(TooManyError, match="more than 2001 requests in 3600 seconds"):
         limits.count("key 1")
-    with pytest.raises(TooManyError, match="more than 2 requests in 60 seconds"):
-        limits.count("key 1")
+    assert (tmp_path / "rates").stat().st_mode & 0o77 == 0
+    assert os.listdir(tmp_path) == ["rates"]
+
+
+def test_a_process_that_was_stopped_while_it_counted_holds_up_no_other(tmp_path: Path) -> None:
+    file = str(tmp_path / "rates")
+    counts = SharedCounts(file)
+    holding = (
+        "import fcntl, sys; f = open(sys.argv[1], 'r+b'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holding, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as stopped:
+        assert stopped.stdout is not None
+        stopped.stdout.readline()
+        started = time.monotonic()
+        assert [counts.add("key", 60)[0] for _ in range(5)] == [1, 2, 3, 4, 5]
+        assert time.monotonic() - started < 0.5
+        stopped.kill()
+    assert counts.add("key", 60)[0] == 6
+
+
+def test_a_window_begins_anew_when_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts, now = SharedCounts(), 1_000_000.0
+    monkeypatch.setattr("api.counts.time.time", lambda: now)
+    assert [counts.add("key", 60) for _ in range(2)] == [(1, now + 60), (2, now + 60)]
+    now += 59.5
+    assert counts.add("key", 60) == (3, now + 0.5)
+    now += 0.5
+    assert (counts.get("key"), counts.get_expiry("key"), counts.add("key", 60)) == (0, now, (1, now + 60))
+    now -= 3600  # the clock was set back: a window of the future would last for an hour
+    assert counts.add("key", 60) == (1, now + 60)
+    counts.clear("key")
+    assert counts.get("key") == 0
+
+
+def test_counts_are_bounded_and_who_sends_much_stays_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.counts.N_SETS", 4)
+    counts = SharedCounts()
+    for _ in range(50):
+        counts.add("much", 3600)
+    for n in range(1000):
+        counts.add(f"address {n}", 3600)
+    assert counts.get("much") == 50
 
 
 def test_without_a_limit_answers_have_no_headers(reader: httpx.Client) -> None:
