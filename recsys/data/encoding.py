@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
@@ -63,12 +64,12 @@ class IdEncoder:
     def encode(self, ids: "pa.StringArray") -> NDArray[np.int32]:
         """Return the code of each id; an id that is new gets the next code."""
         encoded = ids.dictionary_encode()
-        codes, n_before = np.empty(len(encoded.dictionary), np.int32), len(self._codes)
-        for position, external_id in enumerate(encoded.dictionary.to_pylist()):
-            codes[position] = self._codes.setdefault(external_id, len(self._codes))
-        n_new = len(self._codes) - n_before
-        if n_new:
-            self.n_bytes += n_new * (BYTES_PER_ID + encoded.dictionary.nbytes // len(codes))
+        distinct = encoded.dictionary.to_pylist()
+        new = [external_id for external_id in distinct if external_id not in self._codes]
+        if new:
+            self._codes.update(zip(new, count(len(self._codes))))
+            self.n_bytes += len(new) * (BYTES_PER_ID + encoded.dictionary.nbytes // len(distinct))
+        codes = np.fromiter(map(self._codes.__getitem__, distinct), np.int32, len(distinct))
         result: NDArray[np.int32] = codes[encoded.indices.to_numpy(zero_copy_only=False)]
         return result
 
@@ -163,6 +164,8 @@ def latest_rows(
         width = int(item_key.max(initial=0)) + 1
         if (int(user_key.max(initial=0)) + 1) * width < 1 << 63:  # one number for each pair: most files have each once
             pair = user_key * np.int64(width) + item_key
+            if (np.diff(pair) > 0).all():
+                return rows
             order = np.argsort(pair)
             if (np.diff(pair[order]) > 0).all():
                 once: NDArray[np.int64] = rows[order]

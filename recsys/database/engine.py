@@ -4,7 +4,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -341,14 +340,19 @@ def copy_in(connection: Connection, table: Table, columns: Sequence[Iterable[Any
     names = ", ".join(column.name for column in table.columns)
     arrays = [column for column in columns if isinstance(column, np.ndarray)]
     if connection.dialect.name == "sqlite":
-        rows = zip(*(column.tolist() if isinstance(column, np.ndarray) else column for column in columns), strict=True)
-        head, marks = f"INSERT INTO {table.name} ({names}) VALUES ", f"({', '.join('?' * len(table.columns))})"
-        many = head + ", ".join([marks] * SQLITE_ROWS)
+        values = [column.tolist() if isinstance(column, np.ndarray) else list(column) for column in columns]
+        width, n_rows = len(values), len(values[0])
+        flat: list[Any] = [None] * (n_rows * width)
+        for position, column in enumerate(values):
+            flat[position::width] = column
+        head, marks = f"INSERT INTO {table.name} ({names}) VALUES ", f"({', '.join('?' * width)})"
+        many, step = head + ", ".join([marks] * SQLITE_ROWS), SQLITE_ROWS * width
         sqlite = cast(sqlite3.Connection, connection.connection.dbapi_connection)
         with closing(sqlite.cursor()) as statement:
-            while len(part := list(islice(rows, SQLITE_ROWS))) == SQLITE_ROWS:
-                statement.execute(many, list(chain.from_iterable(part)))
-            statement.executemany(head + marks, part)
+            n_whole = len(flat) // step * step
+            for start in range(0, n_whole, step):
+                statement.execute(many, flat[start : start + step])
+            statement.executemany(head + marks, zip(*(iter(flat[n_whole:]),) * width, strict=True))
         return
     postgres = cast("psycopg.Connection[Any]", connection.connection.dbapi_connection)
     with postgres.cursor() as cursor:
