@@ -21,7 +21,7 @@ from recsys.data.rows import ItemRow, RatingBatch, Rejected, UserRow
 from recsys.database.clock import now_ms
 from recsys.database.engine import reading
 from recsys.database.items import put_items, upsert_items
-from recsys.database.rating_deletions import delete_ratings
+from recsys.database.rating_deletions import delete_ratings, preview_deletions
 from recsys.database.ratings import has_explicit_ratings, preview_upsert, upsert_ratings
 from recsys.database.tombstones import read_buried, without_erased
 from recsys.database.users import upsert_users
@@ -128,6 +128,8 @@ def load(
     if dry_run:
         with reading(engine) as connection:
             done = preview_upsert(connection, ratings, implicit=implicit, allow_erased=allow_erased)
+            if deleted is not None:
+                n_deleted = preview_deletions(connection, deleted, implicit=implicit)
     else:
         upsert_items(engine, item_rows, guard)
         upsert_users(engine, user_rows, guard)

@@ -8,9 +8,11 @@ from sqlalchemy import Connection, Engine, Table, delete, exists, or_, select
 
 from recsys.data.dataset import NO_TIME
 from recsys.data.encoding import RatingColumns
+from recsys.data.keyed import positions
 from recsys.database import schema
 from recsys.database.clock import now_ms
 from recsys.database.engine import reading, retry_on_conflict, upsert, writers_overlap
+from recsys.database.rating_reads import stream_stored
 from recsys.database.rating_writes import (
     SAME_PAIR,
     Rows,
@@ -68,6 +70,22 @@ def delete_ratings(
         write_in_pieces(engine, len(order), write, on_rows, guard)
 
     retry_on_conflict(write_all)
+    return n_deleted
+
+
+def preview_deletions(connection: Connection, columns: RatingColumns, *, implicit: bool = False) -> int:
+    """Return how many ratings `delete_ratings` would delete, without writing. It reads all stored ratings."""
+    kind = schema.IMPLICIT if implicit else schema.EXPLICIT
+    users = known_keys(connection, schema.users, columns.user_ids)[columns.user_code]
+    items = known_keys(connection, schema.items, columns.item_ids)[columns.item_code]
+    known = (users >= 0) & (items >= 0)
+    users, items, taken_back_at = users[known], items[known], columns.rated_at[known]
+    n_deleted = 0
+    for part in stream_stored(connection):
+        part = part.where(part.kind == kind)
+        width = np.int64(max(items.max(initial=0), part.items.max(initial=0)) + 1)
+        at = positions(part.users * width + part.items, users * width + items)
+        n_deleted += int(((at >= 0) & (taken_back_at >= np.append(part.rated_at, NO_TIME)[at])).sum())
     return n_deleted
 
 

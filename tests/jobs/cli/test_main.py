@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -97,9 +97,13 @@ def test_nightly_publishes_then_finds_nothing_new_then_trains_on_what_came(recsy
     assert [training["objective"] for training in first["trainings"]] == ["rating", "ranking"]
     assert recsys.json("nightly", "--source", str(ratings))["status"] == "nothing_new"
     assert recsys("nightly", "--detailed-exit-code", code=11).splitlines()[-1].startswith("nothing new")
-    more = recsys.folder / "more.csv"
-    more.write_text("user_id,item_id,rating,rated_at\nnew,i0001,5,2020-01-01T00:00:00Z\nnew,i0002,5,2020-01-01\n")
-    second = recsys.json("nightly", "--source", str(more))
+    with closing(sqlite3.connect(recsys.folder / "shop.db")) as shop:
+        shop.execute("CREATE TABLE reviews (customer, sku, stars, at)")
+        shop.execute("INSERT INTO reviews VALUES ('new', 'i0001', 5, '2020-01-01'), ('new', 'i0002', 5, '2020-01-01')")
+        shop.commit()
+    recsys.environment["RECSYS_SOURCE_URL"] = f"sqlite:///{recsys.folder / 'shop.db'}"
+    query = "SELECT customer AS user_id, sku AS item_id, stars AS rating, at AS rated_at FROM reviews"
+    second = recsys.json("nightly", "--from-query", query)
     assert len(second["trainings"]) == 2
     assert all("against the live version" in training["reason"] for training in second["trainings"])
 
