@@ -11,7 +11,7 @@ PYTEST ?= -n logical --maxprocesses 8 --dist worksteal
 DATA ?=
 PORT ?= 8000
 
-.PHONY: help install demo test test-long crash-test coverage lint bench bench-lists bench-stability bench-gpu bench-load bench-data bench-fold-in bench-serving bench-dashboard soak pictures notebooks sbom release clean
+.PHONY: help install demo test test-long crash-test coverage lint bench bench-lists bench-stability bench-gpu bench-load bench-data bench-fold-in bench-serving bench-dashboard bench-overload bench-hostile soak pictures notebooks sbom release clean
 
 help:
 	@echo "make demo [DATA=ratings.zip]  install, load ratings, train, serve on 127.0.0.1:$(PORT)"
@@ -28,6 +28,8 @@ help:
 	@echo "make bench-data [ARGS=...]    loads, reloads, memory, backup, and moves between databases"
 	@echo "make bench-fold-in            users folded in beside trained ones (real ratings needed)"
 	@echo "make bench-serving [ARGS=...] requests/s, latency and memory of the service"
+	@echo "make bench-overload [ARGS=...] answers in a second at 16, 256 and 2,000 connections"
+	@echo "make bench-hostile [ARGS=...] memory of the service under 20 kinds of input of clients without a key"
 	@echo "make soak [ARGS=...]          a million checked requests in half an hour, with kills, swaps and erasures"
 	@echo "make bench-dashboard          times of the dashboard, the map and the report"
 	@echo "make pictures [ARGS=...]      the pictures in docs/images (real ratings and Chromium needed)"
@@ -104,6 +106,12 @@ bench-fold-in: install
 
 bench-serving: install
 	$(BIN)/python -m benchmarks.serving $(ARGS)
+
+bench-overload: install
+	$(BIN)/python -m benchmarks.goodput $(ARGS)
+
+bench-hostile: install
+	$(BIN)/python -m benchmarks.hostile $(ARGS)
 
 # Half an hour; ARGS='--postgres' for PostgreSQL, ARGS='--minutes 5 --requests 100000' for a shorter one.
 soak: install

@@ -5,13 +5,15 @@ send thousands of requests in one piece, and all of it stays in memory.
 """
 
 import asyncio
-from collections import Counter
+import random
+from collections import Counter, deque
 from ipaddress import ip_address
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from api.middleware import SECURITY_HEADERS
@@ -30,14 +32,19 @@ READ_SECONDS = 60.0
 """Longest time that a client may let an answer wait without reading any of it."""
 SWEEP_SECONDS = 1.0
 TICK_SECONDS = 0.05
-LATE_SECONDS = 0.05
-"""How late the event loop must be for requests to be refused unread. It is not where requests wait for the database."""
-MIN_QUEUE = 64
-"""Requests in progress up to which none is refused unread."""
-QUEUE_SECONDS = 0.15
-"""Work that may wait, by the number of requests that were answered in the last seconds."""
-PAUSE_SECONDS = 1.0
-"""How long the connection of a refused request is not read: a client that asks again at once takes time from others."""
+LATE_SECONDS = 0.02
+"""How late the event loop is when the processor cannot keep up. It is not where requests wait for the database."""
+MAX_ACTIVE = 64
+"""Reads that are worked on at once while the processor cannot keep up. More only take memory and time from each other;
+further ones wait as the bytes that came, unparsed."""
+MAX_WAITING_BYTES = 8 << 10
+"""Most bytes of a request that waits so."""
+WAIT_SECONDS = 0.4
+"""Longest time that a request waits so; then it is refused."""
+PAUSE_SECONDS = 0.5
+"""Longest time that the connection of a refused request is not read: a client that asks again at once takes time from
+others. It is drawn for each, from two thirds of it on, so that they do not come back all at once. A client that does
+not wait is answered within both times and the work of `MAX_ACTIVE` requests: less than a second."""
 UNLIMITED = (b"/health/", b"/metrics")
 
 
@@ -68,32 +75,42 @@ class Door:
 
     def __init__(self, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
         self._connections, self._loop = state.connections, loop
-        self._max_per_address = load_settings().max_connections
+        settings = load_settings()
+        self._max_per_address, self._max_requests = settings.max_connections, settings.max_requests
         self._n_of: Counter[str] = Counter()
-        self._tasks, self._state = state.tasks, state
-        self._capacity, self._late, self._n_answered = 1000.0, 0.0, state.total_requests
-        self._ticked = self._due = loop.time()
+        self._tasks = state.tasks
+        self._late, self._due = 0.0, loop.time()
+        self._waiting: deque[tuple[float, DoorProtocol]] = deque()  # the one that came first is first
         self.busy_answer = busy_answer()
         self._sweep()
         self._tick()
 
     @property
     def is_full(self) -> bool:
-        """Whether a further request would wait for too long: the processor is busy, and enough requests wait."""
+        """Whether further reads wait: others wait already, or the processor cannot keep up."""
         n = len(self._tasks)
-        return n > MIN_QUEUE and self._late > LATE_SECONDS and n > self._capacity * QUEUE_SECONDS
+        return bool(self._waiting) or (n >= MAX_ACTIVE and (self._late > LATE_SECONDS or n >= self._max_requests))
+
+    def wait(self, connection: "DoorProtocol") -> None:
+        """Let a connection wait until its request is worked on, or refused."""
+        self._waiting.append((self._loop.time(), connection))
+
+    def let_in(self) -> None:
+        """Work on the requests that wait, the first one first, while there is room; refuse those that wait too long."""
+        most = MAX_ACTIVE if self._late > LATE_SECONDS else self._max_requests
+        while self._waiting and len(self._tasks) < most:
+            came_at, connection = self._waiting.popleft()
+            connection.go_on(is_late=self._loop.time() - came_at > WAIT_SECONDS)
+        while self._waiting and self._loop.time() - self._waiting[0][0] > WAIT_SECONDS:
+            self._waiting.popleft()[1].go_on(is_late=True)
 
     def _tick(self) -> None:
-        """Measure how late the loop is, and while it is, how many requests it answers in a second."""
+        """Measure how late the loop is."""
+        self._loop.call_later(TICK_SECONDS, self._tick)  # first, so that no error ends it
         now = self._loop.time()
         self._late += 0.3 * (now - self._due - self._late)
-        if now - self._ticked > 0.25:
-            rate = (self._state.total_requests - self._n_answered) / (now - self._ticked)
-            if len(self._tasks) > MIN_QUEUE and self._late > LATE_SECONDS:
-                self._capacity += 0.3 * (rate - self._capacity)
-            self._ticked, self._n_answered = now, self._state.total_requests
         self._due = now + TICK_SECONDS
-        self._loop.call_at(self._due, self._tick)
+        self.let_in()
 
     def admit(self, address: str) -> bool:
         """Count a connection, and return whether its address may have it."""
@@ -133,6 +150,7 @@ class DoorProtocol(HttpToolsProtocol):
         self._has_other_bytes = False  # whether the piece that is read has bytes of the request before
         self._unread, self._unread_since = 0, 0.0  # bytes of the answer that wait, and since when they are as many
         self._refusal = 400
+        self._waiting, self._is_one_read = b"", False  # the bytes of a request that waits; see `Door.wait`
         self._is_offer = False  # whether the request offers another protocol
         self.ws_protocol_class = None  # none is taken: a WebSocket would leave the limits of this module
         self._door = _doors.get(self.server_state) or _doors.setdefault(
@@ -151,13 +169,55 @@ class DoorProtocol(HttpToolsProtocol):
         super().connection_lost(error)
 
     def data_received(self, data: bytes) -> None:
+        if self._waiting:
+            # More came while a request waits: it keeps its place.
+            self._waiting += data
+            self._is_one_read = False
+            if len(self._waiting) > MAX_WAITING_BYTES:
+                self.go_on(is_late=False)
+            return
         if self._door.is_full and self._is_whole_read(data):
-            SHED.n += 1
             self.since = None
             self._unset_keepalive_if_required()
-            self.transport.write(self._door.busy_answer)
-            self.pause()
+            if len(data) > MAX_WAITING_BYTES:
+                self._shed()
+                return
+            self._waiting, self._is_one_read = data, True
+            self._door.wait(self)
             return
+        self._receive(data)
+
+    def go_on(self, *, is_late: bool) -> None:
+        """Work on the request that waits, or refuse it; do nothing if it does not wait any more."""
+        data, self._waiting = self._waiting, b""
+        if not data or self.transport.is_closing():
+            return
+        if is_late and self._is_one_read:
+            self._shed()
+        else:
+            self._receive(data)
+
+    def _shed(self) -> None:
+        """Refuse a request unread."""
+        SHED.n += 1
+        self.transport.write(self._door.busy_answer)
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self.pause()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self._end_task)
+        self.tasks.add(task)
+
+    def _end_task(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        self._door.let_in()  # not before: a task that is not over would take the place of the next one
+
+    def shutdown(self) -> None:
+        self.go_on(is_late=False)
+        super().shutdown()
+
+    def _receive(self, data: bytes) -> None:
         if self.since is None:
             self.since, self.in_head, self._head_bytes = self.loop.time(), True, 0
         self._has_other_bytes = False
@@ -248,10 +308,11 @@ class DoorProtocol(HttpToolsProtocol):
             return False
         return not any(each in path for each in UNLIMITED)
 
-    def pause(self, seconds: float = PAUSE_SECONDS) -> None:
+    def pause(self) -> None:
         """Do not read the connection for some time: the client was told to wait, and gets no answer before."""
         if not self.transport.is_closing():
             self.flow.pause_reading()
+            seconds = PAUSE_SECONDS * (2 + random.random()) / 3  # noqa: S311 - no secret
             self.loop.call_later(seconds, self.flow.resume_reading)
 
     def _refuse(self, status: int) -> None:

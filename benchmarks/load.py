@@ -228,7 +228,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(self._request)
 
 
-def content_length(head: bytearray) -> int | None:
+def content_length(head: bytes | bytearray) -> int | None:
     """Return the length of the body after a head, or None if the head does not give it."""
     _, colon, rest = head.lower().partition(b"\r\ncontent-length:")
     return int(rest.split(b"\r\n", 1)[0]) if colon else None

@@ -14,7 +14,17 @@ from sqlalchemy import Engine
 from uvicorn.server import ServerState
 
 from api import body, door
-from api.door import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED, READ_SECONDS, Door, DoorProtocol
+from api.door import (
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_PIPELINED,
+    MAX_WAITING_BYTES,
+    PAUSE_SECONDS,
+    READ_SECONDS,
+    WAIT_SECONDS,
+    Door,
+    DoorProtocol,
+)
 from tests.api.asking import check_problem
 from tests.api.conftest import serving, url_of
 
@@ -238,18 +248,70 @@ def test_reads_are_refused_unread_while_the_processor_is_busy(
     with serving(url_of(known_engine)) as client:
         assert client.get("/v1/popular").status_code == 200
         with monkeypatch.context() as patched:
-            patched.setattr(Door, "is_full", True)
+            patched.setattr(door, "LATE_SECONDS", -1.0)
+            patched.setattr(door, "MAX_ACTIVE", 0)
+            started = time.monotonic()
             answer = client.get("/v1/popular")
             check_problem(answer, 503, "cannot answer more requests")
+            assert WAIT_SECONDS < time.monotonic() - started < WAIT_SECONDS + 0.5
             assert answer.headers["x-content-type-options"] == "nosniff"
             with httpx.Client(base_url=client.base_url) as other:
+                started = time.monotonic()
                 assert other.get("/health/ready").status_code == 200
                 posted = {"ratings": [{"user_id": "u1", "item_id": "b", "rating": 3}]}
                 assert other.post("/v1/ratings", json=posted).status_code == 200
                 metrics = other.get("/metrics").text
+                assert time.monotonic() - started < WAIT_SECONDS
         assert "recsys_requests_shed_total 1.0" in metrics
         assert 'recsys_lists_total{source="popularity"} 1.0' in metrics
         assert "recsys_breaker_open 0.0" in metrics
         started = time.monotonic()
         assert client.get("/v1/popular").status_code == 200  # the connection goes on after its pause
-        assert time.monotonic() - started > 0.5
+        assert time.monotonic() - started < PAUSE_SECONDS + 0.5
+
+
+def test_reads_that_wait_are_answered_in_their_order_when_there_is_room(engine: Engine) -> None:
+    answered: list[bytes] = []
+
+    async def app(scope: Any, _receive: Any, send: Any) -> None:
+        answered.append(scope["raw_path"])
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    loop, state, wires = asyncio.new_event_loop(), ServerState(), [Wire() for _ in range(6)]
+    config = uvicorn.Config(app, log_config=None)
+    protocols = [DoorProtocol(config, state, {}, loop) for _ in wires]
+    for protocol, wire in zip(protocols, wires, strict=True):
+        protocol.connection_made(wire)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(door, "LATE_SECONDS", -1.0)
+        patched.setattr(door, "MAX_ACTIVE", 0)
+        for n, protocol in enumerate(protocols):
+            protocol.data_received(GET.replace(b"popular", b"%d" % n) + b"\r\n")
+        protocols[1].data_received(GET.replace(b"popular", b"1b") + b"\r\n")  # it keeps its place
+        protocols[2].data_received(b"x" * MAX_WAITING_BYTES)  # too much to wait
+        wires[3].close()
+        protocols[3].connection_lost(None)
+        protocols[5].shutdown()  # a server that stops answers what it has
+        loop.run_until_complete(asyncio.sleep(0.1))
+        assert answered == [b"/v1/2", b"/v1/5"]
+        assert wires[5].is_closed
+        patched.setattr(door, "MAX_ACTIVE", 1)
+        loop.run_until_complete(asyncio.sleep(0.2))
+    assert answered == [b"/v1/2", b"/v1/5", b"/v1/0", b"/v1/1", b"/v1/1b", b"/v1/4"]
+    for protocol in protocols:
+        if protocol.timeout_keep_alive_task is not None:
+            protocol.timeout_keep_alive_task.cancel()
+    loop.close()
+
+
+def test_a_connection_that_was_refused_is_closed_when_idle(engine: Engine) -> None:
+    wire = Wire()
+    with protocol_on(wire) as protocol, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(door, "LATE_SECONDS", -1.0)
+        patched.setattr(door, "MAX_ACTIVE", 0)
+        patched.setattr(door, "WAIT_SECONDS", 0.01)
+        protocol.data_received(GET + b"\r\n")
+        protocol.loop.run_until_complete(asyncio.sleep(0.1))
+        assert wire.written.startswith(b"HTTP/1.1 503 ")
+    assert wire.is_closed
