@@ -34,7 +34,7 @@ help:
 	@echo "make bench-dashboard          times of the dashboard, the map and the report"
 	@echo "make pictures [ARGS=...]      the pictures in docs/images (real ratings and Chromium needed)"
 	@echo "make sbom                     build/sbom.json (CycloneDX) and build/licences.csv of what is installed"
-	@echo "make release                  a reproducible wheel and the constraints in build/release, with their hashes"
+	@echo "make release                  a reproducible wheel, the constraints, and the server's packages with hashes"
 	@echo "make notebooks                run docs/notebooks and keep their outputs (real ratings needed)"
 
 install: $(VENV)/installed
@@ -130,7 +130,7 @@ notebooks: install
 # Tools that make no part of the product, in an environment of their own.
 $(TOOLS)/installed:
 	$(PYTHON) -m venv $(TOOLS)
-	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check build==1.6.1 cyclonedx-bom==7.5.0 pip-licenses==5.5.5
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check build==1.6.1 cyclonedx-bom==7.5.0 pip-licenses==5.5.5 uv==0.13.9
 	@touch $@
 
 sbom: install $(TOOLS)/installed
@@ -138,12 +138,15 @@ sbom: install $(TOOLS)/installed
 	$(TOOLS)/bin/cyclonedx-py environment $(BIN)/python --of JSON --output-reproducible -o build/sbom.json
 	$(TOOLS)/bin/pip-licenses --python $(BIN)/python --format=csv --output-file=build/licences.csv
 
-# The same commit gives the same bytes.
+# The same commit gives the same bytes of the wheel. To install: pip install --require-hashes -r requirements-serve.txt,
+# then pip install --no-deps recsys-*.whl.
 release: $(TOOLS)/installed
 	rm -rf build/release build/lib
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(TOOLS)/bin/python -m build --wheel -o build/release .
 	cp constraints.txt build/release/
-	cd build/release && sha256sum *.whl constraints.txt > SHA256SUMS
+	$(TOOLS)/bin/uv pip compile --quiet --generate-hashes --no-annotate --no-header --python-version 3.11 \
+	    -c constraints.txt --extra serve --extra dashboard pyproject.toml -o build/release/requirements-serve.txt
+	cd build/release && sha256sum *.whl *.txt > SHA256SUMS
 
 clean:
 	rm -rf $(VENV) $(PEERS) $(CLIENT) $(TOOLS) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage* htmlcov build *.egg-info
