@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 from threading import Lock
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -176,6 +177,7 @@ class Metrics:
         """Return all metrics in the text format of Prometheus."""
         if not self._is_shared:
             return generate_latest(self._registry)
+        forget_dead_processes(Path(os.environ[FOLDER]))
         shared = CollectorRegistry()
         MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
         return generate_latest(shared)
@@ -184,3 +186,14 @@ class Metrics:
         """Remove the gauges of this process from the shared folder."""
         if self._is_shared:
             mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
+
+
+def forget_dead_processes(folder: Path) -> None:
+    """Remove the gauges of processes that were killed, and so did not do it themselves: what they counted stays."""
+    for number in {path.stem.rpartition("_")[2] for path in folder.glob("gauge_live*.db")}:
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            mark_process_dead(number)  # type: ignore[no-untyped-call]
+        except (ValueError, PermissionError):  # not ours to judge
+            continue

@@ -3,6 +3,8 @@
 import asyncio
 import ctypes
 import gc
+import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -60,3 +62,16 @@ def note_termination(draining: threading.Event, notice_seconds: float) -> None:
                 stop(number, frame)
 
     signal.signal(signal.SIGTERM, on_signal)
+
+
+def end_with_parent() -> None:
+    """End this worker, as on SIGTERM, when the process that started it ends: killed, it leaves the port to the next."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()

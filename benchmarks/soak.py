@@ -37,6 +37,7 @@ from recsys.database import schema
 from recsys.database.engine import connect, reading
 from recsys.database.keys import create_key, revoke_key
 from recsys.database.models import live_numbers, publish
+from recsys.serving.refresh import COUNTS_SECONDS
 
 SIZE = Size("soak", 2_000, 1_500, 60_000)
 N_CLIENTS = 12
@@ -269,7 +270,7 @@ def soak(url: str, log: Path, seconds: float, n_requests: int) -> dict[str, Any]
             disturbance.kill(workers_of(server)[0])
             while not is_ready(server.port, "/health/ready"):
                 time.sleep(0.1)
-            time.sleep(2)  # every process has read the last changes
+            time.sleep(COUNTS_SECONDS + 2)  # every process has read the last counts
             problems = [*oracle.faults, *disturbance.findings.problems]
             problems += runner.run(popular_problems(server.port, keys, oracle))
     problems += final_problems(engine, oracle)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from sqlalchemy import Engine
 
@@ -66,7 +67,7 @@ def log_lines(folder: Path) -> list[dict[str, object]]:
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 def test_several_workers_know_of_each_others_ratings_and_add_up_their_numbers(served: Served, tmp_path: Path) -> None:
-    with served("--workers", "2") as (client, _):
+    with served("--workers", "2", RECSYS_RATE_LIMIT="10000/hour") as (client, process):
         wait_until(lambda: client.get("/health/ready").status_code == 200)
         url = str(client.base_url)
         once = httpx.Client(
@@ -82,13 +83,29 @@ def test_several_workers_know_of_each_others_ratings_and_add_up_their_numbers(se
             items = once.get(f"{url}/v1/users/u1/recommendations").json()["items"]
             assert "b" not in [item["item_id"] for item in items]
         assert time.monotonic() - posted < 10
-        once.close()
         counted = [
             float(line.rsplit(" ", 1)[1])
             for line in client.get("/metrics").text.splitlines()
             if line.startswith("recsys_requests_total") and "recommendations" in line
         ]
         assert counted == [60.0]
+        # With the post and the metrics, whichever worker took them.
+        answer = once.get(f"{url}/v1/popular")
+        assert answer.headers["ratelimit"].startswith(f'"requests";r={10_000 - 63};')
+        once.close()
+        # A worker that is killed is replaced, and leaves nothing in the metrics; with their parent all workers end.
+        workers = [each for each in psutil.Process(process.pid).children() if "spawn_main" in str(each.cmdline())]
+        folder = Path(workers[1].environ()["PROMETHEUS_MULTIPROC_DIR"])
+        of_killed = f"gauge_live*_{workers[0].pid}.db"
+        assert list(folder.glob(of_killed))
+        workers[0].kill()
+        wait_until(lambda: workers[0].pid not in psutil.pids())
+        wait_until(lambda: answers(client))
+        assert "recsys_user_cache_users" in client.get("/metrics").text
+        assert not list(folder.glob(of_killed))
+        process.kill()
+        psutil.wait_procs(workers, 10)
+        assert not any(each.is_running() for each in workers)
     requests = [line for line in log_lines(tmp_path) if line["logger"] == "recsys.requests"]
     assert [(line["method"], line["status"]) for line in requests] == [("POST", 200)]
     assert requests[0]["request_id"]
