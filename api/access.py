@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from sqlalchemy import Engine
 
@@ -92,6 +93,9 @@ class DatabaseWatch:
             return self._reason
         if time.monotonic() - self._read_at > SILENT_SECONDS + self._refresh_seconds:
             return "the database does not answer"
+        if self._ring.damaged:
+            number = self._ring.damaged[0]
+            return f"the row of API key {number} is damaged: `recsys keys revoke {number}`, and create another key"
         return self._write_problem
 
     def keys(self, scope: Scope) -> KeyRing:
@@ -131,7 +135,7 @@ class DatabaseWatch:
         else:
             if self._ring is not None and self._ring.any_ever and not ring.any_ever:
                 # Another database, or an older copy of it: a service that needed keys does not open.
-                ring = KeyRing(ring.by_hash, any_ever=True)
+                ring = replace(ring, any_ever=True)
             self._read_at, self._ring, self._is_failing = started, ring, False
             self._breaker.reset()
 

@@ -29,6 +29,7 @@ def open_counts(path: str) -> int:
     It begins with the secret of the hashes, so that no client can choose whom it shares a set with.
     """
     if not os.path.exists(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)  # it may have been removed as an old temporary folder
         whole = f"{path}.{os.getpid()}"
         with open(os.open(whole, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as file:
             file.write(secrets.token_bytes(SECRET_BYTES) + bytes(FILE_BYTES - SECRET_BYTES))

@@ -150,6 +150,7 @@ class DoorProtocol(HttpToolsProtocol):
         self._has_other_bytes = False  # whether the piece that is read has bytes of the request before
         self._unread, self._unread_since = 0, 0.0  # bytes of the answer that wait, and since when they are as many
         self._refusal = 400
+        self._has_ended = False  # whether the client sends no more
         self._waiting, self._is_one_read = b"", False  # the bytes of a request that waits; see `Door.wait`
         self._is_offer = False  # whether the request offers another protocol
         self.ws_protocol_class = None  # none is taken: a WebSocket would leave the limits of this module
@@ -167,6 +168,16 @@ class DoorProtocol(HttpToolsProtocol):
         if self.client is not None:
             self._door.leave(self.client[0])
         super().connection_lost(error)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection open for the answer, if a client sends no more and one is due."""
+        self._has_ended = True
+        if self._waiting:
+            return True
+        is_due = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+        if is_due:
+            self.cycle.keep_alive = False
+        return is_due
 
     def data_received(self, data: bytes) -> None:
         if self._waiting:
@@ -196,11 +207,16 @@ class DoorProtocol(HttpToolsProtocol):
             self._shed()
         else:
             self._receive(data)
+            if self._has_ended and not self.eof_received():
+                self.transport.close()
 
     def _shed(self) -> None:
         """Refuse a request unread."""
         SHED.n += 1
         self.transport.write(self._door.busy_answer)
+        if self._has_ended:
+            self.transport.close()
+            return
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
         self.pause()
 
@@ -303,7 +319,7 @@ class DoorProtocol(HttpToolsProtocol):
             return False
         if not (data.startswith(b"GET ") and data.endswith(b"\r\n\r\n") and data.count(b"\r\n\r\n") == 1):
             return False
-        path, head = data[: data.find(b"\r\n")], data.lower()
+        path, head = data[: data.find(b"\r\n")].partition(b"?")[0], data.lower()
         if b"\r\ncontent-length" in head or b"\r\ntransfer-encoding" in head:
             return False
         return not any(each in path for each in UNLIMITED)

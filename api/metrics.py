@@ -26,6 +26,8 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._is_shared = FOLDER in os.environ
+        if self._is_shared:  # a process that starts later finds it gone where old temporary files are removed
+            os.makedirs(os.environ[FOLDER], exist_ok=True)
         self._requests = Counter(
             "recsys_requests", "Requests answered.", ("method", "route", "status"), registry=self._registry
         )

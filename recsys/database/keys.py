@@ -5,6 +5,7 @@ holds all active keys in memory, as a `KeyRing`.
 """
 
 import hashlib
+import json
 import re
 import secrets
 from base64 import urlsafe_b64encode
@@ -15,7 +16,8 @@ from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 from zlib import crc32
 
-from sqlalchemy import Connection, Engine, Row, insert, select, update
+from sqlalchemy import Connection, Engine, Row, Text, insert, select, update
+from sqlalchemy import cast as cast_to
 
 from recsys.data.messages import quote_value
 from recsys.database import schema
@@ -46,6 +48,7 @@ PARTS: Mapping[Scope, tuple[Scope, ...]] = {
 MAX_NAME_LENGTH = 80
 MAX_SECONDS = 100 * 365 * 86_400.0
 PREFIX = "recsys_"
+HASH_LENGTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +82,12 @@ class KeyRing:
         by_hash: SHA-256 of a key's text, in hex → the key; revoked keys are left out.
         any_ever: whether a key was ever created: without one a service is open, unless its settings require a key.
             Revoking all keys does not open it again.
+        damaged: numbers of keys whose rows hold what no key has; they open nothing.
     """
 
     by_hash: Mapping[str, ApiKey]
     any_ever: bool
+    damaged: tuple[int, ...] = ()
 
     @cached_property
     def hash_of_number(self) -> Mapping[int, str]:
@@ -225,9 +230,20 @@ def list_keys(connection: Connection) -> list[ApiKey]:
 
 def read_keyring(connection: Connection) -> KeyRing:
     """Return the keys as they are now."""
-    rows = connection.execute(select(schema.api_keys.c.hash, *_KNOWN)).all()
-    by_hash = {row.hash: _as_key(row) for row in rows if row.revoked_at is None}
-    return KeyRing(MappingProxyType(by_hash), any_ever=bool(rows))  # no row is ever deleted
+    # The scopes as text, so that one row that is no JSON does not hide all keys.
+    columns = [
+        cast_to(each, Text).label("scopes") if each.name == "scopes" else each for each in schema.api_keys.columns
+    ]
+    rows = connection.execute(select(*columns)).all()
+    by_hash: dict[str, ApiKey] = {}
+    damaged = []
+    for row in rows:
+        if row.revoked_at is None:
+            try:
+                by_hash[_checked_hash(row.hash)] = _checked_key(row)
+            except (ValueError, TypeError, RecursionError):
+                damaged.append(row.key_number)
+    return KeyRing(MappingProxyType(by_hash), any_ever=bool(rows), damaged=tuple(damaged))  # no row is ever deleted
 
 
 def allows(key: ApiKey, scope: Scope) -> bool:
@@ -257,6 +273,27 @@ _KNOWN = [column for column in schema.api_keys.columns if column.name != "hash"]
 def _as_key(row: Row[Any]) -> ApiKey:
     scopes = cast(tuple[Scope, ...], tuple(row.scopes))
     return ApiKey(row.key_number, row.name, scopes, row.created_at, row.revoked_at, row.expires_at, row.last_used_at)
+
+
+def _checked_key(row: Row[Any]) -> ApiKey:
+    """Return the key of a row, whose scopes are text.
+
+    Raises:
+        ValueError, TypeError: the row was damaged; SQLite takes values of any type.
+    """
+    scopes = json.loads(row.scopes)
+    times = (row.created_at, *(each for each in (row.expires_at, row.last_used_at) if each is not None))
+    are_times = all(type(each) is int for each in times)
+    if not (are_times and isinstance(row.name, str) and isinstance(scopes, list)):
+        raise ValueError(f"the row of key {row.key_number} is damaged")
+    known = tuple(scope for scope in SCOPES if scope in scopes)  # a later version may have more
+    return ApiKey(row.key_number, row.name, known, row.created_at, None, row.expires_at, row.last_used_at)
+
+
+def _checked_hash(value: object) -> str:
+    if not isinstance(value, str) or len(value) != HASH_LENGTH:
+        raise ValueError("it is no SHA-256 in hex")
+    return value
 
 
 def hash_of(text: str) -> str:

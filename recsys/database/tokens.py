@@ -83,6 +83,9 @@ def check(text: str, ring: KeyRing) -> UserToken:
         raise UnauthorizedError("the token has no sub and exp: give the user's id, and when it ends")
     if not now / 1000 < ends <= now / 1000 + MAX_SECONDS + LEEWAY_SECONDS:
         raise UnauthorizedError("the token has expired, or is valid for more than a day: sign a new one")
+    begins = claims.get("nbf", 0)
+    if isinstance(begins, bool) or not isinstance(begins, int | float) or not begins <= now / 1000 + LEEWAY_SECONDS:
+        raise UnauthorizedError("the token is not valid yet, by its nbf: sign one that is")
     return UserToken(key, user_id)
 
 

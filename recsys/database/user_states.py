@@ -191,8 +191,8 @@ def _read_cursor(cursor: str) -> tuple[int | None, int]:
     """Return time and item key of the last rating of a page."""
     try:
         rated_at, item_key = json.loads(base64.b64decode(cursor.encode(), b"-_", validate=True))
-        are_integers = all(type(value) is int and abs(value) < 2**63 for value in (rated_at or 0, item_key))
-        if are_integers and rated_at is not False:
+        given = [item_key] if rated_at is None else [rated_at, item_key]
+        if all(type(value) is int and abs(value) < 2**63 for value in given):
             return rated_at, item_key
     except (ValueError, TypeError, RecursionError):
         pass

@@ -287,7 +287,7 @@ def test_reads_that_wait_are_answered_in_their_order_when_there_is_room(engine: 
         patched.setattr(door, "LATE_SECONDS", -1.0)
         patched.setattr(door, "MAX_ACTIVE", 0)
         for n, protocol in enumerate(protocols):
-            protocol.data_received(GET.replace(b"popular", b"%d" % n) + b"\r\n")
+            protocol.data_received(GET.replace(b"popular", b"%d?x=/health/" % n) + b"\r\n")
         protocols[1].data_received(GET.replace(b"popular", b"1b") + b"\r\n")  # it keeps its place
         protocols[2].data_received(b"x" * MAX_WAITING_BYTES)  # too much to wait
         wires[3].close()
@@ -303,6 +303,17 @@ def test_reads_that_wait_are_answered_in_their_order_when_there_is_room(engine: 
         if protocol.timeout_keep_alive_task is not None:
             protocol.timeout_keep_alive_task.cancel()
     loop.close()
+
+
+def test_a_client_that_sends_no_more_gets_its_answers(service: httpx.Client) -> None:
+    """It ends its side of the connection after the request, as `nc` and some health checks do."""
+    post = POST % len(RATING) + RATING
+    for sent, n_answers in [(GET + b"\r\n", 1), (post, 1), (post + GET + b"\r\n", 2), (post[:-1], 0), (GET, 0)]:
+        connection = connected(service, sent)
+        connection.shutdown(socket.SHUT_WR)
+        started = time.monotonic()
+        assert all_of(connection).count(b"HTTP/1.1 200 ") == n_answers, sent
+        assert time.monotonic() - started < 4
 
 
 def test_a_connection_that_was_refused_is_closed_when_idle(engine: Engine) -> None:

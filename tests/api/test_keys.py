@@ -1,6 +1,8 @@
 """Keys: who may do what, of every method and path there is."""
 
-from base64 import urlsafe_b64encode
+import hmac
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from recsys.database.clock import now_ms
 from recsys.database.engine import connect, reading
 from recsys.database.keys import PARTS, SCOPES, create_key, hash_of, list_keys, revoke_key
 from recsys.database.models import publish
-from recsys.database.tokens import MAX_SECONDS, sign
+from recsys.database.tokens import LEEWAY_SECONDS, MAX_SECONDS, sign
 from recsys.settings import Settings
 from tests.api.asking import check_problem, eventually, ids
 from tests.api.conftest import serving, url_of
@@ -64,6 +66,10 @@ OWN = {
     ("DELETE", "/v1/users/{user_id}/ratings/{item_id}"),
 }
 """What the token of a user reaches: the paths of that user."""
+
+
+def encoded(data: bytes) -> str:
+    return urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def unsigned(token: str) -> str:
@@ -240,6 +246,21 @@ def test_a_token_writes_its_users_rows_alone(keyed: Keyed) -> None:
     ]
     key = bearer(keyed.keys["read"])
     assert keyed.client.get("/v1/users/other/ratings", headers=key).json()["ratings"] == []
+
+
+def test_a_token_begins_at_its_nbf(keyed: Keyed) -> None:
+    def asked(**claims: object) -> httpx.Response:
+        header, claim, _ = keyed.token("read", "u1").split(".")
+        content = json.loads(urlsafe_b64decode(claim + "=" * (-len(claim) % 4))) | claims
+        text = f"{header}.{encoded(json.dumps(content).encode())}"
+        signature = hmac.digest(hash_of(keyed.keys["read"]).encode(), text.encode(), "sha256")
+        return keyed.client.get("/v1/users/u1/recommendations", headers=bearer(f"{text}.{encoded(signature)}"))
+
+    now = now_ms() // 1000
+    for begins in (0, now, now + LEEWAY_SECONDS - 5, float(now)):
+        assert asked(nbf=begins).status_code == 200
+    for begins in (now + LEEWAY_SECONDS + 60, "x", None, True, [], float("nan"), float("inf")):
+        check_problem(asked(nbf=begins), 401, "nbf")
 
 
 def test_the_last_use_of_a_key_is_written_beside_the_requests(

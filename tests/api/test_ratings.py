@@ -1,5 +1,6 @@
 """Ratings: posted, respected at once, read back, taken back; users erased."""
 
+import base64
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -236,3 +237,9 @@ def test_a_writer_that_holds_the_database_keeps_no_reader_waiting(
             for post in posts:
                 check_problem(post.result(), 503, "again")
         assert client.post("/v1/ratings", json=body).status_code == 200
+
+
+def test_a_cursor_that_was_made_up_is_refused(reader: httpx.Client) -> None:
+    for made in ([[], 6], [{}, 6], [False, 6], [True, 6], ["", 6], [1.5, 6], [0, None], [2**63, 6], [0], 7, None):
+        cursor = base64.urlsafe_b64encode(json.dumps(made).encode()).decode()
+        check_problem(reader.get("/v1/users/u2/ratings", params={"cursor": cursor}), 422, "next_cursor")

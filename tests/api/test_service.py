@@ -208,7 +208,7 @@ def test_overload_is_told_at_once(known_engine: Engine) -> None:
             answer = client.get("/v1/users/u1/recommendations")
             assert time.monotonic() - started < 0.5
             assert client.get("/health/live").status_code == 200  # answered once the connection is read again
-            assert time.monotonic() - started > 0.9
+            assert time.monotonic() - started > 0.3
             check_problem(answer, 503, "the server is handling 1 requests")
             assert int(answer.headers["retry-after"]) > 0
             assert answer.headers["x-request-id"]

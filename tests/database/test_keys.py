@@ -304,3 +304,40 @@ def test_a_rotated_key_never_lasts_longer_and_its_successor_as_long(engine: Engi
     with reading(engine) as connection:
         assert {key.number: key.expires_at for key in list_keys(connection)}[1] == old.expires_at
     assert new.expires_at == new.created_at + 60_000
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("name", b"\xff"),
+        ("hash", b"\xff\xfe"),
+        ("hash", "short"),
+        ("scopes", "null"),
+        ("scopes", '["admin"'),
+        ("scopes", "[" * 100_000),
+        ("created_at", "x"),
+        ("expires_at", "x"),
+        ("expires_at", ""),
+        ("expires_at", b"\xff"),
+        ("last_used_at", 1.5),
+    ],
+)
+def test_a_damaged_key_opens_nothing_and_hides_no_other(sqlite_engine: Engine, column: str, value: object) -> None:
+    """SQLite takes values of any type."""
+    damaged, text = create_key(sqlite_engine, "damaged", ["admin"], actor="test")
+    whole, other = create_key(sqlite_engine, "whole", ["read"], actor="test")
+    with sqlite_engine.connect() as connection, connection.begin():
+        statement = f"UPDATE api_keys SET {column} = ? WHERE key_number = ?"
+        connection.exec_driver_sql(statement, (value, damaged.number))
+    found = ring(sqlite_engine)
+    assert (found.find(text), found.find(other)) == (None, whole)
+    assert (found.damaged, found.any_ever) == ((damaged.number,), True)
+
+
+def test_scopes_of_a_later_version_are_left_out(sqlite_engine: Engine) -> None:
+    key, text = create_key(sqlite_engine, "new", ["read"], actor="test")
+    with sqlite_engine.connect() as connection, connection.begin():
+        connection.exec_driver_sql("""UPDATE api_keys SET scopes = '["users:merge", "read", 7]'""")
+    found = ring(sqlite_engine).find(text)
+    assert found is not None
+    assert (found.number, found.scopes) == (key.number, ("read",))
