@@ -5,7 +5,6 @@ send thousands of requests in one piece, and all of it stays in memory.
 """
 
 import asyncio
-import random
 from collections import Counter, deque
 from ipaddress import ip_address
 from typing import Any
@@ -39,12 +38,11 @@ MAX_ACTIVE = 64
 further ones wait as the bytes that came, unparsed."""
 MAX_WAITING_BYTES = 8 << 10
 """Most bytes of a request that waits so."""
-WAIT_SECONDS = 0.4
-"""Longest time that a request waits so; then it is refused."""
+WAIT_SECONDS = 0.75
+"""Longest time that a request waits so; then it is refused. A client that asks again at once waits anew, which costs
+little, and what is accepted took less than a second with the work of `MAX_ACTIVE` requests."""
 PAUSE_SECONDS = 0.5
-"""Longest time that the connection of a refused request is not read: a client that asks again at once takes time from
-others. It is drawn for each, from two thirds of it on, so that they do not come back all at once. A client that does
-not wait is answered within both times and the work of `MAX_ACTIVE` requests: less than a second."""
+"""How long the connection of a request that was refused after it was read is not read: it takes time from others."""
 UNLIMITED = (b"/health/", b"/metrics")
 
 
@@ -192,6 +190,7 @@ class DoorProtocol(HttpToolsProtocol):
             self._unset_keepalive_if_required()
             if len(data) > MAX_WAITING_BYTES:
                 self._shed()
+                self.pause()
                 return
             self._waiting, self._is_one_read = data, True
             self._door.wait(self)
@@ -218,7 +217,6 @@ class DoorProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
-        self.pause()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         task = self.loop.create_task(cycle.run_asgi(app))
@@ -328,8 +326,7 @@ class DoorProtocol(HttpToolsProtocol):
         """Do not read the connection for some time: the client was told to wait, and gets no answer before."""
         if not self.transport.is_closing():
             self.flow.pause_reading()
-            seconds = PAUSE_SECONDS * (2 + random.random()) / 3  # noqa: S311 - no secret
-            self.loop.call_later(seconds, self.flow.resume_reading)
+            self.loop.call_later(PAUSE_SECONDS, self.flow.resume_reading)
 
     def _refuse(self, status: int) -> None:
         """Answer with a status and nothing else, if no answer has begun, and close the connection."""

@@ -19,7 +19,6 @@ from api.door import (
     MAX_HEADERS,
     MAX_PIPELINED,
     MAX_WAITING_BYTES,
-    PAUSE_SECONDS,
     READ_SECONDS,
     WAIT_SECONDS,
     Door,
@@ -265,9 +264,7 @@ def test_reads_are_refused_unread_while_the_processor_is_busy(
         assert "recsys_requests_shed_total 1.0" in metrics
         assert 'recsys_lists_total{source="popularity"} 1.0' in metrics
         assert "recsys_breaker_open 0.0" in metrics
-        started = time.monotonic()
-        assert client.get("/v1/popular").status_code == 200  # the connection goes on after its pause
-        assert time.monotonic() - started < PAUSE_SECONDS + 0.5
+        assert client.get("/v1/popular").status_code == 200  # the connection goes on
 
 
 def test_reads_that_wait_are_answered_in_their_order_when_there_is_room(engine: Engine) -> None:
