@@ -131,6 +131,7 @@ def create_app(settings: Settings | None = None) -> Service:
         app.router.routes.extend(module.routes.routes)
     for module in (items, ratings):
         app.router.routes.extend(module.reading_routes.routes)
+    app.router.routes.extend(ratings.posting_routes.routes)
     if settings.dashboard and dashboard.is_installed():
         app.router.routes.append(dashboard.DashboardRoute(settings.root_path))
     problems.install(app)

@@ -36,12 +36,19 @@ def complete(document: dict[str, Any], operation: dict[str, Any], route: APIRout
     if scope is not None:
         operation["security"] = [{"key": []}, {}]  # a service without keys is open
         operation["x-key-scope"] = scope
-    for dependency in route.dependant.dependencies:
-        if isinstance(dependency.call, JsonBody):
-            operation["requestBody"] = body_of(document, dependency.call)
+    for body in bodies_of(route):
+        operation["requestBody"] = body_of(document, body)
     for response in operation["responses"].values():
         if MEDIA_TYPE in response.get("content", ()):
             response["content"].pop("application/json", None)  # FastAPI adds it for the model
+
+
+def bodies_of(route: APIRoute) -> list[JsonBody[Any]]:
+    """Return the bodies of a route that FastAPI does not describe, or not fully."""
+    if isinstance(route, FastRoute):  # FastAPI describes its body, except for rows that are validated one by one
+        return [route.body] if route.checks_rows and route.body is not None else []
+    calls = (dependency.call for dependency in route.dependant.dependencies)
+    return [call for call in calls if isinstance(call, JsonBody)]
 
 
 def scope_of(route: APIRoute) -> Scope | None:

@@ -67,6 +67,7 @@ class FastRoute(APIRoute):
     """A route of the fast path; see the module. `fast_route` gives it the scope that it needs."""
 
     scope: KeyScope
+    checks_rows = False
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
@@ -74,7 +75,7 @@ class FastRoute(APIRoute):
         self._endpoint = endpoint
         self.ids = [name for name in hints if name not in ("request", "query", "body", "return")]
         self._query = QueryParser(_bare(hints["query"])) if "query" in hints else None
-        self._body = JsonBody(_bare(hints["body"])) if "body" in hints else None
+        self.body = JsonBody(_bare(hints["body"])) if "body" in hints else None
         self.app = self.answer
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,55 +88,61 @@ class FastRoute(APIRoute):
 
     async def _call(self, request: Request) -> Response:
         state = state_of(request)
-        check_key(request, state, self.scope)
+        check_key(request, state, self.scope, checks_rows=self.checks_rows)
         arguments: dict[str, Any] = {name: _decode(name, request.path_params[name]) for name in self.ids}
         if self._query is not None:
             arguments["query"] = self._query.parse(request.scope["query_string"])
-        if self._body is not None:
-            arguments["body"] = await self._body.read(request, state)
+        if self.body is not None:
+            arguments["body"] = await self.body.read(request, state)
         answer: Response | Result = await self._endpoint(request, **arguments)
         if isinstance(answer, Result):
             return Response(answer.model_dump_json(), media_type="application/json")
         return answer
 
 
-def fast_route(needed: KeyScope) -> type[FastRoute]:
-    """Return the class of routes of the fast path that need a scope."""
+def fast_route(needed: KeyScope, *, of_rows: bool = False) -> type[FastRoute]:
+    """Return the class of routes of the fast path that need a scope.
+
+    Args:
+        of_rows: whether the endpoint itself checks whose rows a user's token may write; see `api.security`.
+    """
 
     class Scoped(FastRoute):
         scope = needed
+        checks_rows = of_rows
 
     return Scoped
 
 
 class FastPaths:
-    """Middleware that passes GET requests of the fast path directly to their route, and all others on.
+    """Middleware that passes requests of the fast path directly to their route, and all others on.
 
     It takes the place of the search among all routes, and of FastAPI's layers around it, which together take longer
     than a list that is kept.
 
     Args:
         app: handles all other requests.
-        service: whose routes these are: `/v1/KIND`, `/v1/KIND/{id}` or `/v1/KIND/{id}/MORE`.
+        service: whose routes these are: `/v1/KIND`, and for GET `/v1/KIND/{id}` or `/v1/KIND/{id}/MORE` too.
     """
 
     def __init__(self, app: ASGIApp, service: FastAPI) -> None:
         self._app, self._service = app, service
-        self._without_id: dict[str, FastRoute] = {}
+        self._without_id: dict[tuple[str, str], FastRoute] = {}
         self._with_id: dict[tuple[str, str | None], tuple[FastRoute, str]] = {}
         for route in service.routes:
-            if isinstance(route, FastRoute) and "GET" in (route.methods or ()):
+            if isinstance(route, FastRoute):
                 _, version, kind, *rest = route.path.split("/", 4)
+                methods = route.methods or set()
                 if not rest:
-                    self._without_id[route.path] = route
-                elif version == "v1" and rest[0] == f"{{{route.ids[0]}}}":
+                    self._without_id |= dict.fromkeys(((method, route.path) for method in methods), route)
+                elif "GET" in methods and version == "v1" and rest[0] == f"{{{route.ids[0]}}}":
                     self._with_id[kind, rest[1] if len(rest) == 2 else None] = route, route.ids[0]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "GET":
-            path = scope["path"]
-            route, parameters = self._without_id.get(path), {}
-            if route is None:
+        if scope["type"] == "http":
+            path, method = scope["path"], scope["method"]
+            route, parameters = self._without_id.get((method, path)), {}
+            if route is None and method == "GET":
                 parts = path.split("/", 4)  # "", v1, kind, id, more
                 if len(parts) > 3 and parts[1] == "v1" and parts[3]:
                     found = self._with_id.get((parts[2], parts[4] if len(parts) == 5 else None))

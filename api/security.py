@@ -23,10 +23,9 @@ class RequireScope:
     """A dependency that refuses a request without a key of this scope, and returns the actor for the audit log."""
 
     scope: Scope
-    checks_rows: bool = False
 
     async def __call__(self, request: Request) -> str:
-        return check_key(request, state_of(request), self.scope, checks_rows=self.checks_rows)
+        return check_key(request, state_of(request), self.scope)
 
 
 def require(scope: Scope) -> RequireScope:
@@ -39,9 +38,7 @@ ItemWriter = Annotated[str, Depends(require("items:write"))]
 RatingWriter = Annotated[str, Depends(require("ratings:write"))]
 Publisher = Annotated[str, Depends(require("models:publish"))]
 Eraser = Annotated[str, Depends(require("users:erase"))]
-RowsWriter = Annotated[str, Depends(RequireScope("ratings:write", checks_rows=True))]
-"""Types of an endpoint's parameter that receives the actor, and so declares the scope that the endpoint needs. The last
-one is for an endpoint that checks the user of each row; see `check_rows`."""
+"""Types of an endpoint's parameter that receives the actor, and so declares the scope that the endpoint needs."""
 
 
 def check_key(request: Request, state: AppState, scope: Scope, *, checks_rows: bool = False) -> str:
@@ -50,7 +47,7 @@ def check_key(request: Request, state: AppState, scope: Scope, *, checks_rows: b
     A service without keys is open, unless its settings require a key. A token is for paths of its user alone.
 
     Args:
-        checks_rows: whether the endpoint itself checks whose rows a token may write.
+        checks_rows: whether the endpoint itself checks whose rows a token may write; see `check_rows`.
 
     Raises:
         DatabaseError: the keys cannot be checked now.

@@ -2,13 +2,13 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Query, Request, Response, status
+from fastapi import Query, Request, Response, status
 
-from api.body import JsonBody, validated_rows
+from api.body import validated_rows
 from api.problems import BODY_RESPONSES, none_stored
 from api.routing import ItemId, UserId, fast_route, router
 from api.schemas import PostedRating, PostedRatings, UserRatingsParams
-from api.security import Eraser, RatingWriter, RowsWriter, check_rows
+from api.security import Eraser, RatingWriter, check_rows
 from api.state import AppState, CurrentState, in_thread, state_of
 from recsys.database.engine import reading
 from recsys.database.feedback import NewRating
@@ -24,22 +24,19 @@ THREAD_ROWS = 100
 """Posts of more rows are checked in a thread: it takes milliseconds."""
 
 routes = router("ratings")
+posting_routes = router("ratings", fast_route("ratings:write", of_rows=True))
 reading_routes = router("ratings", fast_route("ratings:read"))
 
 
-@routes.post("/ratings", response_model=RateReport, responses=BODY_RESPONSES)
-async def post_ratings(
-    _: RowsWriter,
-    body: Annotated[PostedRatings, Depends(JsonBody(PostedRatings))],
-    request: Request,
-    state: CurrentState,
-) -> RateReport | Response:
+@posting_routes.post("/ratings", response_model=RateReport, responses=BODY_RESPONSES)
+async def post_ratings(request: Request, body: PostedRatings) -> RateReport | Response:
     """Store up to 1,000 ratings or events. Rows that cannot be stored (of a wrong type, an unknown item, a rating
     outside the configured scale) are listed in `errors`, and the others are stored; 422 if none can be.
 
     Posting the same ratings again changes nothing, and an event counts once for each user, item and time. Acknowledged
     rows are in the database, and the user's next list respects them.
     """
+    state = state_of(request)
     is_long = len(body.ratings) > THREAD_ROWS
     post = await in_thread(state, _checked, state, body) if is_long else _checked(state, body)
     check_rows(request, {row.user_id for _, row in post.rows})

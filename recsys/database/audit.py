@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from recsys.database import schema
 from recsys.database.clock import now_ms
-from recsys.database.engine import upsert
+from recsys.database.statements import upsert
 
 START = ""
 """What stands in the place of a previous hash in the first entry."""

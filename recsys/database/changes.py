@@ -7,12 +7,18 @@ from typing import NamedTuple
 from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, bindparam, delete, insert, select, update
 
 from recsys.database import schema
-from recsys.database.engine import stage, upsert
+from recsys.database.engine import stage
+from recsys.database.statements import upsert
 
 KEPT = 10_000
 """How many changes are kept at least; a cache that last read an earlier one must forget everything."""
 HANDFUL = 1000
 """Up to so many rows are sent with the statement; more are staged in a temporary table."""
+
+_NEXT_SEQ = (
+    update(schema.change_counter).values(seq=schema.change_counter.c.seq + 1).returning(schema.change_counter.c.seq)
+)
+_INSERT_CHANGES = insert(schema.changes).returning(schema.changes.c.seq)
 
 _staged_users = Table(
     "staged_users",
@@ -56,8 +62,7 @@ def record_change(connection: Connection, *, users: Sequence[int] = (), items: S
     Returns:
         The new seq.
     """
-    counter = schema.change_counter
-    seq = int(connection.execute(update(counter).values(seq=counter.c.seq + 1).returning(counter.c.seq)).scalar_one())
+    seq = int(connection.execute(_NEXT_SEQ).scalar_one())
     rows = [{"seq": seq, "kind": "user", "key": key} for key in users]
     rows += [{"seq": seq, "kind": "item", "key": key} for key in items]
     seqs = schema.changes.c.seq
@@ -66,7 +71,7 @@ def record_change(connection: Connection, *, users: Sequence[int] = (), items: S
         rows = [{"seq": seq, "kind": "all", "key": 0}]
     elif seq % max(1, KEPT // 100) == 0:  # not with every change: a statement less in a post
         connection.execute(delete(schema.changes).where(seqs <= seq - KEPT))
-    connection.execute(insert(schema.changes).returning(seqs), rows)
+    connection.execute(_INSERT_CHANGES, rows)
     return seq
 
 

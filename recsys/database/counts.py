@@ -27,7 +27,8 @@ from sqlalchemy import (
 from recsys.data.keyed import positions
 from recsys.database import schema
 from recsys.database.changes import HANDFUL, record_change
-from recsys.database.engine import Excluded, fetch_columns, reading, stage, upsert, writing
+from recsys.database.engine import fetch_columns, reading, stage, writing
+from recsys.database.statements import Excluded, upsert
 
 _staged_counts = Table(
     "staged_counts",
@@ -71,14 +72,6 @@ def add_counts(
     differs = (counts != 0) | (sums != 0) | (explicit != 0)
     columns = tuple(each[differs].tolist() for each in (keys, counts, sums, explicit))
     counted = schema.item_counts
-
-    def added(new: Excluded) -> dict[str, ColumnElement[object]]:
-        return {
-            "n_ratings": counted.c.n_ratings + new["n_ratings"],
-            "rating_sum": counted.c.rating_sum + new["rating_sum"],
-            "n_explicit": counted.c.n_explicit + new["n_explicit"],
-        }
-
     if len(columns[0]) > HANDFUL:
         stage(connection, _staged_counts, columns)
         upsert(
@@ -86,11 +79,16 @@ def add_counts(
             counted,
             select(_staged_counts).order_by(_staged_counts.c.item_key),
             key=["item_key"],
-            set_=added,
+            set_=_added,
         )
     elif columns[0]:
         rows = [dict(zip(counted.c.keys(), row, strict=True)) for row in zip(*columns, strict=True)]
-        upsert(connection, counted, rows, key=["item_key"], set_=added, returning=[counted.c.item_key])
+        upsert(connection, counted, rows, key=["item_key"], set_=_added, returning=[counted.c.item_key])
+
+
+def _added(new: Excluded) -> dict[str, ColumnElement[object]]:
+    counted = schema.item_counts.c
+    return {name: counted[name] + new[name] for name in ("n_ratings", "rating_sum", "n_explicit")}
 
 
 def read_counts(connection: Connection) -> ItemCounts:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from sqlalchemy import BigInteger, Column, Connection, Engine, MetaData, Table, Text, select
 
 from recsys.database import schema
-from recsys.database.engine import retry_on_conflict, stage, upsert
+from recsys.database.engine import retry_on_conflict, stage
 from recsys.database.ids import staged_ids
+from recsys.database.statements import upsert
 from recsys.database.work import Guard, Work, write_in_pieces
 
 _staged_descriptions = Table(

@@ -1,8 +1,8 @@
-"""Engine, transactions, upserts, and rows in and out in bulk. The only module that knows the dialect."""
+"""Engine, transactions, and rows in and out in bulk. With `statements`, the only module that knows the dialect."""
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -11,9 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import (
-    ColumnElement,
     Connection,
-    CursorResult,
     Engine,
     Select,
     Table,
@@ -21,13 +19,9 @@ from sqlalchemy import (
     event,
     exc,
     inspect,
-    true,
 )
-from sqlalchemy.dialects import postgresql as postgresql_dialect
-from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.schema import CreateTable
-from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from recsys.database.breaker import JOB_OPTIONS, SERVER_OPTIONS, Breaker, check_breaker, guard
 from recsys.database.clock import now_ms
@@ -50,10 +44,6 @@ ATTEMPTS = 20
 """How often a transaction is tried that others get in the way of."""
 
 MIN_SQLITE = (3, 39, 0)  # IS DISTINCT FROM, RETURNING, upsert
-
-Excluded = ReadOnlyColumnCollection[str, ColumnElement[Any]]
-"""The row that an upsert would insert, as its update sees it."""
-Assignments = Sequence[str] | Callable[[Excluded], Mapping[str, ColumnElement[Any]]]
 
 _Result = TypeVar("_Result")
 
@@ -270,55 +260,6 @@ def retry_on_conflict(write: Callable[[], _Result]) -> _Result:
         except ConflictError:
             time.sleep(BREATHER_SECONDS / 4)
     return write()
-
-
-def upsert(
-    connection: Connection,
-    table: Table,
-    rows: Select[Any] | Sequence[Mapping[str, object]],
-    *,
-    key: Sequence[str],
-    set_: Assignments | None = None,
-    where: Callable[[Excluded], ColumnElement[bool]] | None = None,
-    returning: Sequence[ColumnElement[Any]] = (),
-    parameters: Mapping[str, object] | None = None,
-) -> CursorResult[Any]:
-    """Insert rows, and update or keep those whose key is there already.
-
-    Rows are locked in the order given: order them by their key, so that two writers of the same rows do not deadlock.
-
-    Args:
-        rows: a query whose columns are named as the table's, or the rows themselves.
-        key: columns of a unique constraint of the table.
-        set_: columns that take the new row's value, or a function from the new row (`excluded`) to expressions;
-            None keeps the row that is there.
-        where: condition on which a row that is there is updated; it takes the new row (`excluded`).
-        returning: columns to return of the rows that were inserted or updated. With several rows it also makes the
-            driver send one statement in place of one a row.
-        parameters: values of the query's bound parameters.
-
-    Returns:
-        The result; `rowcount` is the number of rows inserted or updated.
-    """
-    # Both dialects' INSERT have the same methods; only SQLAlchemy's classes differ.
-    statement = sqlite_dialect.insert(table)
-    if connection.dialect.name != "sqlite":
-        statement = cast(sqlite_dialect.Insert, postgresql_dialect.insert(table))
-    if isinstance(rows, Select):
-        # Without a WHERE, SQLite reads ON CONFLICT as the ON of a join.
-        statement = statement.from_select(list(rows.selected_columns.keys()), rows.where(true()))
-    if set_ is None:
-        statement = statement.on_conflict_do_nothing(index_elements=key)
-    else:
-        new = statement.excluded
-        assignments = set_(new) if callable(set_) else {name: new[name] for name in set_}
-        statement = statement.on_conflict_do_update(
-            index_elements=key, set_=assignments, where=None if where is None else where(new)
-        )
-    values = parameters if isinstance(rows, Select) else [dict(row) for row in rows]
-    if returning:
-        return connection.execute(statement.returning(*returning), values)
-    return connection.execute(statement.execution_options(preserve_rowcount=True), values)
 
 
 def stage(connection: Connection, table: Table, columns: Sequence[Iterable[Any]]) -> None:

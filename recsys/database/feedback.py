@@ -2,15 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import Connection, Text, bindparam, case, column, delete, select, update, values
+from sqlalchemy import Connection, Select, bindparam, case, delete, select, update
 from sqlalchemy.exc import IntegrityError
 
 from recsys.database import schema
 from recsys.database.driver_errors import ConflictError
-from recsys.database.engine import upsert
+from recsys.database.statements import sent_rows, sent_table, upsert
 from recsys.database.tombstones import SECRET, WHOLE_USER, Hasher
 from recsys.database.users import lock_users
 from recsys.database.work import Work
@@ -19,6 +20,18 @@ Pair = tuple[str, str]
 """A user_id and an item_id."""
 
 PAIR = ("user_key", "item_key", "kind")
+
+_UPDATE_POSTED = (
+    update(schema.ratings)
+    .where(
+        schema.ratings.c.user_key == bindparam("of_user"),
+        schema.ratings.c.item_key == bindparam("of_item"),
+        schema.ratings.c.kind == schema.EXPLICIT,
+        schema.ratings.c.rating == bindparam("old_rating"),
+        schema.ratings.c.rated_at.is_not_distinct_from(bindparam("old_rated_at")),
+    )
+    .values(rating=bindparam("rating"), rated_at=bindparam("rated_at"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +112,15 @@ def without_withdrawn(work: Work, rows: Sequence[NewRating], stored: Mapping[Pai
 
 def read_pairs(connection: Connection, pairs: Iterable[Pair]) -> dict[Pair, StoredPair]:
     """Return what is stored of pairs of user_id and item_id, in one statement."""
-    posted = values(column("user_id", Text), column("item_id", Text), name="posted").data(sorted(pairs)).cte()
+    statement = select_pairs(connection.dialect.name)
+    rows = connection.execute(statement, sent_rows(connection, ("user_id", "item_id"), sorted(pairs)))
+    return {(user_id, item_id): StoredPair(*rest) for user_id, item_id, *rest in rows}
+
+
+@cache
+def select_pairs(dialect: str) -> Select[Any]:
+    """Return the statement of `read_pairs`: it is built once, and its text does not depend on the number of pairs."""
+    posted = sent_table(dialect, ("user_id", "item_id"))
     users, items, rated = schema.users.c, schema.items.c, schema.ratings.c
     joined = (
         posted.outerjoin(schema.users, users.user_id == posted.c.user_id)
@@ -111,8 +132,7 @@ def read_pairs(connection: Connection, pairs: Iterable[Pair]) -> dict[Pair, Stor
     )
     secret = select(schema.secrets.c.value).where(schema.secrets.c.name == SECRET).scalar_subquery()
     known = (users.user_key, items.item_key, rated.rating, rated.rated_at, secret)
-    rows = connection.execute(select(posted.c.user_id, posted.c.item_id, *known).select_from(joined))
-    return {(user_id, item_id): StoredPair(*rest) for user_id, item_id, *rest in rows}
+    return select(posted.c.user_id, posted.c.item_id, *known).select_from(joined)
 
 
 def write_posted(work: Work, rows: Sequence[NewRating], stored: Mapping[Pair, StoredPair], received_at: int) -> Written:
@@ -253,21 +273,9 @@ def update_posted(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> 
     Raises:
         ConflictError: one of them was changed or deleted since.
     """
-    rated = schema.ratings.c
-    statement = (
-        update(schema.ratings)
-        .where(
-            rated.user_key == bindparam("of_user"),
-            rated.item_key == bindparam("of_item"),
-            rated.kind == schema.EXPLICIT,
-            rated.rating == bindparam("old_rating"),
-            rated.rated_at.is_not_distinct_from(bindparam("old_rated_at")),
-        )
-        .values(rating=bindparam("rating"), rated_at=bindparam("rated_at"))
-    )
     names = ("rating", "rated_at", "old_rating", "old_rated_at")
     values = [
         {"of_user": row["user_key"], "of_item": row["item_key"], **{name: row[name] for name in names}} for row in rows
     ]
-    if connection.execute(statement, values).rowcount < len(rows):
+    if connection.execute(_UPDATE_POSTED, values).rowcount < len(rows):
         raise ConflictError("another writer changed one of the ratings at the same moment: try again")

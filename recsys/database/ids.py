@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from sqlalchemy import BigInteger, Column, Engine, MetaData, Table, Text, select
 
 from recsys.database import schema
-from recsys.database.engine import fetch_columns, reading, retry_on_conflict, stage, upsert
+from recsys.database.engine import fetch_columns, reading, retry_on_conflict, stage
+from recsys.database.statements import upsert
 from recsys.database.work import Guard, Work, write_in_pieces
 
 HANDFUL = 1000

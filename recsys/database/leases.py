@@ -11,7 +11,8 @@ from threading import Event, Thread
 from sqlalchemy import ColumnElement, Connection, Engine, select, update
 
 from recsys.database import schema
-from recsys.database.engine import database_now_ms, upsert, writing
+from recsys.database.engine import database_now_ms, writing
+from recsys.database.statements import upsert
 from recsys.errors import LockedError, RecsysError
 from recsys.results import as_time
 

@@ -10,7 +10,8 @@ from sqlalchemy import Engine, delete, select
 
 from recsys.database import schema
 from recsys.database.clock import now_ms
-from recsys.database.engine import reading, upsert, writing
+from recsys.database.engine import reading, writing
+from recsys.database.statements import upsert
 from recsys.errors import DatabaseError
 
 _log = logging.getLogger(__name__)

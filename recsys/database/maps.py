@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, select
 
 from recsys.database import schema
-from recsys.database.engine import upsert
+from recsys.database.statements import upsert
 from recsys.database.work import Guard, unit_of_work
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, Row, false, insert, select, update
 from recsys.database import schema
 from recsys.database.checksums import version_checksum
 from recsys.database.clock import now_ms
-from recsys.database.engine import reading, upsert, writing
+from recsys.database.engine import reading, writing
 from recsys.database.model_rows import (
     count_user_rows,
     delete_version,
@@ -28,6 +28,7 @@ from recsys.database.model_rows import (
     store_weights,
 )
 from recsys.database.publications import previously_published
+from recsys.database.statements import upsert
 from recsys.database.weights import pack_weights, unpack_weights
 from recsys.database.work import Guard, unit_of_work
 from recsys.errors import DamagedVersionError, GateRefusedError, InputError, NotFoundError, TrainingError

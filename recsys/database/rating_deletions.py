@@ -11,7 +11,7 @@ from recsys.data.encoding import RatingColumns
 from recsys.data.keyed import positions
 from recsys.database import schema
 from recsys.database.clock import now_ms
-from recsys.database.engine import reading, retry_on_conflict, upsert, writers_overlap
+from recsys.database.engine import reading, retry_on_conflict, writers_overlap
 from recsys.database.rating_reads import stream_stored
 from recsys.database.rating_writes import (
     SAME_PAIR,
@@ -21,6 +21,7 @@ from recsys.database.rating_writes import (
     stage_ratings,
     staged_ratings,
 )
+from recsys.database.statements import upsert
 from recsys.database.tombstones import make_hasher
 from recsys.database.work import Guard, Work, write_in_pieces
 

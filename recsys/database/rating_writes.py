@@ -26,8 +26,9 @@ from recsys.data.encoding import RatingColumns
 from recsys.data.keyed import positions
 from recsys.database import schema
 from recsys.database.driver_errors import ConflictError
-from recsys.database.engine import ATTEMPTS, copy_in, fetch_columns, stage, upsert, writers_overlap
+from recsys.database.engine import ATTEMPTS, copy_in, fetch_columns, stage, writers_overlap
 from recsys.database.rating_reads import stream_ranges, stream_stored
+from recsys.database.statements import upsert
 from recsys.database.work import Work
 
 MAX_READ_PER_USER = 4

@@ -16,7 +16,7 @@ from recsys.data.encoding import RatingColumns
 from recsys.data.rows import UserRow
 from recsys.database import schema
 from recsys.database.clock import now_ms
-from recsys.database.engine import upsert
+from recsys.database.statements import upsert
 
 WHOLE_USER = ""
 """`pair_hash` of an erased user."""

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, delete, select
 
 from recsys.database import schema
 from recsys.database.clock import now_ms
-from recsys.database.engine import upsert
+from recsys.database.statements import upsert
 from recsys.results import Architecture, Objective
 
 APPLIES_WITHIN = 4

@@ -12,7 +12,8 @@ from recsys.data.rows import UserRow
 from recsys.database import schema
 from recsys.database.audit import record
 from recsys.database.descriptions import Description, upsert_descriptions
-from recsys.database.engine import fetch_rows, retry_on_conflict, upsert
+from recsys.database.engine import fetch_rows, retry_on_conflict
+from recsys.database.statements import upsert
 from recsys.database.tombstones import bury_user
 from recsys.database.work import Guard, Work, unit_of_work
 

@@ -3,9 +3,10 @@ transaction for their ratings."""
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from itertools import groupby
 from typing import NamedTuple, TypeVar
 
@@ -39,6 +40,10 @@ MAX_ROWS = 1000
 
 LOCK_SECONDS = 0.25
 """Longest time that posts which are written together wait for a row that another transaction holds."""
+
+GATHER_SHARE, MAX_GATHER_SECONDS = 0.5, 0.02
+"""Longest wait for as many posts as were written last, as a share of the time that took, and in all: the clients that
+were answered at the same time are about to send the next ones, and a commit costs the same for one and for many."""
 
 OF_A_ROW = (LockUnavailableError, ConflictError)
 """Errors of a transaction that may be about the rows of one post, and not about the database."""
@@ -204,6 +209,8 @@ class PostWriter:
         self._waiting: list[_WaitingPost] = []
         self._writing: asyncio.Task[None] | None = None
         self._alone: set[asyncio.Task[None]] = set()
+        self._n_last, self._last_seconds = 1, 0.0
+        self._enough: asyncio.Event | None = None
 
     async def write(self, post: Post) -> RateReport:
         """Return the report of a post once its rows are committed.
@@ -215,7 +222,18 @@ class PostWriter:
         self._waiting.append((post, answer))
         if self._writing is None:
             self._writing = asyncio.create_task(self._write_waiting())
+        elif self._enough is not None and len(self._waiting) >= self._n_last:
+            self._enough.set()
         return await answer
+
+    async def _gather(self) -> None:
+        """Wait a moment for as many posts as were written last. A client that posts alone does not wait."""
+        if len(self._waiting) < self._n_last:
+            self._enough = asyncio.Event()
+            seconds = min(GATHER_SHARE * self._last_seconds, MAX_GATHER_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._enough.wait(), seconds)
+            self._enough = None
 
     def _take(self) -> list["_WaitingPost"]:
         """Take the posts that can be written together: a later post of a pair waits for the earlier one."""
@@ -234,7 +252,9 @@ class PostWriter:
     async def _write_waiting(self) -> None:
         try:
             while self._waiting:
+                await self._gather()
                 group = self._take()
+                started = time.monotonic()
                 try:
                     reports = await self._run(self._executor, [post for post, _ in group], LOCK_SECONDS)
                 except Exception as error:
@@ -249,6 +269,7 @@ class PostWriter:
                         task.add_done_callback(self._alone.discard)
                 else:
                     _settle([answer for _, answer in group], reports)
+                self._n_last, self._last_seconds = len(group), time.monotonic() - started
         finally:
             self._writing = None
 

@@ -126,10 +126,11 @@ def test_the_document_and_the_routes_name_the_same() -> None:
     }
 
 
-def test_the_fast_path_is_for_what_is_read_with_parameters() -> None:
+def test_the_fast_path_is_for_what_is_read_with_parameters_and_for_posted_ratings() -> None:
     assert {route.path for route in APP.routes if isinstance(route, FastRoute)} == {
         "/v1/users/{user_id}/recommendations",
         "/v1/recommendations",
+        "/v1/ratings",
         "/v1/users/{user_id}/predictions",
         "/v1/items/{item_id}/similar",
         "/v1/items/similar",

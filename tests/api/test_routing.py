@@ -46,6 +46,7 @@ def test_every_get_of_the_fast_path_is_found(route: FastRoute, monkeypatch: pyte
     ("method", "path"),
     [
         ("POST", "/v1/items"),
+        ("PUT", "/v1/ratings"),
         ("DELETE", "/v1/items/a"),
         ("GET", "/v1/items/"),
         ("GET", "/v1/items/a/"),

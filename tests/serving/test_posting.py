@@ -3,6 +3,7 @@
 import asyncio
 import random
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +18,7 @@ from recsys.database.ids import keys_of
 from recsys.database.posts import Post, check_post, rate
 from recsys.errors import OverloadedError
 from recsys.results import RateReport
+from recsys.serving import batching
 from recsys.serving.batching import LOCK_SECONDS, PostWriter
 from tests.database.test_feedback import watched
 
@@ -108,6 +110,34 @@ def test_posts_that_wait_are_one_transaction(engine: Engine, pools: list[ThreadP
         reports = post_together(writer(engine, pools), posts, pools[0])
     assert transactions == ["begin", "commit"]
     assert [(report.inserted, report.rejected) for report in reports] == [(1, 1)] * 9 + [(0, 1)]
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_clients_that_were_answered_together_are_awaited(
+    engine: Engine, pools: list[ThreadPoolExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their next posts arrive one by one, and become one transaction; a client alone never waits."""
+    monkeypatch.setattr(batching, "GATHER_SHARE", 1e6)
+    monkeypatch.setattr(batching, "MAX_GATHER_SECONDS", 5.0)
+    keys_of(engine, schema.items, ITEMS)
+    made = writer(engine, pools)
+
+    async def post(at: int, item: str) -> RateReport:
+        await asyncio.sleep(0.005 * at)
+        return await made.write(check_post([NewRating(f"u{at}", item, 4.0, None)], None))
+
+    async def ask() -> list[RateReport]:
+        return await asyncio.gather(*[post(at, "b") for at in range(5)])
+
+    made._n_last, made._last_seconds = 5, 1.0
+    with watched(engine) as (_, transactions):
+        reports = asyncio.run(ask())
+    assert transactions == ["begin", "commit"]
+    assert [report.inserted for report in reports] == [1] * 5
+    made._n_last = 1
+    started = time.monotonic()
+    asyncio.run(post(0, "c"))
+    assert time.monotonic() - started < 2
 
 
 @pytest.mark.postgres
