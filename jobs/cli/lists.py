@@ -57,8 +57,16 @@ def recommend_command(
     cursor: CursorOption = None,
     all: Annotated[bool, typer.Option("--all", help="Write the lists of all users to a file.")] = False,
     out: Annotated[
-        Path, typer.Option(help="The file that --all writes: Parquet, or CSV if its name ends with .csv.")
+        Path,
+        typer.Option(
+            help="What --all writes: a Parquet file, CSV if its name ends with .csv, or a folder of Parquet files if "
+            "it has no ending."
+        ),
     ] = Path("lists.parquet"),
+    share: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Write the I-th of N shares of the folder; start a process for each of them."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Print the best items for a user, or write the lists of all users to a file.
@@ -72,16 +80,22 @@ def recommend_command(
         recsys recommend 196 --explain
         recsys recommend -- -7
         recsys recommend --all --out lists.csv
+        recsys recommend --all --out lists --share 1/2
+
+    A folder has a file for each 65,536 users. Repeat a run that was interrupted, and it goes on where it stopped.
     """
     from jobs.cli.show import show
+    from jobs.list_parts import Share, recommend_parts
     from jobs.recommend import UserQuery, recommend, recommend_all
 
     if all == (user_id is not None):
         raise typer.BadParameter("give the id of one user, or --all for the lists of all users")
     if all and (explain or field or cursor):
         raise typer.BadParameter("--explain, --field and --cursor are for the list of one user, not for --all")
-    if all and out.suffix not in (".parquet", ".csv"):
-        raise typer.BadParameter(f"--out {out}: expected a name that ends with .parquet or .csv")
+    if all and out.suffix not in (".parquet", ".csv", ""):
+        raise typer.BadParameter(f"--out {out}: expected a folder, or a name that ends with .parquet or .csv")
+    if share is not None and not (all and out.suffix == ""):
+        raise typer.BadParameter("--share is for --all with a folder: --out lists")
     query = UserQuery(
         n=n,
         exclude_seen=not include_seen,
@@ -94,8 +108,14 @@ def recommend_command(
         explain=explain,
         diversity=diversity,
     )
+    part = Share() if share is None else Share.parse(share)
     engine, _ = open_database()
-    show(recommend_all(engine, out, query) if user_id is None else recommend(engine, user_id, query), json)
+    if user_id is not None:
+        show(recommend(engine, user_id, query), json)
+    elif out.suffix == "":
+        show(recommend_parts(engine, out, query, part), json)
+    else:
+        show(recommend_all(engine, out, query), json)
 
 
 def similar_command(

@@ -39,11 +39,18 @@ def count_users(connection: Connection) -> int:
     return connection.scalar(select(func.count()).select_from(schema.users)) or 0
 
 
-def read_chunks(connection: Connection, size: int) -> Iterator[UserChunk]:
-    """Read all users, `size` at a time."""
-    users, last = schema.users.c, 0
+def last_user_key(connection: Connection) -> int:
+    """Return the largest key of a user; 0 without users."""
+    return connection.scalar(select(func.max(schema.users.c.user_key))) or 0
+
+
+def read_chunks(connection: Connection, size: int, after: int = 0, last_key: int | None = None) -> Iterator[UserChunk]:
+    """Read all users, or those with keys above `after` and up to `last_key`, `size` at a time."""
+    users, last = schema.users.c, after
     while True:
         statement = select(users.user_key, users.user_id).where(users.user_key > last)
+        if last_key is not None:
+            statement = statement.where(users.user_key <= last_key)
         rows = connection.execute(statement.order_by(users.user_key).limit(size)).all()
         if not rows:
             return

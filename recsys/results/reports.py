@@ -191,6 +191,10 @@ class AllListsReport(Result):
     rows: int
     file: str
     seconds: float
+    files_written: int | None = Field(default=None, exclude_if=is_absent, description="In a folder: files of this run.")
+    files_left: int | None = Field(
+        default=None, exclude_if=is_absent, description="In a folder: files that are still missing."
+    )
     ignored: list[Ignored] | None = Field(
         default=None, exclude_if=is_absent, description="Parts of the request without effect, if there are any."
     )
