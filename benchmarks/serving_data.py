@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,12 @@ from recsys.database.models import Training, publish, store
 from recsys.database.ratings import upsert_ratings
 from recsys.factors import Factors, Side
 from recsys.results import Objective
+from recsys.scoring.neighbours import MIN_RATINGS, find_neighbours
 from recsys.settings import Settings
 from recsys.training.config import default_config
 
 N_FACTORS = 64
-FORMAT = 1
+FORMAT = 2
 """Number of the layout; a database of another layout is built again."""
 
 GENRES = (
@@ -250,6 +251,8 @@ def store_version(engine: Engine, objective: Objective, seed: int) -> int:
         gate_passed=True,
         gate_reason="random factors, not trained",
     )
+    if ranking:  # as a night does
+        factors = replace(factors, neighbours=find_neighbours(factors, n >= MIN_RATINGS))
     return store(engine, factors, training)
 
 

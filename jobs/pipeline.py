@@ -33,6 +33,7 @@ from recsys.factors import Factors
 from recsys.learner import Learner
 from recsys.library.loading import RatingData
 from recsys.results import Architecture, Objective, TrainReport
+from recsys.scoring.neighbours import find_neighbours, often_rated
 from recsys.settings import Settings
 from recsys.training.checkpoint import Checkpoint
 from recsys.training.config import Config
@@ -219,9 +220,12 @@ class Pipeline:
                 newest_rating_at=source.newest_rating_at,
                 weight_top=source.ratings.weight_top,
             )
+            factors = served.factors
+            if job.objective == "ranking":  # similar items come from it
+                factors = replace(factors, neighbours=find_neighbours(factors, often_rated(factors, source.ratings)))
             number = self._number = store(
                 self._engine,
-                served.factors,
+                factors,
                 training,
                 self._held.guard,
                 twin=None if served is twin else twin.factors,

@@ -182,6 +182,39 @@ class ItemWeights:
         return ItemWeights.from_entries(*np.divmod(pair, max(self.n_items, 1)), means, self.n_items)
 
 
+NO_NEIGHBOUR = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The most similar items of each item, found once after the training.
+
+    Attributes:
+        item_idx: (n_items, n_neighbours) int32, the most similar first; `NO_NEIGHBOUR` where there are fewer.
+        scores: (n_items, n_neighbours) float32 cosines, rounded to six decimals; 0 where there is no neighbour.
+        in_pool: (n_items,) mask of the items that could be a neighbour.
+    """
+
+    item_idx: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    in_pool: NDArray[np.bool_]
+
+    def moved(self, position: NDArray[np.int64], n_items: int) -> "Neighbours":
+        """Return the same neighbours over other positions.
+
+        Args:
+            position: (n_items of these,) the new position of each item, all of them ≥ 0.
+            n_items: number of items afterwards; those without a position before have no neighbours.
+        """
+        if n_items == len(position) and np.array_equal(position, np.arange(n_items)):
+            return self
+        item_idx = np.full((n_items, self.item_idx.shape[1]), NO_NEIGHBOUR, np.int32)
+        scores, in_pool = np.zeros(item_idx.shape, np.float32), np.zeros(n_items, bool)
+        item_idx[position] = np.append(position, NO_NEIGHBOUR)[self.item_idx]
+        scores[position], in_pool[position] = self.scores, self.in_pool
+        return Neighbours(item_idx, scores, in_pool)
+
+
 @dataclass(frozen=True, slots=True)
 class RatingConstants:
     """Constants of a `rating` training that fold-in needs.
@@ -244,6 +277,7 @@ class Factors:
         head: the layers of a neural model; `None` for the dot product.
         constants: what fold-in needs of the training; `None` if the training did not leave any.
         weights: between items; `None`: the items that a user has add nothing but their part of the user's vector.
+        neighbours: of each item; `None`: similar items are searched for.
     """
 
     objective: Objective
@@ -254,6 +288,7 @@ class Factors:
     head: Head | None = None
     constants: RatingConstants | RankingConstants | None = None
     weights: ItemWeights | None = None
+    neighbours: Neighbours | None = None
 
     @property
     def user_keys(self) -> NDArray[np.int64]:

@@ -244,9 +244,12 @@ async def similar(request: Request, item_id: ItemId, query: Annotated[SimilarPar
     seen, ignored = await _seen_by(state, recommender, query.exclude_seen_by)
     filters = query.filters(query.min_ratings)
     exclude = np.concatenate([start.shown, seen]) if len(seen) else start.shown
-    search = recommender.similar.search(item_id, query.n + 1, filters, exclude, start.last)
+    ranked = recommender.similar.near(item_id, query.n + 1, filters, exclude) if start.last is None else None
+    if ranked is None:
+        search = recommender.similar.search(item_id, query.n + 1, filters, exclude, start.last)
+        ranked = recommender.similar.finish(search, await _find(state, search))
     ignored += ignored_parts(catalogue, filters)
-    content = await _similar_list(state, recommender, search, start, query.n, ignored, query.fields)
+    content = _similar_list(recommender, ranked, start, query.n, ignored, query.fields)
     etag = etag_of(content)
     if is_plain and len(content) <= MAX_CACHED_BYTES:
         if len(kept) >= MAX_KEPT_SIMILAR:
@@ -270,20 +273,18 @@ async def similar_to_many(request: Request, body: SimilarBody) -> Response:
     exclude = np.concatenate([start.shown, seen, catalogue.find(body.exclude)])
     search, unknown = recommender.similar.search_many(body.item_ids, body.n + 1, filters, exclude, start.last)
     ignored += unknown + ignored_parts(catalogue, filters, [("exclude", body.exclude)])
-    content = await _similar_list(state, recommender, search, start, body.n, ignored, body.fields)
-    return JsonResponse(content)
+    ranked = recommender.similar.finish(search, await _find(state, search))
+    return JsonResponse(_similar_list(recommender, ranked, start, body.n, ignored, body.fields))
 
 
-async def _similar_list(
-    state: AppState,
+def _similar_list(
     recommender: Recommender,
-    search: Search,
+    ranked: RankedItems,
     start: Start,
     n: int,
     ignored: tuple[Ignored, ...],
     fields: Collection[str],
 ) -> bytes:
-    ranked = recommender.similar.finish(search, await _find(state, search))
     ranked = as_page(recommender.catalogue, ranked, n, start)
     if ignored:
         ranked = ranked._replace(ignored=ignored)

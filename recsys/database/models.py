@@ -112,6 +112,7 @@ def store(
             users=halved(replace(twin.users, features=None)),
             items=halved(replace(twin.items, implicit=None, features=None)),
             constants=None if twin.weights is None else twin.constants,
+            neighbours=None,
         )
         check_finite(judged)
         numbers.append(_store_rows(engine, judged, training, guard, number=-number))
@@ -349,6 +350,7 @@ def _load(connection: Connection, chosen: ModelVersion, *, users: bool) -> Facto
         head=weights.head,
         constants=weights.constants,
         weights=read_weights(connection, number, len(items)),
+        neighbours=weights.neighbours,
     )
     for what, expected, found in (("items", chosen.n_items, len(items)), ("users", chosen.n_users, n_users)):
         # A user that was erased before versions had checksums is still counted.

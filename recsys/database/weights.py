@@ -9,7 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from recsys.factors import Factors, FeatureEmbeddings, Head, RankingConstants, RatingConstants
+from recsys.factors import (
+    NO_NEIGHBOUR,
+    Factors,
+    FeatureEmbeddings,
+    Head,
+    Neighbours,
+    RankingConstants,
+    RatingConstants,
+)
 from recsys.results import Objective
 
 _STORED_BEFORE = {"l2": 0.05, "damping": 2.5, "rating_weight": 2.0, "user_power": 0.5}
@@ -17,16 +25,17 @@ _STORED_BEFORE = {"l2": 0.05, "damping": 2.5, "rating_weight": 2.0, "user_power"
 
 
 class Weights(NamedTuple):
-    """The head, the feature embeddings of both sides, and the constants of a version."""
+    """The head, the feature embeddings of both sides, the constants, and the neighbours of the items of a version."""
 
     head: Head | None
     user_features: FeatureEmbeddings | None
     item_features: FeatureEmbeddings | None
     constants: RatingConstants | RankingConstants | None
+    neighbours: Neighbours | None
 
 
 def pack_weights(factors: Factors) -> bytes | None:
-    """Return head, feature embeddings and constants as safetensors; `None` if there are none."""
+    """Return head, feature embeddings, constants and neighbours as safetensors; `None` if there are none."""
     arrays: dict[str, NDArray[Any]] = {}
     if (head := factors.head) is not None:
         arrays["n_dot"] = np.array([head.n_dot], np.int64)
@@ -41,6 +50,9 @@ def pack_weights(factors: Factors) -> bytes | None:
             names = np.frombuffer(json.dumps(features.names).encode(), np.uint8)
             arrays |= {f"{name}.names": names, f"{name}.base": features.base}
             arrays |= {f"{name}.rows": np.ascontiguousarray(features.vectors), f"{name}.bias": features.bias}
+    if (near := factors.neighbours) is not None:
+        arrays |= {"neighbours.item_idx": near.item_idx, "neighbours.scores": near.scores}
+        arrays["neighbours.in_pool"] = near.in_pool
     return save(arrays) if arrays else None
 
 
@@ -61,7 +73,24 @@ def unpack_weights(stored: bytes | None, objective: Objective, configuration: Ma
         _features(arrays, "users"),
         _features(arrays, "items"),
         _constants(arrays, objective, configuration),
+        _neighbours(arrays),
     )
+
+
+def _neighbours(arrays: Mapping[str, NDArray[Any]]) -> Neighbours | None:
+    """Return the stored neighbours.
+
+    Raises:
+        ValueError: they are not whole.
+    """
+    if "neighbours.item_idx" not in arrays:
+        return None
+    item_idx, scores, in_pool = (arrays[f"neighbours.{name}"] for name in ("item_idx", "scores", "in_pool"))
+    n_items = len(in_pool)
+    whole = item_idx.shape == scores.shape and item_idx.ndim == 2 and len(item_idx) == n_items
+    if not (whole and item_idx.min(initial=0) >= NO_NEIGHBOUR and item_idx.max(initial=NO_NEIGHBOUR) < n_items):
+        raise ValueError("the neighbours of items are not whole")
+    return Neighbours(item_idx, scores, in_pool)
 
 
 def _features(arrays: Mapping[str, NDArray[Any]], side: str) -> FeatureEmbeddings | None:

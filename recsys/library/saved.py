@@ -175,6 +175,7 @@ def publish_model(model: SavedModel, training: Training, database_url: str, reas
                 users=_with_keys(model.factors.users, ids.user_keys(engine, user_id)),
                 items=_with_keys(model.factors.items, item_keys),
                 weights=None if weights is None else weights.moved(item_keys.argsort().argsort(), len(item_keys)),
+                neighbours=None,  # the items may have another order
             )
             with reading(engine) as connection:
                 seq = current_seq(connection)

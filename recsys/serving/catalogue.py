@@ -24,6 +24,9 @@ from recsys.serving.titles import TitleIndex, title_index
 Counts = ItemCounts | tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 """What `read_counts` returns, or the same without `n_explicit` if all are ratings."""
 
+as_json = json.JSONEncoder().encode
+"""Returns a text as JSON. `json.dumps` with an argument makes an encoder each time."""
+
 _MAX_MASKS = 64
 """Most combinations of filters whose result is kept with a catalogue."""
 
@@ -194,8 +197,9 @@ class Catalogue:
         prefix = self.json_prefixes.get(item_idx)
         if prefix is None:
             item = self.items[item_idx]
-            text = json.dumps({"item_id": item.item_id, "title": item.title}, separators=(",", ":"))
-            self.json_prefixes[item_idx] = prefix = f'{text[:-1]},"score":'.encode()
+            title = "null" if item.title is None else as_json(item.title)
+            text = f'{{"item_id":{as_json(item.item_id)},"title":{title},"score":'
+            self.json_prefixes[item_idx] = prefix = text.encode()
         return prefix
 
     @cached_property

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from recsys.data.features import match_features
 from recsys.database.items import StoredItem
 from recsys.database.models import ModelVersion
-from recsys.factors import Factors, FeatureEmbeddings, Head, ItemWeights, Side
+from recsys.factors import Factors, FeatureEmbeddings, Head, ItemWeights, Neighbours, Side
 from recsys.results import Objective
 from recsys.scoring.fold_in import FoldIn
+from recsys.scoring.neighbours import inverse_norms
 from recsys.scoring.search import Index
 from recsys.serving.catalogue import Catalogue
 from recsys.serving.growing import GrowingRows
@@ -39,6 +40,7 @@ class LiveModel:
         trained: (n_items,) mask of the items that the version was trained with. Other items have the embedding of
             their metadata, or none.
         vectors, implicit: the rows that `factors.items` shows, with room for those of new items.
+        neighbours: of the items that the version was trained with; `None`: similar items are searched for.
     """
 
     version: ModelVersion
@@ -47,6 +49,7 @@ class LiveModel:
     trained: NDArray[np.bool_]
     vectors: GrowingRows
     implicit: GrowingRows | None
+    neighbours: Neighbours | None = None
 
     @classmethod
     def from_version(cls, version: ModelVersion, factors: Factors, catalogue: Catalogue) -> "LiveModel":
@@ -78,11 +81,13 @@ class LiveModel:
                 items=_side(catalogue, vectors, bias, implicit, factors.items.features),
                 users=Side.empty(factors.n_factors, factors.users.features),
                 weights=None if factors.weights is None else factors.weights.moved(idx, n_items),
+                neighbours=None,
             ),
             list_bias=np.where(catalogue.hidden, np.float32(-np.inf), bias),
             trained=trained,
             vectors=vectors,
             implicit=implicit,
+            neighbours=factors.neighbours.moved(idx, n_items) if factors.neighbours and present.all() else None,
         )
 
     def as_trained(self) -> Factors | None:
@@ -139,9 +144,7 @@ class LiveModel:
     @cached_property
     def inverse_norms(self) -> NDArray[np.float32]:
         """(n_items,) 1 / ‖q_i‖, 0 for an item whose vector is zero."""
-        norms = np.sqrt(np.einsum("nf,nf->n", self.embeddings, self.embeddings))
-        inverse: NDArray[np.float32] = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
-        return inverse
+        return inverse_norms(self.embeddings)
 
     @cached_property
     def similarity(self) -> ItemWeights | None:

@@ -13,6 +13,7 @@ from recsys.database.publications import was_published
 from recsys.database.retention import prune
 from recsys.errors import DamagedVersionError, InputError, LockedError, NotFoundError
 from recsys.factors import FeatureEmbeddings, Head, RankingConstants
+from recsys.scoring.neighbours import find_neighbours
 from recsys.scoring.score import score_users
 from tests.conftest import KNOWN_FACTORS, add_known_model, add_known_rows
 
@@ -37,6 +38,22 @@ def test_factors_come_back_as_they_were(rows: Engine) -> None:
     assert (stored.n_users, stored.n_items, stored.n_factors) == (3, 6, 2)
     assert stored.training.metrics == {"rmse": 0.9, "mae": 0.7}
     assert not stored.live
+
+
+def test_neighbours_come_back_with_the_version_and_not_with_its_twin(rows: Engine) -> None:
+    with reading(rows) as connection:
+        bare = load_factors(connection, add_known_model(rows, "ranking"))
+        training = version(connection, 1).training
+    near = find_neighbours(bare, np.arange(6) != 2, 3)
+    assert near is not None
+    number = store(rows, replace(bare, neighbours=near), training, twin=replace(bare, neighbours=near))
+    with reading(rows) as connection:
+        stored = load_factors(connection, number, users=False).neighbours
+        assert load_judged(connection, number).neighbours is None
+        assert bare.neighbours is None
+    assert stored is not None
+    for name in ("item_idx", "scores", "in_pool"):
+        assert np.array_equal(getattr(stored, name), getattr(near, name))
 
 
 def test_a_twin_takes_half_the_space_and_the_version_keeps_every_bit(rows: Engine) -> None:
