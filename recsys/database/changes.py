@@ -12,7 +12,7 @@ from recsys.database.statements import upsert
 
 KEPT = 10_000
 """How many changes are kept at least; a cache that last read an earlier one must forget everything."""
-HANDFUL = 1000
+HANDFUL = 100
 """Up to so many rows are sent with the statement; more are staged in a temporary table."""
 
 _NEXT_SEQ = (

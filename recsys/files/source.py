@@ -26,6 +26,7 @@ from recsys.data.numbers import NumberReader
 from recsys.data.rows import DELETION, ItemRow, RatingBatch, Rejected, UserRow
 from recsys.data.times import TimeReader
 from recsys.errors import InputError
+from recsys.files.ahead import ahead
 from recsys.files.columns import DELETED, ColumnPositions, Header
 from recsys.files.discovery import (
     FORMATS,
@@ -114,7 +115,7 @@ class Source:
         wanted = list(positions.values())
         name = self._table.entry.name
         n_rows = 0
-        for block in self._table.blocks(wanted):
+        for block in ahead(self._table.blocks(wanted)):
             if on_bytes is not None:
                 on_bytes(block.n_bytes)
             n_rows += len(block.line) + len(block.flaws)
