@@ -1,5 +1,6 @@
 """Whether a training on all ratings turned out like its twin, which was judged without the held-out ratings."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -63,7 +64,8 @@ def check_refit(refit: Factors, twin: Factors, ratings: Ratings, training_set: R
     if not loss <= MAX_LOSS * twin_loss:
         problem = f"the loss of the refit is {loss:.4f}, and that of its twin {twin_loss:.4f}"
     elif overlap < MIN_OVERLAP:
-        problem = f"the lists of the refit have {overlap:.0%} in common with its twin's, less than {MIN_OVERLAP:.0%}"
+        share = math.floor(1000 * overlap) / 10  # not rounded up to the least that is allowed
+        problem = f"the lists of the refit have {share}% in common with its twin's, less than {MIN_OVERLAP:.0%}"
     return RefitCheck(loss, twin_loss, overlap, problem)
 
 

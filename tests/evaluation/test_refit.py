@@ -66,4 +66,4 @@ def test_a_refit_must_list_what_its_twin_lists(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("recsys.evaluation.refit.losses_on_seen", lambda *_: (1.0, 1.0))
     monkeypatch.setattr(mean_list_overlap, "__kwdefaults__", {"k": 3, "n_users": 1000})
     found = check_refit(DOWN, UP, RATINGS, RATINGS)
-    assert found.problem == "the lists of the refit have 67% in common with its twin's, less than 70%"
+    assert found.problem == "the lists of the refit have 66.6% in common with its twin's, less than 70%"
