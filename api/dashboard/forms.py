@@ -4,6 +4,7 @@ from html import escape
 from typing import cast
 from urllib.parse import parse_qs, quote
 
+from dash.exceptions import DependencyException
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
@@ -91,7 +92,7 @@ def add_forms(server: FastAPI, state: AppState, base: str) -> None:
 
     async def published(request: Request) -> Response:
         form, actor = await allowed_change(request)
-        number, reason, force = int(form.get("number", "0") or 0), reason_of(form), form.get("force") == "yes"
+        number, reason, force = number_of(form), reason_of(form), form.get("force") == "yes"
         detail: dict[str, object] = {"number": number, "reason": reason, "force": force}
 
         def change() -> None:
@@ -126,7 +127,11 @@ def add_forms(server: FastAPI, state: AppState, base: str) -> None:
             return problem(error.status, error.title, error.public)
         return done(f"Nothing was changed: {error.public}")
 
+    async def unknown_file(request: Request, _error: Exception) -> Response:
+        return problem(404, "Not found", f"there is no file {request.url.path[:200]}")
+
     server.add_exception_handler(RecsysError, refused)
+    server.add_exception_handler(DependencyException, unknown_file)  # of Dash, for a script that it does not have
     server.add_api_route(PREFIX + "sign-in", sign_in_page, methods=["GET"])
     server.add_api_route(PREFIX + "sign-in", signed_in, methods=["POST"])
     for path, function in (("sign-out", sign_out), ("publish", published), ("rollback", rolled_back)):
@@ -152,6 +157,18 @@ async def allowed_change(request: Request) -> tuple[dict[str, str], str]:
     if not session.may_change:
         raise ForbiddenError(f"the key {session.actor!r} may not publish or roll back: use one with the scope admin")
     return form, session.actor
+
+
+def number_of(form: dict[str, str]) -> int:
+    """Return the number of the version to publish.
+
+    Raises:
+        InputError: it is none.
+    """
+    number = form.get("number", "")
+    if not (len(number) < 19 and number.isascii() and number.isdigit()):
+        raise InputError(f"there is no version {number[:40]!r}: choose one of the list")
+    return int(number)
 
 
 def reason_of(form: dict[str, str]) -> str:

@@ -14,6 +14,7 @@ from recsys.database.engine import reading
 from recsys.database.keys import create_key, revoke_key
 from recsys.database.models import live_numbers
 from recsys.database.publications import read_publications
+from tests.api.asking import eventually
 from tests.api.conftest import serving, url_of
 from tests.conftest import add_known_model, add_known_rows, publish
 
@@ -156,3 +157,18 @@ class TestCost:
     def test_it_can_be_switched_off(self, engine: Engine) -> None:
         with serving(url_of(engine), dashboard=False) as client:
             assert client.get("/dashboard/").status_code == 404
+
+
+def test_made_up_cookies_numbers_and_files_are_refused(client: httpx.Client, engine: Engine) -> None:
+    _, key = create_key(engine, "ops", ["admin"], actor="test")
+    eventually(lambda: client.get("/v1/popular").status_code == 401)
+    for cookie in ("9" * 5000 + ".9999999999.x", "1." + "9" * 5000 + ".x", "1.9999999999.x", "..", "1.1"):
+        answer = client.get("/dashboard/", headers={"cookie": f"recsys_session={cookie}"})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard/sign-in")
+    assert client.get("/dashboard/_dash-component-suites/dash/nothing.js").status_code == 404
+    assert client.get("/dashboard/_dash-component-suites/nothing/x.js").status_code == 404
+    signed_in(client, key)
+    for number in ("x", "", "-1", "1.5", "9" * 30, "9" * 5000):
+        form = {"csrf": client.cookies["recsys_csrf"], "number": number, "reason": "x"}
+        answer = client.post("/dashboard/publish", data=form)
+        assert (answer.status_code, "Nothing%20was%20changed" in answer.headers["location"]) == (303, True)
