@@ -126,6 +126,7 @@ def create_app(settings: Settings | None = None) -> Service:
         redirect_slashes=False,
         docs_url=None,  # FastAPI's own pages need files from the network: see `api.routes.docs`
         redoc_url=None,
+        openapi_url=None,  # FastAPI would write the document anew for each request
     )
     for module in (recommendations, items, ratings, models, runs, health, docs):
         app.router.routes.extend(module.routes.routes)

@@ -1,5 +1,7 @@
-"""JSON answers, and answers that a client may keep: a list that did not change is answered with 304 and no body."""
+"""JSON answers, answers that a client may keep (a list that did not change is 304), and those that are kept here."""
 
+import gzip
+from collections.abc import Mapping
 from hashlib import blake2b
 
 from fastapi import Request
@@ -44,3 +46,23 @@ def with_etag(request: Request, content: bytes, etag: bytes | None = None) -> Re
         if name == b"if-none-match" and (value.strip() == b"*" or etag in [each.strip() for each in value.split(b",")]):
             return Response(status_code=304, headers={"etag": etag.decode(), "cache-control": _REVALIDATE[1].decode()})
     return JsonResponse(content, etag)
+
+
+class KeptAnswer:
+    """An answer that is the same for all, as bytes: who asks for it needs no key, so it must cost next to nothing.
+
+    All connections that are slow to read it share the bytes.
+
+    Args:
+        headers: more than its type.
+    """
+
+    def __init__(self, content: bytes, media_type: str, headers: Mapping[str, str] | None = None) -> None:
+        self._plain, self._packed = content, gzip.compress(content, mtime=0)
+        self._headers = {**(headers or {}), "content-type": media_type, "vary": "accept-encoding"}
+
+    def answer(self, request: Request) -> Response:
+        """Return the answer, compressed for who takes it."""
+        if "gzip" not in request.headers.get("accept-encoding", ""):
+            return Response(self._plain, headers=self._headers)
+        return Response(self._packed, headers={**self._headers, "content-encoding": "gzip"})

@@ -24,6 +24,8 @@ MAX_HEAD_BYTES = 96 << 10
 MAX_HEADERS = 100
 MAX_PIPELINED = 32
 """Most requests that wait on one connection for the answer to the first."""
+MAX_TINY_CHUNKS, TINY_BYTES = 1000, 16
+"""Most chunks of a body that have fewer bytes than this on average: each costs as much as a large one."""
 HEAD_SECONDS, BODY_SECONDS = 15.0, 60.0
 """Longest time from the first byte of a request (or from the opening of the connection) to the end of its headers, and
 to the end of its body."""
@@ -78,6 +80,9 @@ class Door:
         self._n_of: Counter[str] = Counter()
         self._tasks = state.tasks
         self._late, self._due = 0.0, loop.time()
+        self._n_blocked = (
+            0  # tasks that wait for their clients to read, and so take no time; brought up to date by ticks
+        )
         self._waiting: deque[tuple[float, DoorProtocol]] = deque()  # the one that came first is first
         self.busy_answer = busy_answer()
         self._sweep()
@@ -86,7 +91,7 @@ class Door:
     @property
     def is_full(self) -> bool:
         """Whether further reads wait: others wait already, or the processor cannot keep up."""
-        n = len(self._tasks)
+        n = len(self._tasks) - self._n_blocked
         return bool(self._waiting) or (n >= MAX_ACTIVE and (self._late > LATE_SECONDS or n >= self._max_requests))
 
     def wait(self, connection: "DoorProtocol") -> None:
@@ -96,7 +101,7 @@ class Door:
     def let_in(self) -> None:
         """Work on the requests that wait, the first one first, while there is room; refuse those that wait too long."""
         most = MAX_ACTIVE if self._late > LATE_SECONDS else self._max_requests
-        while self._waiting and len(self._tasks) < most:
+        while self._waiting and len(self._tasks) - self._n_blocked < most:
             came_at, connection = self._waiting.popleft()
             connection.go_on(is_late=self._loop.time() - came_at > WAIT_SECONDS)
         while self._waiting and self._loop.time() - self._waiting[0][0] > WAIT_SECONDS:
@@ -108,6 +113,9 @@ class Door:
         now = self._loop.time()
         self._late += 0.3 * (now - self._due - self._late)
         self._due = now + TICK_SECONDS
+        self._n_blocked = 0
+        if len(self._tasks) >= MAX_ACTIVE:
+            self._n_blocked = sum(each.is_blocked for each in self._connections if isinstance(each, DoorProtocol))
         self.let_in()
 
     def admit(self, address: str) -> bool:
@@ -144,7 +152,7 @@ class DoorProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self.since: float | None = None
         self.in_head = True
-        self._head_bytes = 0
+        self._head_bytes = self._body_bytes = self._n_chunks = 0
         self._has_other_bytes = False  # whether the piece that is read has bytes of the request before
         self._unread, self._unread_since = 0, 0.0  # bytes of the answer that wait, and since when they are as many
         self._refusal = 400
@@ -196,6 +204,11 @@ class DoorProtocol(HttpToolsProtocol):
             self._door.wait(self)
             return
         self._receive(data)
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the answer that is being sent waits for the client to read it."""
+        return self.flow.write_paused and self.cycle is not None and not self.cycle.response_complete
 
     def go_on(self, *, is_late: bool) -> None:
         """Work on the request that waits, or refuse it; do nothing if it does not wait any more."""
@@ -272,6 +285,7 @@ class DoorProtocol(HttpToolsProtocol):
         if self.since is None:  # it came in one piece with the end of the request before
             self.since = self.loop.time()
         self.in_head, self._head_bytes = True, 0
+        self._n_chunks = self._body_bytes = 0
         self._unset_keepalive_if_required()
         super().on_message_begin()
         self.scope["recsys.pause"] = self.pause  # type: ignore[typeddict-unknown-key]
@@ -287,6 +301,13 @@ class DoorProtocol(HttpToolsProtocol):
         if self._is_offer:
             return
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._n_chunks += 1
+        self._body_bytes += len(body)
+        if self._n_chunks > MAX_TINY_CHUNKS and self._body_bytes < TINY_BYTES * self._n_chunks:
+            raise HttpParserError(f"more than {MAX_TINY_CHUNKS} chunks of less than {TINY_BYTES} bytes")
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self._is_offer:

@@ -49,7 +49,7 @@ class InFlight:
     """What this process is working on.
 
     Attributes:
-        n_requests: requests; those whose body is still coming are not among them.
+        n_requests: requests; those whose body is still coming, or whose answer is being sent, are not among them.
         n_body_bytes: bytes of the bodies that are still coming.
     """
 
@@ -129,6 +129,8 @@ class RequestMiddleware:
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
+                if not status:  # what is left may wait for the client to read it, and must hold no place
+                    self._in_flight.n_requests -= 1
                 status = message["status"]
                 headers = list(message.get("headers", ()))
                 present = {name for name, _ in headers}
@@ -156,7 +158,8 @@ class RequestMiddleware:
             else:
                 await self._app(scope, receive, send_with_id)
         finally:
-            self._in_flight.n_requests -= 1
+            if not status:
+                self._in_flight.n_requests -= 1
             self._note(scope, method, status or 500, time.perf_counter() - started)
 
     def _note(self, scope: Scope, method: str, status: int, seconds: float) -> None:

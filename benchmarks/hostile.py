@@ -70,9 +70,13 @@ class Sender:
     def goes_on(self) -> bool:
         return time.monotonic() < self._end
 
-    def connect(self) -> socket.socket:
-        """Open a connection that is closed at the end."""
-        connection = socket.create_connection(("127.0.0.1", self._port), timeout=1)
+    def connect(self, *, is_narrow: bool = False) -> socket.socket:
+        """Open a connection that is closed at the end; a narrow one takes hardly anything without being read."""
+        connection = socket.socket()
+        if is_narrow:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.settimeout(1)
+        connection.connect(("127.0.0.1", self._port))
         self._open.append(connection)
         return connection
 
@@ -99,13 +103,13 @@ class Sender:
                         self._open.remove(connection)
                     connections[place] = None
 
-    def hold(self, first: bytes, n: int, then: bytes = b"", every: float = 0.5) -> None:
+    def hold(self, first: bytes, n: int, then: bytes = b"", every: float = 0.5, *, reads: bool = True) -> None:
         """Hold connections open, and send a little over each from time to time; open those again that are closed."""
         connections: list[socket.socket] = []
         while self.goes_on:
             with suppress(OSError):
                 while len(connections) < n and self.goes_on:
-                    connections.append(self.connect())
+                    connections.append(self.connect(is_narrow=not reads))
                     connections[-1].sendall(first)
                     self.n_sent += 1
             for connection in list(connections):
@@ -113,7 +117,7 @@ class Sender:
                     connection.setblocking(False)
                     if then:
                         connection.send(then)
-                    if connection.recv(1 << 16) == b"":
+                    if reads and connection.recv(1 << 16) == b"":
                         raise OSError("closed")
                 except BlockingIOError:
                     pass
@@ -204,6 +208,7 @@ KINDS: dict[str, Callable[[Sender], None]] = {
         )
     ),
     "answers-not-read": lambda s: s.ask(forever(lambda _: get("/openapi.json") * 8), 200, reads=False),
+    "slow-readers": lambda s: s.hold(get("/docs/swagger-ui-bundle.js") * 4, 800, reads=False),
     "compressed-answers": lambda s: s.ask(forever(lambda _: get("/openapi.json", "Accept-Encoding: gzip"))),
     "garbage": lambda s: s.flood(b"", forever(lambda _: s.random.randbytes(4 * KIB))),
     "offers": lambda s: s.ask(

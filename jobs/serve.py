@@ -26,6 +26,9 @@ KEY_REQUIRED = "RECSYS_KEY_REQUIRED"
 ROOT_PATH = "RECSYS_ROOT_PATH"
 DASHBOARD = "RECSYS_DASHBOARD"
 
+SEND_BUFFER_BYTES = 128 << 10
+"""What the system holds of the answers of a connection; it takes twice as much for its own use."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -141,7 +144,10 @@ def listen(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+        # The system would hold up to 4 MB of an answer for each client that does not read.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        return listener
     except OSError as error:
         raise InputError(
             f"cannot listen on {host} port {port} ({error.strerror}): stop the process that listens there, or choose "

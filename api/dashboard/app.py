@@ -50,6 +50,9 @@ HEADERS = {
     "referrer-policy": "same-origin",
 }
 
+OPEN = ("sign-in", "assets/dashboard.css")
+"""What needs no session. Dash's scripts have megabytes, which are read and compressed for each request."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -126,7 +129,7 @@ class Guard:
             await send(message)
 
         request, path = Request(scope, receive), scope["path"].removeprefix(PREFIX)
-        if path == "sign-in" or path.startswith(("assets/", "_dash-component-suites/", "_favicon")):
+        if path in OPEN:
             await self._app(scope, receive, send_with_headers)
             return
         try:

@@ -1,18 +1,21 @@
 """The pages for people: `/`, which says where things are, and `/docs`, which needs no network."""
 
+import json
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from fastapi import APIRouter, Request
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 import recsys
+from api.caching import KeptAnswer
 
 routes = APIRouter(include_in_schema=False)
 
-FILES = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
-"""Files of Swagger UI, as the package fastapi-offline ships them."""
+FILES = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript", "start.js": "text/javascript"}
+"""Files of Swagger UI, as the package fastapi-offline ships them, and our own that starts it."""
 
 # All addresses are relative, so that the pages work behind any prefix.
 PAGE = """\
@@ -74,14 +77,31 @@ async def docs() -> Response:
 
 
 @routes.get("/docs/{file}")
-async def docs_file(file: str) -> Response:
+async def docs_file(request: Request, file: str) -> Response:
     """Return a file of that page."""
-    headers = {**HEADERS, "cache-control": "max-age=3600"}
-    if file == "start.js":
-        return Response(START, media_type="text/javascript", headers=headers)
     if file not in FILES:
         raise HTTPException(404)
-    return FileResponse(static_folder() / file, media_type=FILES[file], headers=headers)
+    return kept_file(file).answer(request)
+
+
+@routes.get("/openapi.json")
+async def document(request: Request) -> Response:
+    """Return the OpenAPI document."""
+    return kept_document(request.app, request.scope.get("root_path", "")).answer(request)
+
+
+@lru_cache(maxsize=8)
+def kept_document(app: FastAPI, root_path: str) -> KeptAnswer:
+    """Return the OpenAPI document of an application behind a prefix."""
+    servers = {"servers": [{"url": root_path}]} if root_path else {}
+    return KeptAnswer(json.dumps({**app.openapi(), **servers}, separators=(",", ":")).encode(), "application/json")
+
+
+@lru_cache
+def kept_file(file: str) -> KeptAnswer:
+    """Return one of `FILES`."""
+    content = START.encode() if file == "start.js" else (static_folder() / file).read_bytes()
+    return KeptAnswer(content, f"{FILES[file]}; charset=utf-8", {**HEADERS, "cache-control": "max-age=3600"})
 
 
 def static_folder() -> Path:

@@ -48,6 +48,14 @@ def connected(client: httpx.Client, sent: bytes = b"") -> socket.socket:
     return connection
 
 
+def connected_that_sends(client: httpx.Client, sent: bytes) -> socket.socket:
+    """A connection over which as much was sent as the service took."""
+    connection = connected(client)
+    with suppress(ConnectionError):
+        connection.sendall(sent)
+    return connection
+
+
 def all_of(connection: socket.socket) -> bytes:
     """All that the service sends until it closes the connection."""
     received = b""
@@ -106,6 +114,36 @@ def test_bodies_that_do_not_come_hold_no_place(service: httpx.Client, monkeypatc
     monkeypatch.setattr(door, "BODY_SECONDS", 0.1)
     for connection in waiting:
         assert b" 200 " not in all_of(connection)
+
+
+def test_answers_that_are_not_read_hold_no_place(service: httpx.Client) -> None:
+    file = GET.replace(b"/v1/popular", b"/docs/swagger-ui-bundle.js") + b"\r\n"
+    holding = []
+    for _ in range(5):
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.connect((service.base_url.host, service.base_url.port))
+        connection.sendall(file * 8)
+        holding.append(connection)
+    time.sleep(0.3)
+    for _ in range(5):
+        assert service.get("/v1/popular").status_code == 200
+    for connection in holding:
+        connection.close()
+
+
+def test_open_answers_are_made_once(service: httpx.Client) -> None:
+    """Who asks for them needs no key: written and compressed for each request they would take the processor."""
+    for path in ("/openapi.json", "/docs/swagger-ui-bundle.js", "/docs/start.js"):
+        plain, packed = (service.get(path, headers={"accept-encoding": each}) for each in ("identity", "gzip"))
+        assert plain.content == packed.content
+        assert ("content-encoding" in plain.headers, packed.headers["content-encoding"]) == (False, "gzip")
+        assert plain.headers["vary"] == packed.headers["vary"] == "accept-encoding"
+        assert int(packed.headers["content-length"]) <= len(plain.content) + 30
+        started = time.process_time()
+        for _ in range(20):
+            assert service.get(path, headers={"accept-encoding": "gzip"}).status_code == 200
+        assert time.process_time() - started < 1
 
 
 def test_bodies_that_are_coming_are_bounded_together(service: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,6 +338,19 @@ def test_reads_that_wait_are_answered_in_their_order_when_there_is_room(engine: 
         if protocol.timeout_keep_alive_task is not None:
             protocol.timeout_keep_alive_task.cancel()
     loop.close()
+
+
+def test_bodies_of_tiny_chunks_are_refused(service: httpx.Client) -> None:
+    """Each byte of such a body takes as long as a large chunk: one client kept all others waiting for seconds."""
+    head = POST.replace(b"content-length: %d", b"transfer-encoding: chunked")
+    sent = head + b"1\r\n \r\n" * 100_000
+    answer = all_of(connected_that_sends(service, sent))
+    assert b" 200 " not in answer
+    few = head + b"".join(b"%x\r\n%b\r\n" % (1, RATING[n : n + 1]) for n in range(len(RATING))) + b"0\r\n\r\n"
+    long = head + b"20\r\n" + b" " * 32 + b"\r\n"
+    long += (b"20\r\n" + b" " * 32 + b"\r\n") * 5000 + b"%x\r\n%b\r\n0\r\n\r\n" % (len(RATING), RATING)
+    for sent in (few, long):
+        assert all_of(connected(service, sent + GET + b"connection: close\r\n\r\n")).count(b"HTTP/1.1 200 ") == 2
 
 
 def test_a_client_that_sends_no_more_gets_its_answers(service: httpx.Client) -> None:

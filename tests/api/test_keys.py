@@ -123,6 +123,7 @@ def test_the_document_and_the_routes_name_the_same() -> None:
         "/": None,
         "/docs": None,
         "/docs/{file}": None,
+        "/openapi.json": None,
     }
 
 

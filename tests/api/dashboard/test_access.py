@@ -165,9 +165,14 @@ def test_made_up_cookies_numbers_and_files_are_refused(client: httpx.Client, eng
     for cookie in ("9" * 5000 + ".9999999999.x", "1." + "9" * 5000 + ".x", "1.9999999999.x", "..", "1.1"):
         answer = client.get("/dashboard/", headers={"cookie": f"recsys_session={cookie}"})
         assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard/sign-in")
-    assert client.get("/dashboard/_dash-component-suites/dash/nothing.js").status_code == 404
-    assert client.get("/dashboard/_dash-component-suites/nothing/x.js").status_code == 404
+    script, files = "/dashboard/_dash-component-suites/plotly/package_data/plotly.min.js", "/dashboard/assets/"
+    for path in (script, f"{files}map.js", "/dashboard/_dash-layout"):  # megabytes, and what only a session needs
+        assert client.get(path, follow_redirects=False).status_code in (303, 401)
+    assert client.get(f"{files}dashboard.css").status_code == 200
     signed_in(client, key)
+    assert client.get(script).status_code == client.get(f"{files}map.js").status_code == 200
+    for path in ("dash/nothing.js", "nothing/x.js"):
+        assert client.get(f"/dashboard/_dash-component-suites/{path}").status_code == 404
     for number in ("x", "", "-1", "1.5", "9" * 30, "9" * 5000):
         form = {"csrf": client.cookies["recsys_csrf"], "number": number, "reason": "x"}
         answer = client.post("/dashboard/publish", data=form)
