@@ -11,7 +11,7 @@ PYTEST ?= -n logical --maxprocesses 8 --dist worksteal
 DATA ?=
 PORT ?= 8000
 
-.PHONY: help install demo test test-long crash-test coverage lint bench bench-lists bench-stability bench-gpu bench-load bench-data bench-fold-in bench-serving bench-dashboard bench-overload bench-hostile soak pictures notebooks sbom release clean
+.PHONY: help install demo test test-long crash-test coverage lint bench bench-lists bench-stability bench-gpu bench-load bench-data bench-fold-in bench-serving bench-capacity bench-dashboard bench-overload bench-hostile soak pictures notebooks sbom release clean
 
 help:
 	@echo "make demo [DATA=ratings.zip]  install, load ratings, train, serve on 127.0.0.1:$(PORT)"
@@ -31,6 +31,7 @@ help:
 	@echo "make bench-overload [ARGS=...] answers in a second at 16, 256 and 2,000 connections"
 	@echo "make bench-hostile [ARGS=...] memory of the service under 20 kinds of input of clients without a key"
 	@echo "make soak [ARGS=...]          a million checked requests in half an hour, with kills, swaps and erasures"
+	@echo "make bench-capacity [ARGS=...] costs of a rating, a user and an item, for recsys capacity"
 	@echo "make bench-dashboard          times of the dashboard, the map and the report"
 	@echo "make pictures [ARGS=...]      the pictures in docs/images (real ratings and Chromium needed)"
 	@echo "make sbom                     build/sbom.json (CycloneDX) and build/licences.csv of what is installed"
@@ -106,6 +107,9 @@ bench-fold-in: install
 
 bench-serving: install
 	$(BIN)/python -m benchmarks.serving $(ARGS)
+
+bench-capacity: install
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.capacity $(ARGS)
 
 bench-overload: install
 	$(BIN)/python -m benchmarks.goodput $(ARGS)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from jobs.cli.audit import audit_command
+from jobs.cli.capacity import capacity_command
 from jobs.cli.copies import backup_command, erase_user_command, export_command, restore_command
 from jobs.cli.database import init_command, load_command
 from jobs.cli.doctor import doctor_command
@@ -69,6 +70,7 @@ add_command(app, "audit", audit_command)
 add_command(app, "report", report_command)
 add_command(app, "serve", serve_command)
 add_command(app, "doctor", doctor_command)
+add_command(app, "capacity", capacity_command)
 
 
 def show_version(wanted: bool) -> None:

@@ -11,6 +11,7 @@ from recsys.database.keys import ApiKey
 from recsys.results import (
     AuditCheck,
     AuditEntries,
+    CapacityReport,
     DemoReport,
     Diagnosis,
     Explanation,
@@ -80,6 +81,11 @@ def show(result: Result, as_json: bool) -> None:
         case Diagnosis():
             for check in result.checks:
                 show_line(console, check.line())
+        case CapacityReport():
+            table = Table("", "needs", "assumes")
+            for need in result.lines:
+                table.add_row(need.name, need.text, need.assumes)
+            console.print(table)
         case AuditEntries():
             console.print(audit_table(result))
         case AuditCheck():

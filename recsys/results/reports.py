@@ -183,6 +183,26 @@ class Diagnosis(Result):
     checks: list[Check]
 
 
+class CapacityLine(Result):
+    """One need of `recsys capacity`."""
+
+    name: str = Field(examples=["memory of a night"])
+    unit: str = Field(description="`bytes`, `core seconds` or `cores`.")
+    amount: float
+    text: str = Field(description="The amount for people.")
+    assumes: str
+
+
+class CapacityReport(Result):
+    """What a number of users, items and ratings needs."""
+
+    users: int
+    items: int
+    ratings: int
+    n_factors: int
+    lines: list[CapacityLine]
+
+
 class AllListsReport(Result):
     """What became of the lists of all users."""
 

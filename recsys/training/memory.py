@@ -1,6 +1,7 @@
 """The memory of a training, estimated before it starts, and the memory that its device has."""
 
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -19,7 +20,20 @@ _NUMBERS_OF_PARAMETER = 5
 """Arrays of the size of a parameter: itself, its gradient, m, v, and its copy in the factors."""
 
 
-def estimate_memory(train: Ratings, config: Config) -> int:
+class Counts(Protocol):
+    """Anything with numbers of users, items and ratings."""
+
+    @property
+    def n_users(self) -> int: ...
+
+    @property
+    def n_items(self) -> int: ...
+
+    @property
+    def n_ratings(self) -> int: ...
+
+
+def estimate_memory(train: Counts, config: Config) -> int:
     """Return about how many bytes a training allocates beside its ratings and the libraries.
 
     Counted are the tables with gradients and the state of AdamW, the ratings by user and by item, and the scores of a
@@ -49,7 +63,7 @@ def estimate_memory(train: Ratings, config: Config) -> int:
     return total
 
 
-def item_memory(train: Ratings, config: Config) -> int:
+def item_memory(train: Counts, config: Config) -> int:
     """Return about how many bytes weights between items take: the matrix to invert, columns, and weights kept twice."""
     n = min(train.n_items, MAX_INVERSE if train.n_users > MAX_INVERSE else max(train.n_users, MAX_INVERSE))
     of_weights = 12 * 4 * n_weights(train.n_items, config)
