@@ -95,7 +95,14 @@ def top10(session: Session) -> ScenarioResult:
 
 
 def scored(session: Session) -> ScenarioResult:
-    """Lists for users seen before, searched each time: the server does not keep lists with parameters."""
+    """Lists for users seen before, searched each time: of lists with the items that users rated, nothing is kept."""
+    session.warm_up()
+    users = users_seen_before(session)
+    return ScenarioResult(session.drive(get(f"{recommendations(session, user)}?exclude_seen=false") for user in users))
+
+
+def varied(session: Session) -> ScenarioResult:
+    """Lists with a parameter for users seen before: they are made each time, of the best items kept with the user."""
     session.warm_up()
     users = users_seen_before(session)
     return ScenarioResult(session.drive(get(f"{recommendations(session, user)}?min_ratings=0") for user in users))
@@ -277,6 +284,7 @@ READING: dict[str, Scenario] = {
     "batch": batch,
     "top10": top10,
     "scored": scored,
+    "varied": varied,
     "similar": similar,
     "popular": popular,
     "item": item,

@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     refresh_seconds: float = Field(
         default=0.5, gt=0, description="Seconds between two looks of a server for changes by other processes."
     )
-    user_cache_mib: int = Field(default=32, ge=0, description="Memory of each server process for cached users, in MiB.")
+    user_cache_mib: int = Field(default=40, ge=0, description="Memory of each server process for cached users, in MiB.")
     max_requests: int = Field(
         default=512,
         ge=1,

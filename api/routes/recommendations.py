@@ -88,7 +88,7 @@ async def recommend(request: Request, user_id: UserId, query: Annotated[Recommen
     ignored: tuple[Ignored, ...] = ()
     if query.exclude or filters is not NO_FILTERS:
         ignored = ignored_parts(catalogue, filters, [("exclude", query.exclude)])
-    plan = plan_list(recommender, model, user, list_query)
+    plan = plan_list(recommender, model, user, list_query, keep=user.user_key is not None)
     ranked = plan if isinstance(plan, RankedItems) else await _finish(state, plan, await _find(state, plan))
     ranked = as_page(catalogue, ranked, query.n, start)
     state.metrics.count_list(ranked.source)

@@ -50,6 +50,7 @@ class Search:
         after: position of an item; the list has only items that come after it. `None`: all items.
         diversity: by how much alikeness counts against the score, see `diversify`; no effect with `after`.
         alikeness: returns how alike some items are, (m,) → (m, m); needed with `diversity` only.
+        n_kept: number of items to search for if it is more than `n`; `keep` is called with them.
     """
 
     index: Index
@@ -65,17 +66,22 @@ class Search:
     profile: Profile | None = None
     diversity: float = 0.0
     alikeness: Callable[[NDArray[np.int64]], NDArray[np.float32]] | None = None
+    n_kept: int = 0
+    keep: Callable[[TopN], None] | None = None
 
     @property
     def n_searched(self) -> int:
         """Number of items to search for."""
-        return pool_size(self.n) if self.diversity and self.after is None else self.n
+        return pool_size(self.n) if self.diversity and self.after is None else max(self.n, self.n_kept)
 
     def finish(self, best: TopN) -> RankedItems:
         """Return the list of the items that were found."""
         if self.diversity and self.after is None and self.alikeness is not None:
             order = diversify(best.scores, self.alikeness(best.item_idx), self.n, self.diversity)
             best = TopN(best.item_idx[order], best.scores[order])
+        elif self.keep is not None:
+            self.keep(best)
+            best = TopN(best.item_idx[: self.n], best.scores[: self.n])
         return RankedItems(self.model_version, self.source, best, self.fallback, self.score_kind)
 
 

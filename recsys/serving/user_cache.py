@@ -7,8 +7,8 @@ from threading import Lock
 
 from recsys.serving.users import UserState
 
-_FIXED_BYTES = 2500
-"""Bytes of a state without its arrays, its place in the cache and an answer of ten items included."""
+_FIXED_BYTES = 3200
+"""Bytes of a state without its arrays, its place in the cache, an answer of ten items and its best items included."""
 
 
 class UserCache:

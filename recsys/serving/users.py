@@ -42,7 +42,10 @@ class UserState:
         seq: the state is not older than this change.
         profile: the items that weights between items start from; `None`: the version has no such weights.
         answer: the last list without filters: the number of the snapshot, the length that was asked for, and the
-            JSON. The only attribute that changes.
+            JSON. This attribute and the next one are the only ones that change.
+        best: the number of the snapshot, and the best items of those that they have not rated, with their scores:
+            `N_KEPT` of them, or all that there are. Lists with other parameters are taken from them, see
+            `recsys.serving.lists`.
     """
 
     embedding: Embedding | None
@@ -54,6 +57,7 @@ class UserState:
     seq: int = 0
     profile: Profile | None = None
     answer: tuple[int, int, bytes] | None = field(default=None, repr=False, compare=False)
+    best: tuple[int, NDArray[np.int32], NDArray[np.float64]] | None = field(default=None, repr=False, compare=False)
 
 
 _NOTHING_SEEN = np.empty(0, np.int32)
