@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 PEERS ?= .venv-peers
 CLIENT := .venv-client
 TOOLS := .venv-tools
-# Test processes at a time: one for each core. `make test PYTEST=` has none but the first.
-PYTEST ?= -n logical --maxprocesses 8 --dist worksteal
+# Test processes at a time: three for two cores, since tests wait for servers and disks. `make test PYTEST=` has one.
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+PYTEST ?= -n $(shell expr $(CORES) \* 3 / 2) --maxprocesses 8 --dist worksteal
 DATA ?=
 PORT ?= 8000
 
