@@ -29,6 +29,10 @@ DASHBOARD = "RECSYS_DASHBOARD"
 SEND_BUFFER_BYTES = 128 << 10
 """What the system holds of the answers of a connection; it takes twice as much for its own use."""
 
+SILENT_SECONDS = 30
+"""Time after which a worker that says nothing is killed and replaced. One that starts says nothing until its modules
+are loaded, which takes many seconds on a busy machine: with uvicorn's five it was killed again and again."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -67,6 +71,7 @@ def serve(
         server_header=False,
         timeout_keep_alive=round(settings.keep_alive_seconds),
         timeout_graceful_shutdown=round(settings.drain_seconds),
+        timeout_worker_healthcheck=SILENT_SECONDS,
     )
     if root_path is not None:
         os.environ[ROOT_PATH] = root_path

@@ -1,6 +1,7 @@
 """`recsys serve` as an operator runs it: several workers, keys, and an end that loses no request."""
 
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -109,6 +110,19 @@ def test_several_workers_know_of_each_others_ratings_and_add_up_their_numbers(se
     requests = [line for line in log_lines(tmp_path) if line["logger"] == "recsys.requests"]
     assert [(line["method"], line["status"]) for line in requests] == [("POST", 200)]
     assert requests[0]["request_id"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_workers_that_start_slowly_are_left_to_start(served: Served, tmp_path: Path) -> None:
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    is_worker = "b'spawn_main' in open('/proc/self/cmdline', 'rb').read()"
+    (slow / "sitecustomize.py").write_text(f"import time\nif {is_worker}:\n    time.sleep(12)\n")
+    path = os.pathsep.join([str(slow), os.environ.get("PYTHONPATH", "")])
+    with served("--workers", "2", PYTHONPATH=path) as (client, _):
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
+    assert not [line for line in log_lines(tmp_path) if "died" in str(line["message"])]
 
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
