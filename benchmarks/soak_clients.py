@@ -8,6 +8,7 @@ import asyncio
 import json
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -22,6 +23,7 @@ OTHER_SECONDS = 3.0
 """A write is respected by other processes within a second; the rest is for a machine that has other things to do."""
 ON_TIME_SECONDS = 1.0
 """What the service promises; lists that respect a write later than this are counted as late."""
+ANSWER_SECONDS = 60.0
 MAX_RATED = 60
 """Most ratings that a client adds to a user, so that no list runs short."""
 
@@ -99,6 +101,10 @@ class LostError(Exception):
     """The connection ended before the answer."""
 
 
+class UnexpectedError(Exception):
+    """An answer with another status than it must have."""
+
+
 class Connection:
     """One connection at a time to the service; it is opened again when it is lost."""
 
@@ -125,12 +131,12 @@ class Connection:
                 Connection.numbers += 1
                 self.number = Connection.numbers
             self._writer.write(head + body)
-            answer = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), 60)
+            answer = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), ANSWER_SECONDS)
             length = content_length(bytearray(answer)) or 0
             return int(answer[9:12]), await self._reader.readexactly(length)
         except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
             self.close()
-            raise LostError(str(error)) from error
+            raise LostError(str(error) or f"none within {ANSWER_SECONDS:.0f} s") from error
 
     def close(self) -> None:
         """Close the connection, if it is open."""
@@ -165,15 +171,23 @@ class Client:
                 due = max(due + interval, now - 5)  # no more than 5 s are caught up on
                 kind = str(self._random.choice(self._kinds, p=self._chances))
                 self._oracle.counts[kind] += 1
-                await getattr(self, f"_{kind}")()
+                try:
+                    await getattr(self, f"_{kind}")()
+                except UnexpectedError:  # it is a fault; whether it was done shows
+                    for user_id in self._users:
+                        await self._read_again(user_id)
         finally:
             self._connection.close()
 
     async def _send(
         self, what: str, method: str, path: str, content: object = None, *, expected: int = 200, headers: str = ""
     ) -> Any:
-        """Send a request until it is answered, and return the body of the answer, or `None` if its status is not the
-        expected one. What was sent before without an answer may have been done, so that 404 is no fault then."""
+        """Send a request until it is answered, and return the body of the answer. What was sent without an answer before
+        may have been done, so that 404 is no fault then: the result is `None`.
+
+        Raises:
+            UnexpectedError: the status is not the expected one, which is a fault.
+        """
         is_again = False
         while True:
             try:
@@ -188,9 +202,22 @@ class Client:
             self._oracle.statuses[str(status)] += 1
             if status == expected:
                 return json.loads(body) if body else {}
-            if not (is_again and status == 404):
-                self._oracle.faults.append(f"{what}: {status} {body[:200].decode(errors='replace')}")
-            return None
+            if is_again and status == 404:
+                return None
+            self._oracle.faults.append(f"{what}: {status} {body[:200].decode(errors='replace')}")
+            raise UnexpectedError(what)
+
+    async def _read_again(self, user_id: str) -> None:
+        """Take what the service has of a user for true."""
+        path = f"/v1/users/{quote(user_id, safe='')}/ratings?limit=1000"
+        with suppress(UnexpectedError):
+            answer = await self._send("read again", "GET", path)
+            self._oracle.rated[user_id] = {
+                row["item_id"]: Write(time.monotonic(), self._connection.number, row["rating"])
+                for row in answer["ratings"]
+            }
+            if self._oracle.rated[user_id]:
+                self._oracle.erased.discard(user_id)
 
     def _own(self) -> str:
         return self._users[int(self._random.integers(len(self._users)))]
@@ -211,7 +238,8 @@ class Client:
         if answer is None:
             return
         items = [each["item_id"] for each in answer["items"]]
-        self._oracle.check_list(items, user_id, self._connection.number, started, f"list of {user_id}")
+        seen_by = None if answer.get("degraded") else user_id  # without the database what was seen is not known
+        self._oracle.check_list(items, seen_by, self._connection.number, started, f"list of {user_id}")
         if not is_plain and set(items) & set(excluded):
             self._oracle.faults.append(f"list of {user_id}: an excluded item")
         if len(items) != (10 if is_plain else n):
