@@ -182,8 +182,9 @@ class Client:
     async def _send(
         self, what: str, method: str, path: str, content: object = None, *, expected: int = 200, headers: str = ""
     ) -> Any:
-        """Send a request until it is answered, and return the body of the answer. What was sent without an answer before
-        may have been done, so that 404 is no fault then: the result is `None`.
+        """Send a request until it is answered, and return the body of the answer.
+
+        What was sent before without an answer may have been done, so that 404 is no fault then: the result is `None`.
 
         Raises:
             UnexpectedError: the status is not the expected one, which is a fault.

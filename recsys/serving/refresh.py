@@ -31,6 +31,9 @@ FIRST_CALLS = 50
 START_SECONDS = 60.0
 """Longest time that `start` waits for the first snapshot."""
 
+ITEM_SECONDS = 10.0
+"""Longest time that a changed item waits for a version that is being loaded."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -63,6 +66,7 @@ class LiveRecommender:
         self._on_load = on_load
         self._tried, self._stop = Event(), Event()
         self._thread = Thread(target=self._watch, name="refresh", daemon=True)
+        self._users_thread = Thread(target=self._watch_users, name="users", daemon=True)
         self._lock = Lock()
         self._recommender: Recommender | None = None
         self._seq = 0  # of the last change that the snapshot and the cache include
@@ -121,15 +125,23 @@ class LiveRecommender:
         all items again.
 
         Raises:
-            DatabaseError: the database cannot be reached, or no snapshot was loaded yet.
+            DatabaseError: the database cannot be reached, no snapshot was loaded yet, or a version is being loaded for
+                longer than `ITEM_SECONDS`.
         """
-        with self._lock, reading(self._engine) as connection:
-            self._recommender = self.current.with_items(read_items(connection, item_keys))
-            return self._recommender
+        if not self._lock.acquire(timeout=ITEM_SECONDS):
+            reason = "the change is stored; lists have it once the model version that is being loaded is there"
+            raise DatabaseError(reason, public=reason)
+        try:
+            with reading(self._engine) as connection:
+                self._recommender = self.current.with_items(read_items(connection, item_keys))
+                return self._recommender
+        finally:
+            self._lock.release()
 
     def start(self) -> None:
         """Start to refresh, and wait for the first attempt, but not for ever: a database may hang."""
         self._thread.start()
+        self._users_thread.start()
         self._tried.wait(START_SECONDS)
 
     def stop(self) -> None:
@@ -141,6 +153,25 @@ class LiveRecommender:
         self.refresh()
         while not self._stop.wait(self._refresh_seconds):
             self.refresh()
+
+    def _watch_users(self) -> None:
+        """Forget the users that change while `refresh` is at work: loading a version takes seconds, and no list may
+        have what another process has acknowledged as rated for longer than that one second."""
+        seq = 0
+        while not self._stop.wait(self._refresh_seconds):
+            if not self._lock.locked() or self._recommender is None:
+                seq = self._seq
+                continue
+            try:
+                with reading(self._engine) as connection:
+                    changes = changes_since(connection, seq)
+            except RecsysError:  # `refresh` says so
+                continue
+            if changes.everything:
+                self.users.clear(changes.seq)
+            elif changes.users:
+                self.users.forget(changes.users, changes.seq)
+            seq = changes.seq
 
     def _catch_up(self, connection: Connection) -> None:
         changes = changes_since(connection, self._seq)

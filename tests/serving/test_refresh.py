@@ -4,6 +4,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +18,14 @@ from recsys.database.items import put_item
 from recsys.database.models import publish
 from recsys.database.posts import rate
 from recsys.database.users import erase_user
+from recsys.errors import DatabaseError
 from recsys.factors import FeatureEmbeddings
 from recsys.serving import lists
 from recsys.serving.batching import read_users
 from recsys.serving.encode import to_item_list
 from recsys.serving.refresh import LiveRecommender
-from recsys.serving.snapshot import Recommender
-from tests.conftest import add_known_model, add_known_rows
+from recsys.serving.snapshot import Recommender, load_models
+from tests.conftest import add_known_model, add_known_rows, wait_until
 from tests.serving.made import load, pairs
 
 FEATURES = FeatureEmbeddings(
@@ -198,6 +200,38 @@ class TestVersions:
             thread.join()
         assert wrong == []
         assert seen == set(numbers)
+
+
+def test_changes_are_respected_while_a_version_is_being_loaded(
+    known_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading takes seconds with a large catalogue, and what another process stored meanwhile must count."""
+    live, loading, go_on = LiveRecommender(known_engine, refresh_seconds=0.02), threading.Event(), threading.Event()
+    live.start()
+
+    def load_slowly(*arguments: Any) -> Any:
+        loading.set()
+        go_on.wait(20)
+        return load_models(*arguments)
+
+    monkeypatch.setattr("recsys.serving.refresh.load_models", load_slowly)
+    monkeypatch.setattr("recsys.serving.refresh.ITEM_SECONDS", 0.1)
+    try:
+        publish(known_engine, add_known_model(known_engine, "ranking"), "newer")
+        assert loading.wait(10)
+        read_users(known_engine, live.users, ["u1", "u2"], live.current.catalogue, live.current.list_model())
+        assert len(live.users) == 2
+        rate(known_engine, [NewRating("u1", "b", 3.0, None)], None, no_one)  # by another process
+        wait_until(lambda: len(live.users) == 1, 5)
+        with pytest.raises(DatabaseError, match="the change is stored"):
+            live.refresh_items([1])
+        go_on.set()
+        wait_until(lambda: live.current.list_model().number == 3, 10)  # type: ignore[union-attr]
+        monkeypatch.setattr("recsys.serving.refresh.ITEM_SECONDS", 10.0)
+        live.refresh_items([1])
+    finally:
+        go_on.set()
+        live.stop()
 
 
 class TestCounts:
