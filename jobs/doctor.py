@@ -125,7 +125,8 @@ def check_last_night(engine: Engine) -> Check:
         return Check(name="last night", status="warning", found="there was none", fix=fix)
     [night] = nights
     hours = (time.time() - night.started_at / 1000) / 3600
-    found = f"run {night.number}, {as_time(night.started_at):%Y-%m-%d %H:%M} UTC, {night.status}: {night.reason}"
+    outcome = ": ".join(filter(None, (night.status, night.reason)))
+    found = f"run {night.number}, {as_time(night.started_at):%Y-%m-%d %H:%M} UTC, {outcome}"
     if night.status == "failed":
         fix = "Run `recsys nightly`" if night.exit_code is None else f"See `recsys runs show {night.number}`"
         return Check(name="last night", status="failed", found=found, fix=fix)

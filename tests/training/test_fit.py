@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from recsys.errors import InputError, TrainingError
 from recsys.evaluation.baselines import bias_only, popular
 from recsys.evaluation.metrics import evaluate_ranking, evaluate_rating
 from recsys.factors import Factors, RankingConstants, RatingConstants
+from recsys.library.loading import load_ratings
 from recsys.results import Architecture, Objective
 from recsys.scoring.score import predict_ratings, score_users
 from recsys.training.build import EpochRecord, build
@@ -656,6 +658,16 @@ def test_odd_sets_train_without_a_rise_and_give_a_sensible_result(kind: str, obj
         predictions = predict_ratings(factors, train.user_idx.astype(np.int64), train.item_idx.astype(np.int64))
         error = np.sqrt(np.square(predictions - train.rating).mean())
         assert error < 0.6 * train.rating.std()
+
+
+@pytest.mark.shared_data
+def test_few_ratings_a_user_train_without_a_rise(shared_data: Path) -> None:
+    train = load_ratings(shared_data / "movietweetings-snapshots.zip/movietweetings/10K").ratings
+    config = default_config("rating", train.n_ratings, train.n_users, n_epochs=5)
+    fitted = fit(train, config, device="cpu")
+    losses = [record.train_loss for record in fitted.history]
+    assert max(later / earlier for earlier, later in pairwise(losses)) < 1.05
+    assert fitted.restarts == ()
 
 
 def test_no_ratings_say_what_to_do() -> None:
