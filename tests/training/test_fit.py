@@ -663,7 +663,7 @@ def test_odd_sets_train_without_a_rise_and_give_a_sensible_result(kind: str, obj
 @pytest.mark.shared_data
 def test_few_ratings_a_user_train_without_a_rise(shared_data: Path) -> None:
     train = load_ratings(shared_data / "movietweetings-snapshots.zip/movietweetings/10K").ratings
-    config = default_config("rating", train.n_ratings, train.n_users, n_epochs=5)
+    config = default_config("rating", train.n_ratings, train.n_users, n_epochs=8)
     fitted = fit(train, config, device="cpu")
     losses = [record.train_loss for record in fitted.history]
     assert max(later / earlier for earlier, later in pairwise(losses)) < 1.05
