@@ -23,8 +23,8 @@ from recsys.factors import ItemWeights, Side
 CHUNK_ENTRIES = 500_000
 """Most entries in one chunk of weights between items: 4 MB."""
 
-BATCH_ROWS = 50_000
-"""Rows that are read at a time."""
+BATCH_ROWS = 2_000
+"""Rows that are read at a time: with their vectors they fit into the processor's cache."""
 
 
 def halved(side: Side) -> Side:
@@ -147,7 +147,7 @@ def _read_rows(
     columns = [key, table.c.bias, *(table.c[name] for name in names), *checksum]
     keys, bias = array("q"), array("f")
     checksums: list[int | None] = []
-    blobs = [bytearray() for _ in names]
+    blobs: list[list[bytes]] = [[] for _ in names]
     lengths: list[set[int]] = [set() for _ in names]
     chosen = select(*columns).where(table.c.number == number).order_by(key)
     rows = fetch_rows(connection, chosen if among is None else chosen.where(key.in_(among)))
@@ -162,7 +162,7 @@ def _read_rows(
             length.update(map(len, present))
             if len(present) < len(part):
                 length.add(-1)
-            blob += b"".join(present)
+            blob.append(b"".join(present))
     matrices: list[NDArray[np.float32] | None] = []
     for name, blob, length in zip(names, blobs, lengths, strict=True):
         if length == {-1} or (not length and name != "vector"):
@@ -171,7 +171,7 @@ def _read_rows(
         dtype = "<f2" if number < 0 and length == {2 * n_factors} else "<f4"
         if length - {np.dtype(dtype).itemsize * n_factors}:
             raise DamagedVersionError(f"model version {number} is damaged: a {name} of {table.name} has another length")
-        matrix = np.frombuffer(blob, dtype).reshape(len(keys), n_factors)
+        matrix = np.frombuffer(b"".join(blob), dtype).reshape(len(keys), n_factors)
         matrices.append(matrix.astype(np.float32, copy=False))
     biases = np.frombuffer(bias, np.float32)
     for numbers in (biases, *matrices):
