@@ -31,9 +31,6 @@ FIRST_CALLS = 50
 START_SECONDS = 60.0
 """Longest time that `start` waits for the first snapshot."""
 
-ITEM_SECONDS = 10.0
-"""Longest time that a changed item waits for a version that is being loaded."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -66,8 +63,9 @@ class LiveRecommender:
         self._on_load = on_load
         self._tried, self._stop = Event(), Event()
         self._thread = Thread(target=self._watch, name="refresh", daemon=True)
-        self._users_thread = Thread(target=self._watch_users, name="users", daemon=True)
+        self._changes_thread = Thread(target=self._watch_while_loading, name="changes", daemon=True)
         self._lock = Lock()
+        self._swap = Lock()  # held for moments, where `_lock` is held while a version is loaded
         self._recommender: Recommender | None = None
         self._seq = 0  # of the last change that the snapshot and the cache include
         self._stale = False  # whether a change of everything has not been loaded yet
@@ -125,23 +123,16 @@ class LiveRecommender:
         all items again.
 
         Raises:
-            DatabaseError: the database cannot be reached, no snapshot was loaded yet, or a version is being loaded for
-                longer than `ITEM_SECONDS`.
+            DatabaseError: the database cannot be reached, or no snapshot was loaded yet.
         """
-        if not self._lock.acquire(timeout=ITEM_SECONDS):
-            reason = "the change is stored; lists have it once the model version that is being loaded is there"
-            raise DatabaseError(reason, public=reason)
-        try:
-            with reading(self._engine) as connection:
-                self._recommender = self.current.with_items(read_items(connection, item_keys))
-                return self._recommender
-        finally:
-            self._lock.release()
+        with self._swap, reading(self._engine) as connection:
+            self._recommender = self.current.with_items(read_items(connection, item_keys))
+            return self._recommender
 
     def start(self) -> None:
         """Start to refresh, and wait for the first attempt, but not for ever: a database may hang."""
         self._thread.start()
-        self._users_thread.start()
+        self._changes_thread.start()
         self._tried.wait(START_SECONDS)
 
     def stop(self) -> None:
@@ -154,9 +145,9 @@ class LiveRecommender:
         while not self._stop.wait(self._refresh_seconds):
             self.refresh()
 
-    def _watch_users(self) -> None:
-        """Forget the users that change while `refresh` is at work: loading a version takes seconds, and no list may
-        have what another process has acknowledged as rated for longer than that one second."""
+    def _watch_while_loading(self) -> None:
+        """Forget users and read items that change while `refresh` is at work: loading a version takes seconds, and no
+        list may have what another process has acknowledged as rated or hidden for longer than that one second."""
         seq = 0
         while not self._stop.wait(self._refresh_seconds):
             if not self._lock.locked() or self._recommender is None:
@@ -165,6 +156,8 @@ class LiveRecommender:
             try:
                 with reading(self._engine) as connection:
                     changes = changes_since(connection, seq)
+                if changes.items:
+                    self._serve(None, seq)
             except RecsysError:  # `refresh` says so
                 continue
             if changes.everything:
@@ -172,6 +165,13 @@ class LiveRecommender:
             elif changes.users:
                 self.users.forget(changes.users, changes.seq)
             seq = changes.seq
+
+    def _serve(self, recommender: Recommender | None, seq: int) -> None:
+        """Serve a snapshot from now on, or the present one, with the items that changed after `seq` as they are now."""
+        with self._swap, reading(self._engine) as connection:
+            items = changes_since(connection, seq).items
+            latest = self.current if recommender is None else recommender
+            self._recommender = latest.with_items(read_items(connection, items)) if items else latest
 
     def _catch_up(self, connection: Connection) -> None:
         changes = changes_since(connection, self._seq)
@@ -187,23 +187,23 @@ class LiveRecommender:
         if before is None or (self._stale and may_reload):
             self._load(connection, changes)
         else:
-            after = before
             if changes.items:
-                after = after.with_items(read_items(connection, changes.items))
+                self._serve(None, self._seq)  # before a version is loaded
+            before = after = self.current
             if numbers != self._live:
                 after = self._with_versions(connection, after)
             if self._counts_seq < changes.seq and time.monotonic() - self._counted_at > COUNTS_SECONDS:
                 after = Recommender(after.catalogue.with_counts(read_counts(connection)), after.models)
                 self._counts_seq, self._counted_at = changes.seq, time.monotonic()
             if after is not before:
-                self._recommender = after
+                self._serve(after, changes.seq)
         self._seq = changes.seq
 
     def _load(self, connection: Connection, changes: Changes) -> None:
         started = time.monotonic()
         catalogue = read_catalogue(connection)
         recommender = Recommender(catalogue, self._load_models(connection, catalogue, {}))
-        self._recommender = recommender
+        self._serve(recommender, changes.seq)
         self._loaded_at = self._counted_at = time.monotonic()
         self._load_seconds = self._loaded_at - started
         self._stale, self._counts_seq = False, changes.seq

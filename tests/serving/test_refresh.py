@@ -14,11 +14,11 @@ from recsys.database import schema
 from recsys.database.changes import record_change
 from recsys.database.engine import connect, writing
 from recsys.database.feedback import NewRating
+from recsys.database.ids import item_keys
 from recsys.database.items import put_item
 from recsys.database.models import publish
 from recsys.database.posts import rate
 from recsys.database.users import erase_user
-from recsys.errors import DatabaseError
 from recsys.factors import FeatureEmbeddings
 from recsys.serving import lists
 from recsys.serving.batching import read_users
@@ -214,8 +214,11 @@ def test_changes_are_respected_while_a_version_is_being_loaded(
         go_on.wait(20)
         return load_models(*arguments)
 
+    def is_hidden(item_id: str) -> bool:
+        catalogue = live.current.catalogue
+        return bool(catalogue.hidden[catalogue.idx_of[item_id]])
+
     monkeypatch.setattr("recsys.serving.refresh.load_models", load_slowly)
-    monkeypatch.setattr("recsys.serving.refresh.ITEM_SECONDS", 0.1)
     try:
         publish(known_engine, add_known_model(known_engine, "ranking"), "newer")
         assert loading.wait(10)
@@ -223,12 +226,17 @@ def test_changes_are_respected_while_a_version_is_being_loaded(
         assert len(live.users) == 2
         rate(known_engine, [NewRating("u1", "b", 3.0, None)], None, no_one)  # by another process
         wait_until(lambda: len(live.users) == 1, 5)
-        with pytest.raises(DatabaseError, match="the change is stored"):
-            live.refresh_items([1])
+        put_item(known_engine, "c", {"hidden": True}, actor="test")
+        wait_until(lambda: is_hidden("c"), 5)
+        put_item(
+            known_engine, "b", {"hidden": True}, actor="test"
+        )  # by this process, which does not wait for the version
+        live.refresh_items(item_keys(known_engine, ["b"]).tolist())
+        assert is_hidden("b")
         go_on.set()
         wait_until(lambda: live.current.list_model().number == 3, 10)  # type: ignore[union-attr]
-        monkeypatch.setattr("recsys.serving.refresh.ITEM_SECONDS", 10.0)
-        live.refresh_items([1])
+        assert is_hidden("b")
+        assert is_hidden("c")
     finally:
         go_on.set()
         live.stop()
