@@ -36,6 +36,18 @@ are loaded, which takes many seconds on a busy machine: with uvicorn's five it w
 _log = logging.getLogger(__name__)
 
 
+class Supervisor(Multiprocess):
+    """Starts workers and replaces those that have ended or say nothing for `SILENT_SECONDS`."""
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace workers, those that have ended at once."""
+        for process in self.processes:
+            # The worker's end of the pipe. While this process held it too, a worker that died before it answered, as
+            # at its start, was waited for in silence, and so were all others.
+            process.child_conn.close()
+        super().keep_subprocess_alive()
+
+
 def serve(
     settings: Settings,
     host: str = "127.0.0.1",
@@ -94,7 +106,7 @@ def serve(
         with tempfile.TemporaryDirectory(prefix="recsys-metrics-") as folder:
             os.environ.setdefault(METRICS_FOLDER, folder)
             os.environ[RATE_COUNTS] = os.path.join(folder, "rates")  # the first process that needs it creates it
-            Multiprocess(config, sockets=[listener]).run()
+            Supervisor(config, sockets=[listener]).run()
 
 
 def require_keys(settings: Settings, host: str, *, insecure: bool) -> None:

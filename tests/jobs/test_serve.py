@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -55,6 +55,16 @@ def served(known_engine: Engine, tmp_path: Path) -> Served:
     return serving(known_engine, tmp_path)
 
 
+def workers_of(pid: int) -> list[psutil.Process]:
+    """Return the workers of a server that live."""
+    found = []
+    for child in psutil.Process(pid).children():
+        with suppress(psutil.Error):  # it has just ended
+            if "spawn_main" in str(child.cmdline()):
+                found.append(child)
+    return found
+
+
 def answers(client: httpx.Client) -> bool:
     try:
         return client.get("/health/live").status_code == 200
@@ -95,12 +105,19 @@ def test_several_workers_know_of_each_others_ratings_and_add_up_their_numbers(se
         assert answer.headers["ratelimit"].startswith(f'"requests";r={10_000 - 63};')
         once.close()
         # A worker that is killed is replaced, and leaves nothing in the metrics; with their parent all workers end.
-        workers = [each for each in psutil.Process(process.pid).children() if "spawn_main" in str(each.cmdline())]
+        workers = workers_of(process.pid)
         folder = Path(workers[1].environ()["PROMETHEUS_MULTIPROC_DIR"])
         of_killed = f"gauge_live*_{workers[0].pid}.db"
         assert list(folder.glob(of_killed))
         workers[0].kill()
         wait_until(lambda: workers[0].pid not in psutil.pids())
+        wait_until(lambda: len(workers_of(process.pid)) == 2)
+        [successor] = [each for each in workers_of(process.pid) if each not in workers]
+        successor.suspend()
+        time.sleep(1)  # so that it is asked meanwhile whether it is alive, and does not answer
+        successor.kill()  # replaced at once too
+        wait_until(lambda: successor.pid not in psutil.pids(), 10)
+        wait_until(lambda: len(workers_of(process.pid)) == 2, 10)
         wait_until(lambda: answers(client))
         assert "recsys_user_cache_users" in client.get("/metrics").text
         assert not list(folder.glob(of_killed))
