@@ -136,9 +136,9 @@ def among_negatives(case: Case, negatives: NDArray[np.int64], factors: Factors) 
     for row, one in enumerate(vectors):
         vector = np.broadcast_to(one, (items.shape[1], len(one)))
         z = index.pair_scores(vector, place[row])
-        added = index.added(None if profiles is None else profiles[row])
+        added = index.added([None if profiles is None else profiles[row]])
         if added is not None:
-            z = z + added[place[row]]
+            z = z + added[0, place[row]]
         z = np.where(known[row], z, -np.inf)
         rank[row] = (z[1:] >= z[0]).sum()
     hit = rank < 10

@@ -17,7 +17,7 @@ EXTRAS = {
         "uvicorn",
         "uvloop",
     ),
-    "train": ("optuna", "pandas", "scipy", "torch"),
+    "train": ("optuna", "pandas", "torch"),
 }
 """Extra → modules that it installs, as in pyproject.toml."""
 

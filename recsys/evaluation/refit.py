@@ -27,6 +27,9 @@ N_USERS = 1000
 N_RATINGS, N_CANDIDATES = 2000, 100
 """Ratings that the losses are computed on, and random items that each of them is compared with."""
 
+_BLOCK = 1 << 22
+"""Added scores held at once: 32 MiB."""
+
 
 @dataclass(frozen=True, slots=True)
 class RefitCheck:
@@ -114,9 +117,13 @@ def score_pairs(
     z = index.pair_scores(factors.user_factors[positions(factors.user_keys, user_key)], item_idx)
     if factors.weights is not None:
         users, row = np.unique(user_key, return_inverse=True)
-        for at, profile in enumerate(profiles_of(factors, ratings, users, factors.item_keys) or ()):
-            mine = row == at
-            z[mine] += added_scores(factors.weights, profile, factors.n_items)[item_idx[mine]]
+        profiles = profiles_of(factors, ratings, users, factors.item_keys) or []
+        size = max(1, _BLOCK // factors.n_items)
+        for start in range(0, len(profiles), size):
+            mine = (row >= start) & (row < start + size)
+            added = added_scores(factors.weights, profiles[start : start + size], factors.n_items)
+            if added is not None:
+                z[mine] += added[row[mine] - start, item_idx[mine]]
     return z
 
 

@@ -1,5 +1,6 @@
 """The items that a user has, as weights between items see them."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -80,22 +81,57 @@ def profiles_of(
     return profiles
 
 
-def added_scores(weights: ItemWeights, profile: Profile, n_items: int) -> NDArray[np.float64]:
-    """Return what a user's items add to the scores: Σ_j x_j B_ji, (n_items,).
+def added_scores(
+    weights: ItemWeights | None, profiles: Sequence[Profile | None], n_items: int
+) -> NDArray[np.float64] | None:
+    """Return what users' items add to the scores: Σ_j x_j B_ji, (n_users, n_items); `None` if nothing is added.
 
     The sums are in float64 and in the order of the items, so they do not depend on which other users are scored.
 
     Args:
+        profiles: (n_users,) the items that each user has; `None`: none.
         n_items: at least those of `weights`; later items get nothing, and have no weights of their own.
     """
-    known = profile.item_idx < weights.n_items
-    rows, x = profile.item_idx[known], profile.x[known]
-    if not len(rows):
+    if weights is None or not any(profile is not None and len(profile.item_idx) for profile in profiles):
+        return None
+    known = [_known(profile, weights.n_items) for profile in profiles]
+    per_item = np.diff(weights.starts)
+    if sum(int(per_item[profile.item_idx].sum()) for profile in known) >= len(weights.values):
+        return _products(weights, known, n_items)
+    return np.stack([_sums(weights, profile, n_items) for profile in known])
+
+
+def _known(profile: Profile | None, n_items: int) -> Profile:
+    """Return a profile without the items that have no weights."""
+    if profile is None:
+        return Profile(np.zeros(0, np.int32), np.zeros(0, np.float32))
+    known = profile.item_idx < n_items
+    return profile if known.all() else Profile(profile.item_idx[known], profile.x[known])
+
+
+def _products(weights: ItemWeights, profiles: list[Profile], n_items: int) -> NDArray[np.float64]:
+    """Return the sums of many users by a product of sparse matrices, in a third of the time of single sums."""
+    from scipy import sparse  # only models with weights need it
+
+    starts = np.zeros(len(profiles) + 1, np.int64)
+    np.cumsum([len(profile.item_idx) for profile in profiles], out=starts[1:])
+    item_idx, x = (np.concatenate(arrays) for arrays in zip(*profiles, strict=True))
+    shape = (weights.n_items, n_items)
+    B = sparse.csr_array((weights.values.astype(np.float64), weights.item_idx, weights.starts), shape)
+    X = sparse.csr_array((x.astype(np.float64), item_idx, starts), (len(profiles), weights.n_items))
+    sums: NDArray[np.float64] = (X @ B).toarray()
+    return sums
+
+
+def _sums(weights: ItemWeights, profile: Profile, n_items: int) -> NDArray[np.float64]:
+    """Return the sums of one user, without the conversion of all weights that a product begins with."""
+    if not len(profile.item_idx):
         return np.zeros(n_items)
+    rows = profile.item_idx
     starts, stops = weights.starts[rows], weights.starts[rows + 1]
     # Slices, which take half as long as picking the entries.
     entries = [slice(start, stop) for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
     column = np.concatenate([weights.item_idx[part] for part in entries])
     values = np.concatenate([weights.values[part] for part in entries])
-    values_of_user = values * np.repeat(x.astype(np.float64), stops - starts)
+    values_of_user = values * np.repeat(profile.x.astype(np.float64), stops - starts)
     return np.bincount(column, values_of_user, n_items).astype(np.float64, copy=False)

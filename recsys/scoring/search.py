@@ -124,8 +124,8 @@ class Index:
         for start in range(0, len(scores), _BLOCK_AFTER):
             item_idx = np.arange(start, min(start + _BLOCK_AFTER, len(scores)))
             scores[item_idx] = self.pair_scores(np.broadcast_to(vector, (len(item_idx), len(vector))), item_idx)
-        if (added := self.added(profile)) is not None:
-            scores += added
+        if (added := self.added([profile])) is not None:
+            scores += added[0]
         scores = np.round(scores, DECIMALS)
         is_after = (scores < scores[after]) & (scores > -np.inf)
         is_after[after + 1 :] |= scores[after + 1 :] == scores[after]
@@ -135,11 +135,9 @@ class Index:
         best = left[np.argsort(-scores[left], kind="stable")[:n]]
         return TopN(best, scores[best])
 
-    def added(self, profile: Profile | None) -> NDArray[np.float64] | None:
-        """Return what the items that a user has add to all scores, (n_items,); `None`: nothing."""
-        if self.weights is None or profile is None or not len(profile.item_idx):
-            return None
-        return added_scores(self.weights, profile, len(self.bias))
+    def added(self, profiles: Sequence[Profile | None]) -> NDArray[np.float64] | None:
+        """Return what the items that users have add to all scores, (n_users, n_items); `None`: nothing."""
+        return added_scores(self.weights, profiles, len(self.bias))
 
     def pair_scores(self, vectors: NDArray[np.float32], item_idx: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the scores of pairs in float64, without what profiles add: (n, width), positions (n,) → (n,)."""
@@ -159,7 +157,7 @@ class Index:
         profiles: Sequence[Profile | None],
     ) -> list[TopN]:
         n_items = len(self.bias)
-        added = [self.added(profile) for profile in profiles]
+        added = self.added(profiles)
         padded = -(-n_items // _GROUP) * _GROUP
         buffer = _take_buffer(len(vectors) * padded)
         try:
@@ -169,19 +167,18 @@ class Index:
                 vectors, self.items, self.bias, self.head, scale=self.scale, out=scores[:, :n_items], excluded=excluded
             )
             margin = self._margin(vectors)
-            for row, mine in enumerate(added):
-                if mine is not None:
-                    scores[row, :n_items] += mine.astype(np.float32)
-                    # The term and both sums with it are rounded.
-                    margin[row] += np.float32(4 * _EPSILON * np.abs(mine).max(initial=0.0))
+            if added is not None:
+                scores[:, :n_items] += added.astype(np.float32)
+                # The term and both sums with it are rounded.
+                largest = np.maximum(added.max(1, initial=0.0), -added.min(1, initial=0.0))
+                margin += (4 * _EPSILON * largest).astype(np.float32)
             user, item_idx = _candidates(scores, n, margin)
         finally:
             if len(_buffers) < _MAX_BUFFERS and buffer.size <= _BUFFER_SIZE:
                 _buffers.append(buffer)
         exact = self.pair_scores(vectors[user], item_idx)
-        for row, mine in enumerate(added):
-            if mine is not None:
-                exact[user == row] += mine[item_idx[user == row]]
+        if added is not None:
+            exact += added[user, item_idx]
         exact = np.round(exact, DECIMALS)
         order = np.lexsort((item_idx, -exact, user))
         item_idx, exact = item_idx[order], exact[order]

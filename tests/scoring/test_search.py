@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from recsys.factors import Head, ItemWeights
-from recsys.scoring.profile import Profile
+from recsys.scoring.profile import Profile, added_scores
 from recsys.scoring.search import DECIMALS, Excluded, Index, TopN
 
 N_LISTED = (0, 1, 2, 3, 10, 40, 100_000)
@@ -234,6 +234,24 @@ def test_what_profiles_add_is_part_of_the_exact_score(n_items: int, width: int) 
         if len(order) > 1:
             after = index.best_after(users[at], 5, seen[at], int(order[0]), profile)
             assert after.item_idx.tolist() == order[1:6].tolist() or n[at] < 6
+
+
+@pytest.mark.parametrize("n_items", [5, 300])
+def test_sums_of_many_users_at_once_are_those_of_single_users(n_items: int) -> None:
+    random = np.random.default_rng(2)
+    row, column = np.nonzero(random.random((n_items - 2, n_items - 2)) < 0.3)
+    weights = ItemWeights.from_entries(row, column, random.normal(size=len(row)).astype(np.float32), n_items - 2)
+    profiles = [None, Profile(np.zeros(0, np.int32), np.zeros(0, np.float32))]
+    for _ in range(40):
+        item_idx = np.flatnonzero(random.random(n_items) < 0.2).astype(np.int32)
+        profiles.append(Profile(item_idx, random.normal(size=len(item_idx)).astype(np.float32)))
+    together = added_scores(weights, profiles, n_items)
+    assert together is not None
+    for profile, mine in zip(profiles, together, strict=True):
+        alone = added_scores(weights, [profile], n_items)
+        assert np.array_equal(mine, np.zeros(n_items) if alone is None else alone[0])
+    assert np.abs(together).max() > 0
+    assert added_scores(weights, profiles[:2], n_items) is None
 
 
 def test_items_that_came_later_are_in_no_weights() -> None:
