@@ -4,6 +4,7 @@ from alembic import context
 from sqlalchemy import Connection
 
 from recsys.database.engine import connect, writing
+from recsys.database.migration import is_compared
 from recsys.database.schema import metadata
 from recsys.settings import load_settings
 
@@ -15,6 +16,7 @@ def migrate(connection: Connection) -> None:
         render_as_batch=connection.dialect.name == "sqlite",
         compare_type=True,
         compare_server_default=True,
+        include_object=is_compared,
     )
     with context.begin_transaction():
         context.run_migrations()

@@ -27,6 +27,7 @@ UNDEFINED = {"42P01", "42703"}  # undefined_table, undefined_column
 LOCKED = {"55P03"}  # lock_not_available
 READ_ONLY = {"25006"}  # read_only_sql_transaction
 CANCELED = {"57014"}  # query_canceled: statement_timeout
+DUPLICATE = {"23505"}  # unique_violation
 
 
 def driver_errors() -> tuple[type[Exception], ...]:
@@ -39,6 +40,12 @@ def is_postgres(error: BaseException | None) -> "TypeGuard[psycopg.Error]":
     """Return whether an error is one of psycopg's."""
     psycopg = sys.modules.get("psycopg")
     return psycopg is not None and isinstance(error, psycopg.Error)
+
+
+def is_duplicate(error: Exception) -> bool:
+    """Return whether PostgreSQL refused a row because another one with its key is there."""
+    original = error.orig if isinstance(error, exc.DBAPIError) else error
+    return is_postgres(original) and original.sqlstate in DUPLICATE
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
 
+from recsys.database import schema
 from recsys.database.engine import is_empty, is_sqlite, lock_schema, reading, writing
 from recsys.errors import DatabaseError
 
@@ -32,6 +33,12 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
             )
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
+
+
+def is_compared(thing: object, name: str | None, kind: str, reflected: bool, other: object) -> bool:
+    """Return whether Alembic compares a part of the schema: not the keys for which PostgreSQL has triggers."""
+    table = getattr(thing, "table", None)
+    return kind != "foreign_key_constraint" or table is None or table.name not in schema.FEEDBACK_TABLES
 
 
 def downgrade(engine: Engine, revision: str) -> None:

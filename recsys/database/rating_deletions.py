@@ -16,7 +16,7 @@ from recsys.database.rating_reads import stream_stored
 from recsys.database.rating_writes import (
     SAME_PAIR,
     Rows,
-    lock_staged_users,
+    lock_users,
     read_stored,
     stage_ratings,
     staged_ratings,
@@ -109,7 +109,7 @@ def delete_pairs(work: Work, kind: int, rows: Rows) -> int:
         return 0
     stage_ratings(connection, kind, rows)
     if writers_overlap(connection):
-        lock_staged_users(connection)
+        lock_users(connection, rows.users)
     not_newer = or_(stored.rated_at.is_(None), staged.rated_at >= stored.rated_at)
     first, last = int(rows.users[0]), int(rows.users[-1])
     deleted = connection.execute(

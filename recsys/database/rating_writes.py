@@ -1,11 +1,11 @@
 """Writing ratings in bulk: what is there already is compared as arrays, and only what differs is written."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Column,
     Connection,
@@ -14,8 +14,9 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     and_,
+    any_,
+    bindparam,
     case,
-    delete,
     func,
     or_,
     select,
@@ -25,7 +26,7 @@ from recsys.data.dataset import NO_TIME
 from recsys.data.encoding import RatingColumns
 from recsys.data.keyed import positions
 from recsys.database import schema
-from recsys.database.driver_errors import ConflictError
+from recsys.database.driver_errors import ConflictError, driver_errors, is_duplicate
 from recsys.database.engine import ATTEMPTS, copy_in, fetch_columns, stage, writers_overlap
 from recsys.database.rating_reads import stream_ranges, stream_stored
 from recsys.database.statements import upsert
@@ -89,17 +90,21 @@ def write_ratings(work: Work, kind: int, rows: Rows) -> tuple[int, int, int]:
         work.only_read = True
         return 0, 0, 0
     rows = rows.where(kept)
+    exists, old = exists[kept], old[kept]
     if writers_overlap(connection):
-        stage_ratings(connection, kind, rows)
-        gone = lock_staged_users(connection)
-        n_erased = 0
-        if gone:
-            staged = staged_ratings.c.user_key
-            n_erased = connection.execute(delete(staged_ratings).where(staged.in_(gone))).rowcount
-        written, n_new = write_staged_ratings(work, is_explicit=kind == schema.EXPLICIT)
-        return n_new, written - n_new, n_erased
+        there = lock_users(connection, rows.users)
+        n_erased = int((~there).sum())
+        rows, exists = rows.where(there), exists[there]
+        n_new, is_left = insert_new(work, kind, rows.where(~exists)), exists
+        if n_new is None:
+            n_new, is_left = 0, np.ones(len(exists), bool)
+        if not is_left.any():
+            return n_new, 0, n_erased
+        stage_ratings(connection, kind, rows.where(is_left))
+        written, n_inserted = write_staged_ratings(work, is_explicit=kind == schema.EXPLICIT)
+        return n_new + n_inserted, written - n_inserted, n_erased
     # No other writer can change anything before this transaction ends: what was read is still so.
-    is_new, gain = ~exists[kept], rows.rating - np.where(exists, old, 0.0)[kept]
+    is_new, gain = ~exists, rows.rating - np.where(exists, old, 0.0)
     there = are_users(connection, rows.users)
     n_erased = int((~there).sum())
     if n_erased:
@@ -255,23 +260,41 @@ def add_later_events(
     return (before + added)[has_later].astype(np.float64), times[has_later], has_later
 
 
-def lock_staged_users(connection: Connection) -> Sequence[int]:
-    """Lock the users of the staged ratings, before any rating, so that an erasure of one waits for this transaction.
+def insert_new(work: Work, kind: int, rows: Rows) -> int | None:
+    """Insert ratings that were not there when they were read, where other writers may be at work too.
 
     Returns:
-        Keys of staged users that were erased already.
+        Number of ratings; `None` if another writer inserted one of them meanwhile: then none is inserted.
     """
-    users, staged = schema.users.c, staged_ratings.c
-    locked = (
-        select(users.user_key)
-        .where(users.user_key.in_(select(staged.user_key)))
-        .order_by(users.user_key)
-        .with_for_update(read=True, key_share=True)
-    )
-    connection.execute(select(func.count()).select_from(locked.subquery()))
-    some = select(staged.user_key).distinct().subquery()
-    joined = some.outerjoin(schema.users, users.user_key == some.c.user_key)
-    return connection.scalars(select(some.c.user_key).select_from(joined).where(users.user_key.is_(None))).all()
+    if not len(rows.users):
+        return 0
+    try:
+        with work.connection.begin_nested():
+            insert_rows(work.connection, kind, rows)
+    except driver_errors() as error:
+        if is_duplicate(error):
+            return None
+        raise
+    is_new = np.ones(len(rows.users), np.int64)
+    note_changes(work, rows.users, rows.items, is_new, rows.rating, is_explicit=kind == schema.EXPLICIT)
+    return len(rows.users)
+
+
+def lock_users(connection: Connection, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Lock users, before any of their ratings, so that an erasure of one waits for this transaction.
+
+    Args:
+        keys: (n,) ascending, perhaps with the same user several times.
+
+    Returns:
+        (n,) which of them are there; the others were erased already.
+    """
+    user_key = schema.users.c.user_key
+    given = bindparam("keys", np.unique(keys).tolist(), type_=ARRAY(BigInteger))
+    statement = select(user_key).where(user_key == any_(given)).order_by(user_key)
+    found = connection.scalars(statement.with_for_update(read=True, key_share=True)).all()
+    there: NDArray[np.bool_] = positions(np.array(found, np.int64), keys) >= 0
+    return there
 
 
 _STAGED, _STORED = staged_ratings.c, schema.ratings.c

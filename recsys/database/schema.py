@@ -64,6 +64,9 @@ items = Table(
 EXPLICIT, IMPLICIT = 0, 1
 """Kinds of feedback: a rating that says how much, and the sum of the weights of events."""
 
+FEEDBACK_TABLES = ("ratings", "events")
+"""Tables whose foreign keys of users are triggers on PostgreSQL, see migration 0012."""
+
 ratings = Table(
     "ratings",
     metadata,

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine, func, insert, select
+from sqlalchemy import Engine, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from jobs.load import load
 from recsys.database import engine as database
-from recsys.database import schema
+from recsys.database import rating_writes, schema
 from recsys.database.engine import reading, writing
 from recsys.database.ids import user_keys
 from recsys.database.items import put_item
@@ -25,7 +26,7 @@ from recsys.factors import Factors, Side
 from recsys.serving.refresh import LiveRecommender
 from recsys.settings import Settings
 from tests.conftest import add_known_model, add_known_rows, expire_leases
-from tests.database.made import post
+from tests.database.made import kept_counts, post, true_counts, write
 from tests.serving.made import states
 
 N_USERS = 300
@@ -170,3 +171,85 @@ def test_an_item_with_a_smaller_key_that_is_committed_later_is_found(postgres_en
     catalogue = live.current.catalogue
     [state] = states(postgres_engine, live.current, ["reader"])
     assert sorted(catalogue.items[at].item_id for at in state.seen.tolist()) == ["late", "soon"]
+
+
+@pytest.mark.parametrize("table", ["ratings", "events"])
+def test_feedback_belongs_to_a_user_who_is_there(engine: Engine, table: str) -> None:
+    row = {"item_key": 1} | ({"rating": 1.0} if table == "ratings" else {"at": 1})
+    add = insert(schema.metadata.tables[table])
+    with writing(engine) as connection:
+        keys = [
+            connection.scalar(insert(schema.users).values(user_id=each).returning(schema.users.c.user_key))
+            for each in ("a", "b", "c")
+        ]
+        connection.execute(add, [{"user_key": key, **row} for key in keys])
+    with pytest.raises(IntegrityError), writing(engine) as connection:
+        connection.execute(add, [{"user_key": keys[0], **row, "item_key": 2}, {"user_key": 99, **row}])
+    with pytest.raises(IntegrityError), writing(engine) as connection:
+        connection.execute(update(schema.metadata.tables[table]).values(user_key=99))
+    with pytest.raises(IntegrityError), writing(engine) as connection:
+        connection.execute(update(schema.users).where(schema.users.c.user_key == keys[0]).values(user_key=99))
+    with writing(engine) as connection:
+        connection.execute(delete(schema.users).where(schema.users.c.user_key.in_(keys[:2])))
+        assert connection.scalars(select(schema.metadata.tables[table].c.user_key)).all() == [keys[2]]
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_erasure_and_an_insert_of_the_same_user_wait_for_each_other(postgres_engine: Engine, is_first: bool) -> None:
+    post_item = insert(schema.ratings).values(item_key=1, rating=1.0)
+    with writing(postgres_engine) as connection:
+        key = connection.scalar(insert(schema.users).values(user_id="a").returning(schema.users.c.user_key))
+
+    def add() -> None:
+        with writing(postgres_engine) as connection:
+            connection.execute(post_item.values(user_key=key))
+
+    def erase() -> None:
+        erase_user(postgres_engine, "a", actor="test")
+
+    raised: list[list[BaseException]] = []
+    with writing(postgres_engine) as connection:
+        if is_first:
+            connection.execute(post_item.values(user_key=key))
+        else:
+            connection.execute(delete(schema.users).where(schema.users.c.user_key == key))
+        other = threading.Thread(target=lambda: raised.append(together(erase if is_first else add)))
+        other.start()
+        other.join(0.3)
+        assert other.is_alive()  # it waits
+    other.join(10)
+    assert [type(error) for error in raised[0]] == ([] if is_first else [IntegrityError])
+    assert count(postgres_engine, "ratings") == 0
+
+
+@pytest.mark.postgres
+def test_a_rating_that_another_writer_stored_after_it_was_read_is_updated(
+    postgres_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another writer inserts one of three new pairs, and erases a user, after the load has read what is stored."""
+    post(postgres_engine, ("u", "a", 1.0), ("v", "a", 1.0))
+    read = rating_writes.read_stored
+    others: list[Callable[[], object]] = [
+        lambda: post(postgres_engine, ("u", "b", 2.0, 5)),
+        lambda: erase_user(postgres_engine, "v", actor="test"),
+    ]
+
+    def read_first(*arguments: Any) -> Any:
+        found = read(*arguments)
+        while others:
+            others.pop()()
+        return found
+
+    monkeypatch.setattr(rating_writes, "read_stored", read_first)
+    rows = (("u", "b", 3.0, 10), ("u", "c", 3.0, 10), ("v", "b", 4.0, 10), ("w", "c", 5.0, 10))
+    done = write(postgres_engine, *rows)
+    assert (done.inserted, done.updated, done.unchanged, done.withdrawn) == (2, 1, 0, 1)
+    items, users, rated = schema.items.c, schema.users.c, schema.ratings
+    with reading(postgres_engine) as connection:
+        pairs = select(users.user_id, items.item_id, rated.c.rating).select_from(
+            rated.join(schema.users).join(schema.items, items.item_key == rated.c.item_key)
+        )
+        stored = {(row[0], row[1]): row[2] for row in connection.execute(pairs)}
+    assert stored == {("u", "a"): 1.0, ("u", "b"): 3.0, ("u", "c"): 3.0, ("w", "c"): 5.0}
+    assert kept_counts(postgres_engine) == true_counts(postgres_engine)
