@@ -1,13 +1,14 @@
 """Stored ratings as arrays, by the fastest road of each database, in pieces of bounded size."""
 
 import sqlite3
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, func, select
 
+from recsys.data.ahead import ahead
 from recsys.data.dataset import NO_TIME
 from recsys.data.encoding import GrowingArray
 from recsys.database import schema
@@ -45,6 +46,9 @@ class StoredRatings(NamedTuple):
         )
 
 
+Part = TypeVar("Part", StoredRatings, NDArray[Any])
+
+
 def stream_stored(connection: Connection) -> Iterator[StoredRatings]:
     """Yield all ratings and weights of events, in the order of users, items and kinds."""
     image = None
@@ -63,19 +67,28 @@ def stream_stored(connection: Connection) -> Iterator[StoredRatings]:
 
 def stream_ranges(connection: Connection, first: int, last: int) -> Iterator[StoredRatings]:
     """Yield the ratings of the users with keys from `first` to `last`, of one range after the other."""
+    if is_sqlite(connection.engine):
+        yield from _read_ranges(lambda first, last: read_range(connection, first, last), first, last)
+        return
+    # PostgreSQL packs the next range while the last one is worked on.
+    for packed in ahead(_read_ranges(lambda first, last: read_packed(connection, first, last), first, last)):
+        yield unpack(packed)
+
+
+def _read_ranges(read: Callable[[int, int], Part], first: int, last: int) -> Iterator[Part]:
+    """Yield what `read` returns for one range of users after the other, without ranges that have no ratings."""
     n_users = FIRST_USERS
     while first <= last:
-        part = read_range(connection, first, min(first + n_users - 1, last))
+        part = read(first, min(first + n_users - 1, last))
+        n_ratings = len(part.users) if isinstance(part, StoredRatings) else len(part)
         first += n_users
-        n_users = max(1, min(n_users * 8, n_users * ROWS_AT_ONCE // max(len(part.users), 1)))
-        if len(part.users):
+        n_users = max(1, min(n_users * 8, n_users * ROWS_AT_ONCE // max(n_ratings, 1)))
+        if n_ratings:
             yield part
 
 
 def read_range(connection: Connection, first: int, last: int) -> StoredRatings:
     """Return the ratings of the users with keys from `first` to `last`, in the order of users, items and kinds."""
-    if not is_sqlite(connection.engine):
-        return read_packed(connection, first, last)
     stored = schema.ratings.c
     statement = (
         select(stored.user_key, stored.item_key, stored.kind, stored.rating, func.coalesce(stored.rated_at, NO_TIME))
@@ -85,8 +98,12 @@ def read_range(connection: Connection, first: int, last: int) -> StoredRatings:
     return StoredRatings(*fetch_columns(connection, statement, _COLUMN_TYPES))
 
 
-def read_packed(connection: Connection, first: int, last: int) -> StoredRatings:
-    """Return the ratings of a range of users, packed by PostgreSQL into one value: rows take the driver 1 µs each."""
+def read_packed(connection: Connection, first: int, last: int) -> NDArray[Any]:
+    """Return the ratings of a range of users, packed by PostgreSQL into one value: rows take the driver 1 µs each.
+
+    Returns:
+        (n,) records as `_PACKED`, in any order.
+    """
     postgres = cast("psycopg.Connection[Any]", connection.connection.dbapi_connection)
     with postgres.cursor(binary=True) as cursor:
         cursor.execute(
@@ -95,7 +112,11 @@ def read_packed(connection: Connection, first: int, last: int) -> StoredRatings:
             (NO_TIME, first, last),
         )
         row = cursor.fetchone()
-    packed = np.frombuffer(b"" if row is None or row[0] is None else row[0], _PACKED)
+    return np.frombuffer(b"" if row is None or row[0] is None else row[0], _PACKED)
+
+
+def unpack(packed: NDArray[Any]) -> StoredRatings:
+    """Return packed ratings in the order of users, items and kinds."""
     users, pairs = packed["user"].astype(np.int64), packed["pair"].astype(np.int64)
     found = StoredRatings(
         users, pairs >> 1, pairs & 1, packed["rating"].astype(np.float64), packed["at"].astype(np.int64)

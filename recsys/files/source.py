@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from recsys.data.ahead import ahead
 from recsys.data.budget import MemoryBudget
 from recsys.data.checks import (
     Problems,
@@ -26,7 +27,6 @@ from recsys.data.numbers import NumberReader
 from recsys.data.rows import DELETION, ItemRow, RatingBatch, Rejected, UserRow
 from recsys.data.times import TimeReader
 from recsys.errors import InputError
-from recsys.files.ahead import ahead
 from recsys.files.columns import DELETED, ColumnPositions, Header
 from recsys.files.discovery import (
     FORMATS,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from recsys.files.ahead import ahead
+from recsys.data.ahead import ahead
 
 
 def reader_threads() -> list[str]:
