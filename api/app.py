@@ -50,9 +50,11 @@ class Service(FastAPI):
 
     Attributes:
         outermost: receives every request first.
+        recsys: what requests need, from the start-up on. The attributes of `state` take many times as long to read.
     """
 
     outermost: ASGIApp
+    recsys: AppState
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.outermost(scope, receive, send)
@@ -71,7 +73,7 @@ def create_app(settings: Settings | None = None) -> Service:
     in_flight, metrics, draining = InFlight(), Metrics(), threading.Event()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         breaker = Breaker()
         engine = connect(settings.database_url, busy_seconds=WRITE_SECONDS, create=False, breaker=breaker)
         live = LiveRecommender(
@@ -85,7 +87,7 @@ def create_app(settings: Settings | None = None) -> Service:
         readers, searchers, posters = (ThreadPoolExecutor(1, name) for name in ("users", "lists", "posts"))
         threads = ThreadPoolExecutor(16, "work")
         writers = WriteLimiter()
-        app.state.recsys = AppState(
+        app.recsys = AppState(
             engine=engine,
             settings=settings,
             live=live,
@@ -159,10 +161,10 @@ def create_app(settings: Settings | None = None) -> Service:
         root_path=settings.root_path.encode(),
         hosts=HostRule(
             settings.names_of_allowed_hosts,
-            lambda: not settings.key_required and not app.state.recsys.database.needs_key,
+            lambda: not settings.key_required and not app.recsys.database.needs_key,
         ),
         is_draining=draining.is_set,
-        reason_to_refuse=lambda: app.state.recsys.database.reason_to_refuse(),
+        reason_to_refuse=lambda: app.recsys.database.reason_to_refuse(),
     )
     app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
     return app

@@ -10,11 +10,12 @@ from ipaddress import ip_address
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from api.cycle import Cycle, begin
 from api.middleware import SECURITY_HEADERS
 from api.problems import problem
 from recsys.settings import load_settings
@@ -101,9 +102,14 @@ class Door:
     def let_in(self) -> None:
         """Work on the requests that wait, the first one first, while there is room; refuse those that wait too long."""
         most = MAX_ACTIVE if self._late > LATE_SECONDS else self._max_requests
+        n_started = 0  # many are answered at once, and take no place: but no answer may keep the loop for long
         while self._waiting and len(self._tasks) - self._n_blocked < most:
+            if n_started == MAX_ACTIVE:
+                self._loop.call_soon(self.let_in)
+                break
             came_at, connection = self._waiting.popleft()
             connection.go_on(is_late=self._loop.time() - came_at > WAIT_SECONDS)
+            n_started += 1
         while self._waiting and self._loop.time() - self._waiting[0][0] > WAIT_SECONDS:
             self._waiting.popleft()[1].go_on(is_late=True)
 
@@ -159,6 +165,8 @@ class DoorProtocol(HttpToolsProtocol):
         self._has_ended = False  # whether the client sends no more
         self._waiting, self._is_one_read = b"", False  # the bytes of a request that waits; see `Door.wait`
         self._is_offer = False  # whether the request offers another protocol
+        self._to_start: deque[RequestResponseCycle] = deque()  # requests that are parsed, and not worked on yet
+        self._is_busy = False  # parsing, or working on a request
         self.ws_protocol_class = None  # none is taken: a WebSocket would leave the limits of this module
         self._door = _doors.get(self.server_state) or _doors.setdefault(
             self.server_state, Door(self.server_state, self.loop)
@@ -232,9 +240,24 @@ class DoorProtocol(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        task = self.loop.create_task(cycle.run_asgi(app))
-        task.add_done_callback(self._end_task)
-        self.tasks.add(task)
+        """Work on a request: at once, or when the bytes that are being parsed and the request before it are done."""
+        self._to_start.append(cycle)
+        if not self._is_busy:
+            self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        self._is_busy = True  # an answer that is complete starts the next request of the pipeline
+        try:
+            is_in_task = asyncio.current_task(self.loop) is not None
+            while self._to_start and not self.transport.is_closing():
+                work = self._to_start.popleft().run_asgi(self.app)
+                rest = work if is_in_task else begin(work)
+                if rest is not None:
+                    task = self.loop.create_task(rest)
+                    task.add_done_callback(self._end_task)
+                    self.tasks.add(task)
+        finally:
+            self._is_busy = False
 
     def _end_task(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
@@ -249,14 +272,23 @@ class DoorProtocol(HttpToolsProtocol):
             self.since, self.in_head, self._head_bytes = self.loop.time(), True, 0
         self._has_other_bytes = False
         self._unset_keepalive_if_required()
-        self._parse(data)
+        self._is_busy = True
+        try:
+            is_valid = self._parse(data)
+        finally:
+            self._is_busy = False
+        if self._to_start:
+            self._start_waiting()
+        if not is_valid:
+            self._refuse(self._refusal)
         if self.in_head:
             if not self._has_other_bytes:
                 self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES or len(self.headers or ()) > MAX_HEADERS:
                 self._refuse(431)
 
-    def _parse(self, data: bytes) -> None:
+    def _parse(self, data: bytes) -> bool:
+        """Parse bytes that came, and return whether they are valid."""
         while True:
             try:
                 self.parser.feed_data(data)
@@ -268,8 +300,8 @@ class DoorProtocol(HttpToolsProtocol):
                     self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
                     continue
             except HttpParserError:
-                self._refuse(self._refusal)
-            return
+                return False
+            return True
 
     def _head_without_offer(self) -> bytes:
         """Return the head of the present request as of a client that offers no other protocol."""
@@ -295,12 +327,37 @@ class DoorProtocol(HttpToolsProtocol):
         if len(self.headers) > MAX_HEADERS:
             self._refusal = 431
             raise HttpParserError(f"more than {MAX_HEADERS} headers")
-        if len(self.pipeline) >= MAX_PIPELINED:
+        if len(self.pipeline) + len(self._to_start) >= MAX_PIPELINED:
             raise HttpParserError(f"more than {MAX_PIPELINED} requests at once")
         self._is_offer = self.parser.should_upgrade() and any(name == b"upgrade" for name, _ in self.headers)
         if self._is_offer:
             return
-        super().on_headers_complete()
+        scope, http_version = self.scope, self.parser.get_http_version()
+        scope["method"] = self.parser.get_method().decode("ascii")
+        if http_version != "1.1":
+            scope["http_version"] = http_version
+        url = parse_url(self.url)
+        scope["raw_path"], scope["path"] = url.path, url.path.decode("ascii")  # `RequestMiddleware` decodes it
+        scope["query_string"] = url.query or b""
+        before = self.cycle
+        self.cycle = Cycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,  # `RequestMiddleware` logs
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=http_version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
         self._n_chunks += 1

@@ -2,6 +2,7 @@
 
 import os
 import time
+from bisect import bisect_left
 from pathlib import Path
 from threading import Lock
 
@@ -103,7 +104,8 @@ class Metrics:
         )
         self._bytes = self._of_database("recsys_database_bytes", "Size of the database.")
         self._ratings = self._of_database("recsys_ratings", "Number of ratings.")
-        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        # (method, route, status) → the number of requests in each bucket of `BUCKETS` and above, and their seconds.
+        self._answered: dict[tuple[str, str, int], list[float]] = {}
 
     def _of_database(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, registry=self._registry, multiprocess_mode="livemostrecent")
@@ -123,6 +125,7 @@ class Metrics:
             n_shed: requests that were refused unread since the last time.
             is_open: whether the breaker is.
         """
+        self._flush_requests()
         with self._lock:
             sources, self.sources = self.sources, {}
             for source, n in sources.items():
@@ -157,13 +160,25 @@ class Metrics:
             self._data_age.labels(objective).set(round(time.time() - seen_at / 1000, 1))
 
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one request that was answered."""
-        known = self._children.get((method, route, status))
-        if known is None:
-            known = (self._requests.labels(method, route, str(status)), self._seconds.labels(method, route))
-            self._children[method, route, status] = known
-        known[0].inc()
-        known[1].observe(seconds)
+        """Count one request that was answered; the metrics follow with `update_process`."""
+        with self._lock:
+            counts = self._answered.get((method, route, status))
+            if counts is None:
+                counts = self._answered[method, route, status] = [0.0] * (len(BUCKETS) + 2)
+            counts[bisect_left(BUCKETS, seconds)] += 1
+            counts[-1] += seconds
+
+    def _flush_requests(self) -> None:
+        """Add the requests since the last call to the metrics."""
+        with self._lock:
+            answered, self._answered = self._answered, {}
+        for (method, route, status), (*counts, seconds) in answered.items():
+            self._requests.labels(method, route, str(status)).inc(sum(counts))
+            histogram = self._seconds.labels(method, route)
+            histogram._sum.inc(seconds)  # it has no method for many observations at once
+            for bucket, n in zip(histogram._buckets, counts, strict=True):
+                if n:
+                    bucket.inc(n)
 
     def update(self, live: LiveRecommender, n_in_progress: int, *, is_degraded: bool) -> None:
         """Set the gauges: the versions in memory, the requests in progress, and whether the service is degraded."""
@@ -177,6 +192,7 @@ class Metrics:
 
     def page(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""
+        self._flush_requests()
         if not self._is_shared:
             return generate_latest(self._registry)
         forget_dead_processes(Path(os.environ[FOLDER]))

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import problems
 from api.body import JsonBody, validated
+from api.cycle import in_task
 from api.security import check_key
 from api.state import state_of
 from recsys.database.keys import Scope as KeyScope
@@ -152,6 +153,7 @@ class FastPaths:
                 scope["app"], scope["route"], scope["path_params"] = self._service, route, parameters
                 await route.answer(scope, receive, send)
                 return
+            await in_task()
         await self._app(scope, receive, send)
 
 

@@ -101,7 +101,7 @@ class AppState:
 
 def state_of(request: Request) -> AppState:
     """Return the state of the application that handles a request."""
-    return cast(AppState, request.app.state.recsys)
+    return cast(AppState, request.scope["app"].recsys)
 
 
 async def _current_state(request: Request) -> AppState:

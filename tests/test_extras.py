@@ -123,7 +123,7 @@ from api.app import create_app
 async def start():
     app = create_app()
     async with app.router.lifespan_context(app):
-        assert app.state.recsys.live.loaded
+        assert app.recsys.live.loaded
 
 asyncio.run(start())
 """

@@ -85,13 +85,11 @@ def best_of_neighbours(
     is_full = row[-1] != NO_NEIGHBOUR
     if not is_full:
         kept = kept & (row != NO_NEIGHBOUR)
-    found, cosines = row[kept].astype(np.int64), np.round(scores[kept].astype(np.float64), 6)
+    found, cosines = row[kept][:n].astype(np.int64), scores[kept][:n].astype(np.float64).round(6)
     if len(others.item_idx):
         found, cosines = np.concatenate([found, others.item_idx]), np.concatenate([cosines, others.scores])
         order = np.lexsort((found, -cosines))[:n]
         found, cosines = found[order], cosines[order]
-    else:
-        found, cosines = found[:n], cosines[:n]
     if n < 1 or len(found) < n or (is_full and cosines[-1] <= scores[-1] + MARGIN):
         return None
     return TopN(found, cosines)
