@@ -27,7 +27,7 @@ from recsys.data.encoding import RatingColumns
 from recsys.data.keyed import positions
 from recsys.database import schema
 from recsys.database.driver_errors import ConflictError, driver_errors, is_duplicate
-from recsys.database.engine import ATTEMPTS, copy_in, fetch_columns, stage, writers_overlap
+from recsys.database.engine import ATTEMPTS, copy_in, fetch_columns, insert_values, stage, writers_overlap
 from recsys.database.rating_reads import stream_ranges, stream_stored
 from recsys.database.statements import upsert
 from recsys.database.work import Work
@@ -73,11 +73,14 @@ class Rows(NamedTuple):
         return Rows(self.users[mask], self.items[mask], self.rating[mask], self.rated_at[mask])
 
 
-def write_ratings(work: Work, kind: int, rows: Rows) -> tuple[int, int, int]:
+def write_ratings(work: Work, kind: int, rows: Rows, values: list[Any] | None = None) -> tuple[int, int, int]:
     """Insert and update ratings of one kind, as `upsert_ratings` says, in a transaction.
 
     A row that changes nothing is left out after one look. Where writers overlap, another one may change what is stored
     right after it: that is as if the row had come before that change.
+
+    Args:
+        values: `interleave` of the rows' columns, if it is at hand.
 
     Returns:
         Number of rows inserted, of rows updated, and of rows left out because their user was erased meanwhile.
@@ -109,7 +112,10 @@ def write_ratings(work: Work, kind: int, rows: Rows) -> tuple[int, int, int]:
     n_erased = int((~there).sum())
     if n_erased:
         rows, is_new, gain = rows.where(there), is_new[there], gain[there]
-    insert_rows(connection, kind, rows.where(is_new))
+    if values is not None and len(values) == len(staged_ratings.columns) * len(is_new) and is_new.all():
+        insert_values(connection, schema.ratings, values)
+    else:
+        insert_rows(connection, kind, rows.where(is_new))
     update_rows(connection, kind, rows.where(~is_new))
     note_changes(work, rows.users, rows.items, is_new.astype(np.int64), gain, is_explicit=kind == schema.EXPLICIT)
     n_new = int(is_new.sum())
@@ -231,20 +237,20 @@ def add_later_events(
     events: RatingColumns,
     pairs: RatingColumns,
     rows: NDArray[np.int64],
-    users: NDArray[np.int64],
-    items: NDArray[np.int64],
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Return what pairs weigh with the events that are later than the latest counted one, (n,) each.
+    keys: Rows,
+) -> Rows:
+    """Return what pairs weigh with the events that are later than the latest counted one, if there are such.
 
     Args:
         events: all events of the file.
         pairs: one row for each pair of `events`.
-        rows: (n_pairs,) the rows of `pairs` to look at, with their keys.
+        rows: (n_pairs,) the rows of `pairs` to look at.
+        keys: their users and items.
 
     Returns:
-        The new weights, the times of the latest events, and the mask (n_pairs,) of the pairs that have later events.
+        The new weights, and the times of the latest events, of the pairs that have later events.
     """
-    exists, stored, stored_at = read_stored(connection, schema.IMPLICIT, users, items)
+    exists, stored, stored_at = read_stored(connection, schema.IMPLICIT, keys.users, keys.items)
     before, latest = np.where(exists, stored, 0.0), np.where(exists, stored_at, NO_TIME)
     # The pair of each event, among `rows`.
     n_items = np.int64(len(pairs.item_ids) + 1)
@@ -257,7 +263,7 @@ def add_later_events(
     times = latest.copy()
     np.maximum.at(times, pair[is_later], events.rated_at[is_later])
     has_later = np.bincount(pair[is_later], minlength=len(rows)) > 0
-    return (before + added)[has_later].astype(np.float64), times[has_later], has_later
+    return Rows(keys.users, keys.items, (before + added).astype(np.float64), times).where(has_later)
 
 
 def insert_new(work: Work, kind: int, rows: Rows) -> int | None:

@@ -15,17 +15,18 @@ from sqlalchemy import (
     select,
 )
 
+from recsys.data.ahead import ahead
 from recsys.data.dataset import Ratings, ratings_from_keys
 from recsys.data.encoding import RatingColumns, latest_rows, sum_pairs
 from recsys.data.keyed import hash_ids, positions
 from recsys.database import schema
 from recsys.database.changes import UserChange
-from recsys.database.engine import reading, retry_on_conflict, writing
+from recsys.database.engine import interleave, is_sqlite, reading, retry_on_conflict, writing
 from recsys.database.ids import keys_of
 from recsys.database.rating_reads import StoredRatings, read_stored_ratings, stream_stored
-from recsys.database.rating_writes import Rows, add_later_events, find_unchanged, write_ratings
+from recsys.database.rating_writes import Rows, add_later_events, as_columns, find_unchanged, write_ratings
 from recsys.database.tombstones import bury_pair, raise_users, read_buried, without_buried
-from recsys.database.work import Guard, Work, unit_of_work, write_in_pieces
+from recsys.database.work import Guard, Work, unit_of_work, write_prepared
 
 MAX_READ_PER_ROW = 4
 """Stored ratings, for each one of a file, up to which all of them are read before any is written."""
@@ -99,21 +100,34 @@ def upsert_ratings(
                 guard(connection)
     n_inserted = n_updated = n_erased = 0
 
-    def write(work: Work, part: slice) -> None:
-        nonlocal n_inserted, n_updated, n_erased
+    def prepare(part: slice) -> tuple[NDArray[np.int64], Rows, list[Any] | None]:
         rows = kept[part]
         users, items = user_keys[columns.user_code[rows]], item_keys[columns.item_code[rows]]
-        rating, rated_at = columns.rating[rows], columns.rated_at[rows]
+        prepared = Rows(users, items, columns.rating[rows], columns.rated_at[rows])
+        # What SQLite takes if all of them are new.
+        return rows, prepared, interleave(as_columns(kind, prepared)) if is_sqlite(engine) and not append else None
+
+    def write(work: Work, piece: tuple[NDArray[np.int64], Rows, list[Any] | None]) -> None:
+        nonlocal n_inserted, n_updated, n_erased
+        rows, prepared, values = piece
         if append:
-            rating, rated_at, is_later = add_later_events(work.connection, events, columns, rows, users, items)
-            users, items = users[is_later], items[is_later]
-        done = write_ratings(work, kind, Rows(users, items, rating, rated_at))
+            prepared = add_later_events(work.connection, events, columns, rows, prepared)
+        done = write_ratings(work, kind, prepared, values)
         n_inserted, n_updated, n_erased = n_inserted + done[0], n_updated + done[1], n_erased + done[2]
 
     def write_all() -> None:
         nonlocal n_inserted, n_updated, n_erased
         n_inserted = n_updated = n_erased = 0
-        write_in_pieces(engine, len(kept), write, on_rows, guard)
+        # The next piece is prepared while one is written. Writing looks up the users itself.
+        write_prepared(
+            engine,
+            len(kept),
+            lambda parts: ahead(map(prepare, parts)),
+            write,
+            on_rows,
+            guard,
+            check_keys=False,
+        )
 
     retry_on_conflict(write_all)
     n_withdrawn += n_erased

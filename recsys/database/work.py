@@ -8,6 +8,7 @@ at the end of a transaction, and the counter is held for as short a time as poss
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from recsys.database.changes import mark_users, record_change
 from recsys.database.counts import add_counts
 from recsys.database.driver_errors import driver_errors
 from recsys.database.engine import is_sqlite, writing
+
+Prepared = TypeVar("Prepared")
+"""What is worked out of some rows before they are written."""
 
 Guard = Callable[[Connection], None]
 """Called inside a transaction before it commits; raises if this process may no longer write."""
@@ -90,15 +94,19 @@ class Work:
 
 
 @contextmanager
-def unit_of_work(engine: Engine, guard: Guard | None = None) -> Iterator[Work]:
+def unit_of_work(engine: Engine, guard: Guard | None = None, *, check_keys: bool = True) -> Iterator[Work]:
     """Open a transaction that writes, and record at its end what it changed.
+
+    Args:
+        guard: called before the transaction commits.
+        check_keys: as `writing`.
 
     Raises:
         DatabaseError: as `writing`.
         RecsysError: whatever `guard` raises; nothing is written then.
     """
     try:
-        with writing(engine) as connection:
+        with writing(engine, check_keys=check_keys) as connection:
             work = Work(connection)
             yield work
             # Last, so that the row of the lease is locked for a moment and not for a whole bulk load: it must be
@@ -121,26 +129,49 @@ def write_in_pieces(
     on_piece: Callable[[int], None] | None = None,
     guard: Guard | None = None,
 ) -> None:
-    """Call `write(work, rows)` for consecutive slices of `n_rows` rows.
+    """Call `write(work, rows)` for consecutive slices of `n_rows` rows; see `write_prepared`."""
+    write_prepared(engine, n_rows, iter, write, on_piece, guard)
+
+
+def write_prepared(
+    engine: Engine,
+    n_rows: int,
+    prepare: Callable[[Iterator[slice]], Iterator[Prepared]],
+    write: Callable[[Work, Prepared], None],
+    on_piece: Callable[[int], None] | None = None,
+    guard: Guard | None = None,
+    *,
+    check_keys: bool = True,
+) -> None:
+    """Call `write(work, prepared)` for what is prepared from consecutive slices of `n_rows` rows.
 
     On SQLite, where writers wait for each other, every slice is a unit of work of its own, short enough for others to
     get between. On PostgreSQL the whole is one unit of work.
 
     Args:
+        prepare: takes the slices, and yields one thing for each; it does not use the database.
         on_piece: called with the number of rows just written.
         guard: called inside every transaction before it commits.
+        check_keys: as `unit_of_work`.
     """
     size = database.PIECE_ROWS[engine.dialect.name]
     slices = [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
+    if not slices:
+        return
+    pieces = zip(slices, prepare(iter(slices)), strict=True)
+    if not is_sqlite(engine):
+        with unit_of_work(engine, guard, check_keys=check_keys) as work:
+            for rows, prepared in pieces:
+                write(work, prepared)
+                if on_piece:
+                    on_piece(rows.stop - rows.start)
+        return
     pause = False
-    for group in [[rows] for rows in slices] if is_sqlite(engine) else [slices] if slices else []:
+    for rows, prepared in pieces:
         if pause:
             time.sleep(database.BREATHER_SECONDS)
-        with unit_of_work(engine, guard) as work:
-            for rows in group:
-                write(work, rows)
-                if on_piece and not is_sqlite(engine):
-                    on_piece(rows.stop - rows.start)
+        with unit_of_work(engine, guard, check_keys=check_keys) as work:
+            write(work, prepared)
         pause = not work.only_read
-        if on_piece and is_sqlite(engine):
-            on_piece(group[0].stop - group[0].start)
+        if on_piece:
+            on_piece(rows.stop - rows.start)

@@ -272,7 +272,7 @@ def test_a_file_of_users_that_is_mostly_bad_refuses_the_load(recsys: Recsys) -> 
     assert all_rows(recsys) == before
 
 
-N_ROWS = 200_000
+N_ROWS = 4 * PIECE
 
 
 def write_many(path: Path) -> list[tuple[str, str, float, int]]:
