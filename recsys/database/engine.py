@@ -27,7 +27,7 @@ from recsys.database.breaker import JOB_OPTIONS, SERVER_OPTIONS, Breaker, check_
 from recsys.database.clock import now_ms
 from recsys.database.driver_errors import ConflictError, is_busy, translate
 from recsys.database.postgres_copy import as_binary
-from recsys.database.sqlite_file import file_identity, file_write_problem, open_file
+from recsys.database.sqlite_file import CACHE_MIB, SERVER_CACHE_MIB, file_identity, file_write_problem, open_file
 from recsys.errors import DatabaseError, InputError
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def connect(
     Args:
         busy_seconds: seconds that a writer waits for another writer on SQLite, and on PostgreSQL with a breaker.
         create: whether a connection creates an SQLite file that does not exist. A server never does.
-        breaker: of a server, on PostgreSQL: refuses the database while it hangs. Statements are limited to
-            `STATEMENT_SECONDS` then.
+        breaker: of a server. On PostgreSQL it refuses the database while it hangs, and statements are limited to
+            `STATEMENT_SECONDS`. On SQLite each connection keeps `SERVER_CACHE_MIB` of pages.
 
     Raises:
         InputError: the URL is neither, or names a database in memory.
@@ -70,11 +70,14 @@ def connect(
         if breaker is not None:
             guard(engine, breaker, busy_seconds)
         return engine
+    cache_mib = CACHE_MIB if breaker is None else SERVER_CACHE_MIB
     engine = create_engine(parsed, connect_args={"timeout": busy_seconds}, hide_parameters=True, **pool)
     event.listen(
         engine,
         "do_connect",
-        lambda _dialect, _record, arguments, options: open_file(*arguments, create=create, **options),
+        lambda _dialect, _record, arguments, options: open_file(
+            *arguments, create=create, cache_mib=cache_mib, **options
+        ),
     )
     event.listen(engine, "begin", lambda connection: _begin_sqlite(connection, busy_seconds))
     event.listen(engine, "close", lambda connection, _: _end_transaction(connection))

@@ -10,37 +10,43 @@ from urllib.parse import quote
 MIN_FREE_BYTES = 1 << 20
 """A disk with less free space is full: SQLite adds whole pages, and its log needs more than the rows themselves."""
 
-PRAGMAS = ("foreign_keys=ON", "cache_size=-65536")
+PRAGMAS = ("foreign_keys=ON",)
 # Deleted rows are overwritten: an erasure must leave no byte of a user. Some builds of SQLite do not by default.
 WRITER_PRAGMAS = ("synchronous=FULL", "secure_delete=ON", *PRAGMAS)
 # These two write into the file. The first takes effect in a new file only: `prune` gives free pages back.
 CREATOR_PRAGMAS = ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", *WRITER_PRAGMAS)
 
 
-def open_file(database: str, *, create: bool, **options: Any) -> sqlite3.Connection:
+CACHE_MIB, SERVER_CACHE_MIB = 64, 2
+"""Pages of the file that a connection keeps: of a job, and of a server, which has up to 50 connections."""
+
+
+def open_file(database: str, *, create: bool, cache_mib: int = CACHE_MIB, **options: Any) -> sqlite3.Connection:
     """Open a database file for reading and writing; for reading alone, where it or its folder is read-only.
 
     Args:
         create: whether to create a file that does not exist. If not, an empty file stays empty, too: it may be a copy
             that has just begun, and a page written into it would damage the database.
+        cache_mib: pages of the file that the connection keeps.
         options: of `sqlite3.connect`.
 
     Raises:
         sqlite3.OperationalError: the file does not exist, or cannot be read.
     """
     path = Path(database)
+    cache = f"cache_size=-{cache_mib << 10}"
     if not is_read_only(path):
         mode, pragmas = ("mode=rwc", CREATOR_PRAGMAS) if create else ("mode=rw", WRITER_PRAGMAS)
-        return prepared(connected(path, mode, options), pragmas)
+        return prepared(connected(path, mode, options), (*pragmas, cache))
     try:
         # Another process may write: its log and its shared memory lie beside the file.
-        return prepared(connected(path, "mode=ro", options), PRAGMAS)
+        return prepared(connected(path, "mode=ro", options), (*PRAGMAS, cache))
     except sqlite3.OperationalError:
         log = path.with_name(path.name + "-wal")
         if log.exists() and log.stat().st_size > 0:
             raise
         # On a read-only disk SQLite cannot make the shared memory that it wants even for reading.
-        return prepared(connected(path, "mode=ro&immutable=1", options), PRAGMAS)
+        return prepared(connected(path, "mode=ro&immutable=1", options), (*PRAGMAS, cache))
 
 
 def connected(path: Path, query: str, options: dict[str, Any]) -> sqlite3.Connection:

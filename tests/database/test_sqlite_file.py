@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Engine, func, select, text
 
 from recsys.database import schema, sqlite_file
+from recsys.database.breaker import Breaker
 from recsys.database.engine import connect, forget_replaced_file, reading, write_problem, writing
 from recsys.database.sqlite_file import is_read_only
 from recsys.errors import DatabaseError
@@ -122,3 +123,14 @@ def test_a_full_disk_is_a_write_problem(path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sqlite_file, "MIN_FREE_BYTES", 1 << 62)
     assert write_problem(engine) == "the disk of the database is full: free space on it"
     assert str(path.parent) not in str(write_problem(engine))
+
+
+def test_a_connection_of_a_server_keeps_few_pages(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+    sizes = []
+    for breaker in (None, Breaker()):
+        engine = connect(url, breaker=breaker)
+        with reading(engine) as connection:
+            sizes.append(connection.exec_driver_sql("PRAGMA cache_size").scalar_one())
+        engine.dispose()
+    assert sizes == [-(64 << 10), -(2 << 10)]
