@@ -72,6 +72,10 @@ def test_the_units_of_systemd(tmp_path: Path) -> None:
     assert run("systemd-analyze", "verify", *sorted(tmp_path.iterdir())).strip() == ""
 
 
+def test_the_configuration_of_haproxy() -> None:
+    run("haproxy", "-c", "-q", "-f", DEPLOY / "haproxy.cfg")
+
+
 def test_the_location_of_nginx(tmp_path: Path) -> None:
     crossplane = pytest.importorskip("crossplane")
     (tmp_path / "nginx.conf").write_text(
