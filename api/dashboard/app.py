@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -13,9 +13,11 @@ from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_u
 from dash.development.base_component import Component
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.dashboard import PREFIX
+from api.dashboard.callbacks import PATH, check_callback, replay
 from api.dashboard.forms import add_forms
 from api.dashboard.map_page import add_map_data, item_details, selected_items
 from api.dashboard.parts import Asked, notice, read_params, table
@@ -86,7 +88,7 @@ def create_dashboard(state: AppState, root_path: str = "") -> FastAPI:
     add_forms(server, state, base)
     add_map_data(server, state, views)
 
-    server.add_middleware(Guard, state=state, base=base)
+    server.add_middleware(Guard, state=state, base=base, callbacks=dash.callback_map)
     return server
 
 
@@ -112,8 +114,8 @@ INDEX = """<!DOCTYPE html>
 class Guard:
     """Stands before every request of the dashboard: who asks, and headers that keep the page to its own files."""
 
-    def __init__(self, app: ASGIApp, state: AppState, base: str) -> None:
-        self._app, self._state, self._base = app, state, base
+    def __init__(self, app: ASGIApp, state: AppState, base: str, callbacks: Mapping[str, Any]) -> None:
+        self._app, self._state, self._base, self._callbacks = app, state, base, callbacks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -144,6 +146,16 @@ class Guard:
         except RecsysError as error:
             await problem(error.status, error.title, error.public)(scope, receive, send_with_headers)
             return
+        if path == PATH and request.method == "POST":
+            try:
+                body = await request.body()
+                check_callback(body, self._callbacks)
+            except ClientDisconnect:
+                return
+            except RecsysError as error:
+                await problem(error.status, error.title, error.public)(scope, receive, send_with_headers)
+                return
+            receive = replay(body, receive)
         scope["actor"] = session.actor
         token = ""
         if not session.csrf and request.method == "GET" and path in PAGES:

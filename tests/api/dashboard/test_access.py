@@ -1,5 +1,6 @@
 """Access to the dashboard and its forms by scope, and the cost to a server whose dashboard is not opened."""
 
+import json
 import re
 import subprocess
 import sys
@@ -72,6 +73,72 @@ class TestOpenService:
         assert "give%20a%20reason" in client.post("/dashboard/publish", data=form).headers["location"]
         with reading(engine) as connection:
             assert live_numbers(connection)["ranking"] == 1
+
+
+OUTPUTS = [{"id": "details", "property": "children"}, {"id": "focus", "property": "data"}]
+SHOW_ITEM = {
+    "output": "..details.children...focus.data..",
+    "outputs": OUTPUTS,
+    "inputs": [
+        {"id": "url", "property": "search", "value": "?item=a"},
+        {"id": "map", "property": "id", "value": "map"},
+    ],
+    "state": [
+        {"id": "focus", "property": "data", "value": None},
+        {"id": "url", "property": "pathname", "value": "/dashboard/map"},
+    ],
+    "changedPropIds": ["url.search"],
+}
+"""What the page sends when an item was chosen on the map."""
+
+
+def with_value(at: int, value: object) -> dict[str, object]:
+    inputs = [dict(each) for each in SHOW_ITEM["inputs"]]  # type: ignore[attr-defined]
+    inputs[at]["value"] = value
+    return {**SHOW_ITEM, "inputs": inputs}
+
+
+class TestCallbacks:
+    def test_a_callback_is_answered(self, client: httpx.Client) -> None:
+        answer = client.post("/dashboard/_dash-update-component", json=SHOW_ITEM)
+        assert answer.status_code == 200
+        assert answer.json()["response"]["focus"]["data"]["item"] == "a"
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"{",
+            b"[]",
+            b"null",
+            b"\xff",
+            b"{}",
+            json.dumps({**SHOW_ITEM, "output": "nothing.children"}).encode(),
+            json.dumps({**SHOW_ITEM, "output": "address.data"}).encode(),
+            json.dumps({**SHOW_ITEM, "outputs": OUTPUTS[:1]}).encode(),
+            json.dumps({**SHOW_ITEM, "outputs": OUTPUTS[0]}).encode(),
+            json.dumps({**SHOW_ITEM, "outputs": "x"}).encode(),
+            json.dumps({**SHOW_ITEM, "inputs": []}).encode(),
+            json.dumps({**SHOW_ITEM, "inputs": [{"id": {"graph": "x"}, "property": "id"}]}).encode(),
+            json.dumps({**SHOW_ITEM, "state": None}).encode(),
+            json.dumps({**SHOW_ITEM, "changedPropIds": [1]}).encode(),
+            json.dumps(with_value(0, ["?item=a"])).encode(),
+            json.dumps(with_value(0, {"item": 1})).encode(),
+            json.dumps(with_value(1, 7)).encode(),
+        ],
+    )
+    def test_a_malformed_one_is_refused(self, client: httpx.Client, body: bytes) -> None:
+        headers = {"content-type": "application/json"}
+        answer = client.post("/dashboard/_dash-update-component", content=body, headers=headers)
+        assert answer.status_code == 422
+        assert "reload the page" in answer.json()["detail"]
+
+    @pytest.mark.parametrize(
+        "search", ["?item=%ff", "?version=999999999999999999999", "?item=\0", "?x=" + "y" * 9000, "="]
+    )
+    def test_whatever_an_address_holds_there_is_an_answer(self, client: httpx.Client, search: str) -> None:
+        answer = client.post("/dashboard/_dash-update-component?job=1&cacheKey=x", json=with_value(0, search))
+        assert answer.status_code == 200
 
 
 class TestKeys:
