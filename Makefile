@@ -150,7 +150,7 @@ release: $(TOOLS)/installed
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(TOOLS)/bin/python -m build --wheel -o build/release .
 	cp constraints.txt build/release/
 	$(TOOLS)/bin/uv pip compile --quiet --generate-hashes --no-annotate --no-header --python-version 3.11 \
-	    -c constraints.txt --extra serve --extra dashboard pyproject.toml -o build/release/requirements-serve.txt
+	    -c constraints.txt --extra serve --extra dashboard --extra traces pyproject.toml -o build/release/requirements-serve.txt
 	cd build/release && sha256sum *.whl *.txt > SHA256SUMS
 
 clean:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -26,10 +27,14 @@ from api.routing import FastPaths
 from api.state import AppState, WriteLimiter
 from recsys.database.breaker import Breaker
 from recsys.database.engine import connect
+from recsys.extras import require_extra
 from recsys.serving.batching import PostWriter, Searcher, StateReader
 from recsys.serving.refresh import LiveRecommender
 from recsys.serving.trending import TrendReader
 from recsys.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from api.tracing import Tracer
 
 WRITE_SECONDS = 5.0
 """Longest time that a request waits for another writer of the database; then the answer is 503."""
@@ -71,6 +76,7 @@ def create_app(settings: Settings | None = None) -> Service:
     """
     settings = settings or load_settings()
     in_flight, metrics, draining = InFlight(), Metrics(), threading.Event()
+    tracer = make_tracer() if settings.traces else None
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -119,6 +125,8 @@ def create_app(settings: Settings | None = None) -> Service:
                     pool.shutdown()
                 engine.dispose()
                 metrics.close()
+                if tracer is not None:
+                    tracer.close()
 
     app = Service(
         title="recsys",
@@ -165,6 +173,19 @@ def create_app(settings: Settings | None = None) -> Service:
         ),
         is_draining=draining.is_set,
         reason_to_refuse=lambda: app.recsys.database.reason_to_refuse(),
+        trace=None if tracer is None else tracer.record,
     )
     app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
     return app
+
+
+def make_tracer() -> "Tracer":
+    """Return what sends traces.
+
+    Raises:
+        MissingExtraError: `recsys[traces]` is not installed.
+    """
+    require_extra("traces")
+    from api.tracing import Tracer  # imports take .2 s, and most servers send no traces
+
+    return Tracer()

@@ -30,6 +30,9 @@ SECURITY_HEADERS = [
 ]
 """Headers of every answer that does not set them itself: an answer of JSON is no page, and is not kept."""
 
+Trace = Callable[[Scope, str, str, int, float], None]
+"""Called with each request that was answered: scope, method, template of the path, status and seconds."""
+
 _log = logging.getLogger("recsys.requests")
 
 
@@ -91,12 +94,13 @@ class RequestMiddleware:
         hosts: HostRule,
         is_draining: Callable[[], bool],
         reason_to_refuse: Callable[[], str | None],
+        trace: Trace | None = None,
     ) -> None:
         self._app, self._metrics, self._in_flight = app, metrics, in_flight
         self._with_cors = with_cors  # scripts of allowed origins may read why they are refused
         self._max_requests, self._is_draining = max_requests, is_draining
         self._reason_to_refuse, self._root_path = reason_to_refuse, root_path
-        self._hosts = hosts
+        self._hosts, self._trace = hosts, trace
         detail = f"the server is handling {max_requests} requests: send this one again in a moment"
         self._busy = with_cors(problem(503, "Too many requests", detail))  # made once, since refusing must be cheap
         self._prefix, self._count = secrets.token_hex(6).encode(), 0
@@ -166,6 +170,8 @@ class RequestMiddleware:
         """Count a request, and log it if it is worth a line."""
         route = route_of(scope)
         self._metrics.count_request(method, route, status, seconds)
+        if self._trace is not None:
+            self._trace(scope, method, route, status, seconds)
         is_notable = status >= 500 or seconds > SLOW_SECONDS or (method not in ("GET", "HEAD") and status < 400)
         level = logging.INFO if is_notable else logging.DEBUG
         if _log.isEnabledFor(level):

@@ -17,6 +17,7 @@ EXTRAS = {
         "uvicorn",
         "uvloop",
     ),
+    "traces": ("opentelemetry.exporter.otlp.proto.http", "opentelemetry.sdk"),
     "train": ("optuna", "pandas", "torch"),
 }
 """Extra → modules that it installs, as in pyproject.toml."""
@@ -24,14 +25,26 @@ EXTRAS = {
 
 def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:
     """Return the error that names the extra to install, or None if the missing module belongs to no extra."""
-    module = (error.name or "").partition(".")[0]
-    extra = next((extra for extra, modules in EXTRAS.items() if module in modules), None)
-    return None if extra is None else MissingExtraError(module, extra)
+    name = f"{error.name or '?'}."
+    for extra, modules in EXTRAS.items():
+        for module in modules:
+            # A part of the module, or a package that the module is a part of.
+            if name.startswith(f"{module}.") or f"{module}.".startswith(name):
+                return MissingExtraError(module, extra)
+    return None
 
 
 def has_extra(extra: str) -> bool:
     """Return whether the modules of an extra are installed, without importing them."""
-    return all(find_spec(module) is not None for module in EXTRAS[extra])
+    return all(is_installed(module) for module in EXTRAS[extra])
+
+
+def is_installed(module: str) -> bool:
+    """Return whether a module is installed, without importing it; of a part of a package, its parents are."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def require_extra(extra: str) -> None:
@@ -43,5 +56,5 @@ def require_extra(extra: str) -> None:
         MissingExtraError: a module is missing.
     """
     for module in EXTRAS[extra]:
-        if find_spec(module) is None:
+        if not is_installed(module):
             raise MissingExtraError(module, extra)

@@ -138,6 +138,11 @@ class Settings(BaseSettings):
     dashboard: bool = Field(
         default=True, description="Whether `recsys serve` offers the dashboard, where `recsys[dashboard]` is installed."
     )
+    traces: bool = Field(
+        default=False,
+        description="Whether `recsys serve` sends traces of requests to an OpenTelemetry collector, with "
+        "`recsys[traces]`; the SDK's own settings, such as OTEL_EXPORTER_OTLP_ENDPOINT, say where to.",
+    )
     max_body_kib: int = Field(default=4096, ge=1, description="Largest request body, in KiB.")
     drain_seconds: float = Field(
         default=30.0, ge=0, description="Seconds that a stopping server waits for running requests."

@@ -50,7 +50,7 @@ class TestExtras:
         declared = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
         for extra, modules in EXTRAS.items():
             names = [re.split(r"[<>=!~;\[ ]", line)[0].replace("-", "_") for line in declared[extra]]
-            assert [name for name in names if name != "recsys"] == list(modules)
+            assert [name for name in names if name != "recsys"] == [module.replace(".", "_") for module in modules]
 
     def test_dev_installs_every_extra_that_the_code_uses(self) -> None:
         declared = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
@@ -59,6 +59,11 @@ class TestExtras:
     def test_the_error_names_module_and_extra(self) -> None:
         error = missing_extra(ModuleNotFoundError("No module named 'plotly.io'", name="plotly.io"))
         assert str(error) == "plotly is not installed: install recsys[report] (pip install 'recsys[report]')"
+
+    @pytest.mark.parametrize("name", ["opentelemetry.sdk", "opentelemetry.exporter", "opentelemetry.sdk.trace"])
+    def test_a_part_of_a_shared_package_belongs_to_the_extra(self, name: str) -> None:
+        error = missing_extra(ModuleNotFoundError(f"No module named '{name}'", name=name))
+        assert "install recsys[traces]" in str(error)
 
     def test_other_modules_belong_to_no_extra(self) -> None:
         assert missing_extra(ModuleNotFoundError("No module named 'x'", name="x")) is None
