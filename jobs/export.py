@@ -1,7 +1,6 @@
 """Everything out of the database again, as Parquet or CSV."""
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,6 +17,7 @@ import recsys
 from jobs.progress import progress
 from jobs.recommend import UserQuery, recommend_all
 from recsys.data.dataset import NO_TIME
+from recsys.data.whole_file import whole_file
 from recsys.database.engine import reading
 from recsys.database.items import read_items
 from recsys.database.made_files import note_files
@@ -112,7 +112,8 @@ def export_data(connection: Connection, folder: Path, what: Sequence[Exported], 
         )
         write("items", schema, batches_of(schema, items))
     manifest = ExportManifest(format=FORMAT, made_by=recsys.__version__, files=files)
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+    with whole_file(folder / MANIFEST) as beside:
+        beside.write_text(manifest.model_dump_json(indent=1) + "\n")
     return [*(folder / file.name for file in files), folder / MANIFEST]
 
 
@@ -151,17 +152,13 @@ def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
 
     In CSV times are ISO 8601 with milliseconds, and a vector has one column for each factor.
     """
-    part, n_rows = path.with_name(f".{path.name}.{os.getpid()}.part"), 0
-    is_csv = path.suffix == ".csv"
-    try:
+    n_rows, is_csv = 0, path.suffix == ".csv"
+    with whole_file(path) as part:
         written_as = as_text(pa.RecordBatch.from_pylist([], schema)).schema if is_csv else schema
         with CSVWriter(part, written_as) if is_csv else ParquetWriter(part, schema) as file:
             for batch in batches:
                 file.write_batch(as_text(batch) if is_csv else batch)
                 n_rows += len(batch)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     return n_rows
 
 

@@ -1,7 +1,6 @@
 """The lists of all users as a folder of Parquet files: by several processes, and again after an interruption."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from sqlalchemy import Engine
 
 from jobs.progress import progress
 from jobs.recommend import CHUNK_USERS, SCHEMA, UserQuery, chunk_lists
+from recsys.data.whole_file import whole_file
 from recsys.database.engine import reading
 from recsys.database.made_files import note_files
 from recsys.database.user_chunks import count_users, last_user_key, read_chunks
@@ -76,14 +76,16 @@ def recommend_parts(engine: Engine, folder: Path, query: UserQuery, share: Share
                     continue
                 for left in folder.glob(f".{paths[part].name}.*"):  # by a process that was killed
                     left.unlink(missing_ok=True)
-                partial = folder / f".{paths[part].name}.{os.getpid()}"
-                with reading(engine) as connection, ParquetWriter(partial, SCHEMA.with_metadata(metadata)) as file:
+                with (
+                    whole_file(paths[part]) as partial,
+                    reading(engine) as connection,
+                    ParquetWriter(partial, SCHEMA.with_metadata(metadata)) as file,
+                ):
                     for chunk in read_chunks(connection, CHUNK_USERS, part * PART_KEYS, (part + 1) * PART_KEYS):
                         table = chunk_lists(connection, recommender, model, chunk, list_query)
                         file.write_table(table)
                         n_rows, n_listed = n_rows + len(table), n_listed + len(chunk.user_ids)
                         advance(len(chunk.user_ids))
-                replace_durably(partial, paths[part])
                 note_files(engine, [paths[part]], "table")
                 n_written += 1
         n_left = sum(not path.exists() for path in paths)
@@ -117,9 +119,8 @@ def claim(folder: Path, model_version: str, query: UserQuery) -> None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        beside = folder / f".{ABOUT}.{os.getpid()}"
-        beside.write_text(json.dumps(mine), encoding="utf-8")
-        replace_durably(beside, path)
+        with whole_file(path) as beside:
+            beside.write_text(json.dumps(mine), encoding="utf-8")
         return
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}): choose another folder with --out, or delete it") from error
@@ -130,13 +131,6 @@ def claim(folder: Path, model_version: str, query: UserQuery) -> None:
             f"{folder} holds {what}, and these are of version {model_version}: choose another folder with --out, or "
             "delete it"
         )
-
-
-def replace_durably(partial: Path, path: Path) -> None:
-    """Give a file its name once it is on the disk."""
-    with partial.open("rb+") as written:
-        os.fsync(written.fileno())
-    partial.replace(path)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Lists from the shell: for one user, for items, or for all users into a file."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from pyarrow.parquet import ParquetWriter
 from sqlalchemy import Connection, Engine
 
 from jobs.progress import progress
+from recsys.data.whole_file import whole_file
 from recsys.database.engine import reading
 from recsys.database.made_files import note_files
 from recsys.database.user_chunks import UserChunk, count_users, read_chunks, read_rated_pairs, read_trained_rows
@@ -200,27 +200,24 @@ def recommend_all(engine: Engine, out: Path, query: UserQuery) -> AllListsReport
         model = recommender.list_model(query.model)
         list_query = query.list_query(recommender.catalogue)
         n_users = count_users(connection)
-        partial = out.with_name(f".{out.name}.{os.getpid()}.part")
         n_rows = 0
         metadata = {"recsys.model_version": str(model.number) if model else "none"}
         is_csv = out.suffix == ".csv"
         try:
-            writer = (
-                CSVWriter(partial, CSV_SCHEMA) if is_csv else ParquetWriter(partial, SCHEMA.with_metadata(metadata))
-            )
-            with writer as file, progress("recommending", n_users) as advance:
-                for chunk in read_chunks(connection, CHUNK_USERS):
-                    table = chunk_lists(connection, recommender, model, chunk, list_query)
-                    file.write_table(table.cast(CSV_SCHEMA) if is_csv else table)
-                    n_rows += len(table)
-                    advance(len(chunk.user_ids))
-            partial.replace(out)
+            with whole_file(out) as partial:
+                writer = (
+                    CSVWriter(partial, CSV_SCHEMA) if is_csv else ParquetWriter(partial, SCHEMA.with_metadata(metadata))
+                )
+                with writer as file, progress("recommending", n_users) as advance:
+                    for chunk in read_chunks(connection, CHUNK_USERS):
+                        table = chunk_lists(connection, recommender, model, chunk, list_query)
+                        file.write_table(table.cast(CSV_SCHEMA) if is_csv else table)
+                        n_rows += len(table)
+                        advance(len(chunk.user_ids))
         except OSError as error:
             raise InputError(
                 f"cannot write {out} ({error.strerror or error}): choose another path with --out"
             ) from error
-        finally:
-            partial.unlink(missing_ok=True)
     note_files(engine, [out], "table")
     return AllListsReport(
         model_version=model.number if model else None,

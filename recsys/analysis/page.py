@@ -1,7 +1,5 @@
 """Self-contained HTML pages from the Jinja2 templates beside this module."""
 
-import os
-import secrets
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from plotly.offline import get_plotlyjs
 
 from recsys.analysis import measures, style
 from recsys.analysis.figures import MIN_WIDTH_PX
+from recsys.data.whole_file import whole_file
 from recsys.errors import InputError
 
 
@@ -72,16 +71,9 @@ def write(path: Path, document: str) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("x", encoding="utf-8") as file:
-                file.write(document)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole_file(path) as beside:
+            beside.write_text(document, encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another location with --out") from error

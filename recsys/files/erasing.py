@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow.parquet import ParquetFile, ParquetWriter
 
+from recsys.data.whole_file import whole_file
 from recsys.files.exported import note_removal
 
 COLUMN = "user_id"
@@ -43,18 +44,14 @@ def erase_from_rejects(path: Path, user_id: str) -> int:
 
 
 def _replaced(path: Path, copy: Callable[[Path, Path, str], int], user_id: str) -> int:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
-    try:
+    with whole_file(path) as beside:
+        os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         n_rows = copy(path, beside, user_id)
         if n_rows:
             shutil.copymode(path, beside)
-            with beside.open("rb") as written:
-                os.fsync(written.fileno())
-            beside.replace(path)
-        return n_rows
-    finally:
-        beside.unlink(missing_ok=True)
+        else:
+            beside.unlink()
+    return n_rows
 
 
 def _copy_parquet(source: Path, target: Path, user_id: str) -> int:

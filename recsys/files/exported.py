@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from recsys.data.messages import printable
 from recsys.data.rows import ItemRow, UserRow
+from recsys.data.whole_file import whole_file
 from recsys.errors import InputError
 
 FORMAT = 1
@@ -101,9 +102,8 @@ def note_removal(path: Path, n_rows: int) -> None:
             if not file.n_rows:
                 path.unlink()  # a file without rows is refused by every reader
     content.files = [file for file in content.files if file.n_rows]
-    beside = manifest.with_name(f".{MANIFEST}.part")
-    beside.write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    beside.replace(manifest)
+    with whole_file(manifest) as beside:
+        beside.write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def read_items(path: Path) -> tuple[list[ItemRow], list[str]]:

@@ -4,10 +4,8 @@ A file is safetensors with JSON metadata, so that loading one cannot run code.
 """
 
 import json
-import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from recsys.data.whole_file import whole_file
 from recsys.errors import TrainingError
 from recsys.training.build import Run
 
@@ -93,19 +92,14 @@ def save(path: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> N
     Raises:
         TrainingError: the file cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     tensors: dict[str, Tensor] = {}
     plain = take_tensors(state, tensors)
     metadata = json.dumps({"format": FORMAT, "identity": identity, "state": plain})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside, {"recsys": metadata})
-        with beside.open("rb+") as written:
-            os.fsync(written.fileno())
-        beside.replace(path)
+        with whole_file(path) as beside:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside, {"recsys": metadata})
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):  # there may be no file to delete, if the folder could not be made
-            beside.unlink()
         raise TrainingError(
             f"checkpoint {path} cannot be written ({error}): free space, or name another folder (RECSYS_CHECKPOINTS)"
         ) from error
