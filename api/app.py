@@ -21,7 +21,14 @@ from api.limits import RateLimits
 from api.metrics import Metrics
 from api.middleware import GZipIfAccepted, InFlight, RequestMiddleware
 from api.openapi import document_of
-from api.process import end_with_parent, keep_loaded_objects, note_termination, paused_collection, share_interpreter
+from api.process import (
+    end_with_parent,
+    keep_loaded_objects,
+    note_termination,
+    paused_collection,
+    share_interpreter,
+    write_lean_records,
+)
 from api.routes import docs, health, items, models, ratings, recommendations, runs
 from api.routing import FastPaths
 from api.state import AppState, WriteLimiter
@@ -112,6 +119,7 @@ def create_app(settings: Settings | None = None) -> Service:
         note_termination(draining, settings.notice_seconds)
         end_with_parent()
         share_interpreter()
+        write_lean_records()
         # Lists of concurrent requests are one matrix product already; more BLAS threads would only compete.
         with threadpool_limits(1):
             with paused_collection():

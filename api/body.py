@@ -8,6 +8,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 
 from api.middleware import InFlight
 from api.state import AppState, in_thread, state_of
@@ -19,6 +20,8 @@ THREAD_BYTES = 20_000
 
 MAX_BODIES_BYTES = 64 << 20
 """Most bytes of all bodies that are being received by a process."""
+
+_OF_BODY = frozenset((b"content-type", b"content-encoding", b"content-length"))
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -52,7 +55,8 @@ class JsonBody(Generic[Model]):
     def parse(self, content: bytes) -> Model:
         """Parse and validate JSON."""
         try:
-            values = json.loads(content, object_pairs_hook=_object)
+            text = content.decode(json.detect_encoding(content), "surrogatepass")  # as `json.loads`
+            values = _DECODER.decode(text)
         except (ValueError, RecursionError) as error:
             found = {"type": "json_invalid", "loc": ("body",), "msg": f"not JSON: {error}", "input": None}
             raise RequestValidationError([found]) from error
@@ -61,20 +65,29 @@ class JsonBody(Generic[Model]):
 
 async def read_content(request: Request, max_bytes: int, in_flight: InFlight) -> bytes:
     """Read the body of a request that says it is JSON, up to `max_bytes`."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    headers: dict[bytes, str] = {}
+    for name, value in request.scope["headers"]:
+        if name in _OF_BODY and name not in headers:
+            headers[name] = value.decode("latin-1")
+    kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise MediaTypeError(f"the content type is {kind[:80] or 'missing'}: send JSON, as application/json")
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    encoding = headers.get(b"content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise MediaTypeError(f"the body is compressed ({encoding[:80]}): send it as it is, without Content-Encoding")
     too_large = TooLargeError(f"the body is larger than {max_bytes:,} bytes: send it in several requests")
-    length = request.headers.get("content-length", "")
+    length = headers.get(b"content-length", "")
     if length.isdigit() and int(length) > max_bytes:
         raise too_large
     content = bytearray()
     with in_flight.waiting_for_body():
         try:
-            async for part in request.stream():
+            more = True
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                part, more = message.get("body", b""), message.get("more_body", False)
                 content += part
                 in_flight.n_body_bytes += len(part)
                 if len(content) > max_bytes:
@@ -98,6 +111,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name, count in counts.items() if count > 1)
         raise ValueError(f"the name {twice[:80]!r} occurs twice in one object")
     return values
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)  # `json.loads` would make one for each body
 
 
 class Rows(NamedTuple, Generic[Model]):

@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import gc
+import logging
 import multiprocessing
 import os
 import signal
@@ -20,6 +21,17 @@ the interpreter at every row, so a thread that reads a user waits once a row whi
 def share_interpreter() -> None:
     """Let threads wait for the interpreter for `SWITCH_SECONDS` at most."""
     sys.setswitchinterval(SWITCH_SECONDS)
+
+
+def write_lean_records() -> None:
+    """Leave out of log records what no line has: the place in the code and the names of thread and process.
+
+    Finding them takes longer than all the rest of a line, and each write has one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return  # a server among other things, as in a test
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # as the documentation of `logging` advises
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import problems
 from api.body import JsonBody, validated
+from api.caching import JsonResponse
 from api.cycle import in_task
 from api.security import check_key
 from api.state import state_of
@@ -97,7 +98,7 @@ class FastRoute(APIRoute):
             arguments["body"] = await self.body.read(request, state)
         answer: Response | Result = await self._endpoint(request, **arguments)
         if isinstance(answer, Result):
-            return Response(answer.model_dump_json(), media_type="application/json")
+            return JsonResponse(answer.model_dump_json().encode())
         return answer
 
 

@@ -65,6 +65,9 @@ def serve_recsys(
     script = Path(sys.executable).parent / "recsys"
     port = free_port()
     environment = {**os.environ, "RECSYS_DATABASE_URL": url, **(settings or {})}
+    # An installation has its modules compiled, whatever the shell of the benchmark says.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    environment.setdefault("PYTHONPYCACHEPREFIX", str(log.parent.resolve() / "compiled"))
     # It runs in the folder of the log, which has no .env file.
     command = [str(script), "serve", "--port", str(port), "--workers", str(workers)]
     with run_server(command, port, "/health/ready", log, environment) as server:

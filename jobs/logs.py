@@ -9,6 +9,10 @@ from typing import Any
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
 
 
+_encode = json.JSONEncoder(default=str, ensure_ascii=False).encode
+"""Returns a line as JSON. `json.dumps` with arguments makes an encoder each time."""
+
+
 class JsonFormatter(logging.Formatter):
     """A record as one line of JSON: time in UTC, level, logger, message, and whatever `extra` it carries."""
 
@@ -22,7 +26,7 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return _encode(line)
 
 
 class PlainFormatter(logging.Formatter):
