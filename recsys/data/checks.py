@@ -27,8 +27,8 @@ _SPELT = frozenset(spelt for word in NOTHING_AS_ID for spelt in (word, word.uppe
 NUMBER = re.compile(r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?$")
 
 
-def check_ids(column: pa.Array, what: str, *, words_are_ids: bool = False) -> tuple[pa.StringArray, Problems]:
-    """Return ids as strings, byte for byte; integers as decimal text.
+def check_ids(column: pa.Array, what: str, *, words_are_ids: bool = False) -> tuple[pa.Array, Problems]:
+    """Return ids as strings, byte for byte; integers as decimal text. Each distinct id is looked at once.
 
     Args:
         column: (n,) strings, bytes or integers, dictionary-encoded or not.
@@ -36,7 +36,7 @@ def check_ids(column: pa.Array, what: str, *, words_are_ids: bool = False) -> tu
         words_are_ids: whether `None` or `NA` is an id, and not a word for no value.
 
     Returns:
-        The ids, empty or null if bad, and the problems.
+        The ids, strings or a dictionary of such, empty or null if bad, and the problems.
     """
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
@@ -45,7 +45,8 @@ def check_ids(column: pa.Array, what: str, *, words_are_ids: bool = False) -> tu
         null = column.is_null().to_numpy(zero_copy_only=False)
         return ids, {i: reason for i, value in values_where(null, ids) if (reason := id_problem(value, what))}
     try:
-        ids = column.cast(pa.string())
+        encoded = column.cast(pa.string()).dictionary_encode()
+        ids = encoded.dictionary
         ids.validate(full=True)
     except pa.ArrowInvalid:
         values = column.cast(pa.large_binary()).to_pylist()
@@ -57,8 +58,12 @@ def check_ids(column: pa.Array, what: str, *, words_are_ids: bool = False) -> tu
     suspect = pc.or_(suspect, pc.or_(pc.equal(size, 0), pc.greater(size, MAX_ID_BYTES))).fill_null(True)
     if not words_are_ids:
         suspect = pc.or_(suspect, pc.is_in(ids, value_set=pa.array(sorted(_SPELT)))).fill_null(True)
+    if not suspect.true_count and not encoded.null_count:
+        return encoded, {}
     problem = id_problem if words_are_ids else nothing_problem
-    suspects = values_where(suspect.to_numpy(zero_copy_only=False), ids)
+    code = encoded.indices.fill_null(len(ids)).to_numpy(zero_copy_only=False)
+    ids = encoded.dictionary_decode()
+    suspects = values_where(np.append(suspect.to_numpy(zero_copy_only=False), True)[code], ids)
     return ids, {i: reason for i, value in suspects if (reason := problem(value, what))}
 
 

@@ -61,16 +61,26 @@ class IdEncoder:
     def __len__(self) -> int:
         return len(self._codes)
 
-    def encode(self, ids: "pa.StringArray") -> NDArray[np.int32]:
-        """Return the code of each id; an id that is new gets the next code."""
-        encoded = ids.dictionary_encode()
+    def encode(self, ids: "pa.Array") -> NDArray[np.int32]:
+        """Return the code of each id; an id that is new gets the next code.
+
+        Args:
+            ids: (n,) strings, or a dictionary of such.
+        """
+        encoded = ids.dictionary_encode()  # itself, if it is one
+        index = encoded.indices.to_numpy(zero_copy_only=False)
+        is_used = np.zeros(len(encoded.dictionary), bool)
+        is_used[index] = True
+        if not is_used.all():  # some of its rows were left out
+            encoded = ids.dictionary_decode().dictionary_encode()
+            index = encoded.indices.to_numpy(zero_copy_only=False)
         distinct = encoded.dictionary.to_pylist()
         new = [external_id for external_id in distinct if external_id not in self._codes]
         if new:
             self._codes.update(zip(new, count(len(self._codes))))
             self.n_bytes += len(new) * (BYTES_PER_ID + encoded.dictionary.nbytes // len(distinct))
         codes = np.fromiter(map(self._codes.__getitem__, distinct), np.int32, len(distinct))
-        result: NDArray[np.int32] = codes[encoded.indices.to_numpy(zero_copy_only=False)]
+        result: NDArray[np.int32] = codes[index]
         return result
 
     @property

@@ -20,15 +20,15 @@ class RatingBatch:
     """Checked ratings in the order of a file.
 
     Attributes:
-        user_ids, item_ids: external ids, byte for byte, never null or blank.
+        user_ids, item_ids: external ids, byte for byte, never null or blank: strings, or a dictionary of such.
         rating: (n,) float64, at most `limits.MAX_RATING` in absolute value; `DELETION` where the row takes the pair's
             feedback back.
         rated_at: (n,) int64, Unix milliseconds in UTC, `NO_TIME` if the row has no time.
         line: (n,) int64, 1-based line of the file (row number in Parquet).
     """
 
-    user_ids: "pa.StringArray"
-    item_ids: "pa.StringArray"
+    user_ids: "pa.Array"
+    item_ids: "pa.Array"
     rating: NDArray[np.float64]
     rated_at: NDArray[np.int64]
     line: NDArray[np.int64]

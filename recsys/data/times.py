@@ -152,6 +152,8 @@ class TimeReader:
 
     def _refuse_shortened(self, text: pa.StringArray, problems: Problems) -> None:
         """Refuse 1.65611E+09: a spreadsheet left six digits of it."""
+        if not pc.match_substring(text, "+").true_count:  # in a fifth of the time
+            return
         has_exponent = pc.match_substring_regex(text, r"[eE]\+[0-9]{2}").fill_null(False)
         if has_exponent.true_count:
             for i, value in values_where(has_exponent.to_numpy(zero_copy_only=False), text):

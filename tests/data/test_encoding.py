@@ -85,3 +85,11 @@ def test_empty_encoders_are_continued() -> None:
     second = collect([batch(("u2", "i1", 1.0, NO_TIME))], users, items)
     assert (second.user_ids, second.item_ids) == (["u1", "u2"], ["i1"])
     assert (second.user_code.tolist(), second.item_code.tolist()) == ([1], [0])
+
+
+def test_ids_of_rows_that_were_left_out_get_no_code() -> None:
+    encoder = encoding.IdEncoder()
+    ids = pa.array(["c", "b", "a", "c"]).dictionary_encode().filter(pa.array([True, False, True, True]))
+    assert encoder.encode(ids).tolist() == [0, 1, 0]
+    assert encoder.encode(pa.array(["d", "a"])).tolist() == [2, 1]
+    assert encoder.ids == ["c", "a", "d"]

@@ -28,8 +28,8 @@ def read(source: Source) -> tuple[list[Row], list[Rejected]]:
     rejected: list[Rejected] = []
     rows: list[Row] = []
     for batch in source.ratings(rejected.append):
-        assert isinstance(batch.user_ids, pa.StringArray)
-        assert isinstance(batch.item_ids, pa.StringArray)
+        for ids in (batch.user_ids, batch.item_ids):
+            assert pa.types.is_string(ids.type.value_type if pa.types.is_dictionary(ids.type) else ids.type)
         assert batch.rating.dtype == np.float64
         assert batch.rated_at.dtype == batch.line.dtype == np.int64
         times = [None if time == NO_TIME else time for time in batch.rated_at.tolist()]
