@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import BigInteger, Double, SmallInteger, Table
+from sqlalchemy import BigInteger, Double, Integer, SmallInteger, Table
 
 ROWS_AT_ONCE = 50_000
 
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)  # signature, no flags, no extension
 _END = b"\xff\xff"
-_TYPES = ((BigInteger, ">i8"), (SmallInteger, ">i2"), (Double, ">f8"))
+_TYPES = ((BigInteger, ">i8"), (SmallInteger, ">i2"), (Integer, ">i4"), (Double, ">f8"))
 
 
 def as_binary(table: Table, columns: Sequence[NDArray[Any]]) -> Iterator[bytes]:

@@ -4,7 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine, event, insert, select, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    Engine,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    event,
+    insert,
+    select,
+    text,
+)
 
 from recsys.database import engine as database
 from recsys.database import schema
@@ -90,6 +103,22 @@ def test_rows_in_and_out_keep_every_byte(engine: Engine) -> None:
         copy_in(connection, table, (ids, [None, *range(1, len(ids))]))
         assert [row.a for row in connection.execute(select(table))] == ids
         assert [row.b for row in connection.execute(select(table))] == [None, *range(1, len(ids))]
+
+
+def test_arrays_go_in_with_every_type_and_null(engine: Engine) -> None:
+    names = {"a": BigInteger, "b": SmallInteger, "c": Integer, "d": Double, "e": BigInteger}
+    table = Table("t", MetaData(), *(Column(name, kind) for name, kind in names.items()))
+    values = [[-(2**63), 0, 2**63 - 1], [-(2**15), 0, 2**15 - 1], [-(2**31), 0, 2**31 - 1], [-0.1, 0.0, 1e300]]
+    columns = [np.array(column) for column in values]
+    missing = np.ma.masked_equal(np.array([0, 7, 0]), 0)
+    with writing(engine) as connection:
+        connection.exec_driver_sql(
+            "CREATE TEMPORARY TABLE t (a BIGINT, b SMALLINT, c INTEGER, d DOUBLE PRECISION, e BIGINT)"
+        )
+        copy_in(connection, table, [*columns, missing])
+        copy_in(connection, table, [column[:0] for column in (*columns, missing)])
+        found = connection.execute(select(table)).all()
+    assert [list(column) for column in zip(*found, strict=True)] == [*values, [None, 7, None]]
 
 
 def test_columns_come_out_typed(engine: Engine) -> None:
