@@ -71,6 +71,9 @@ class Credential:
         return "passes" if (method, path) in OWN and self.token_user == USER else 403
 
 
+LIFETIME = 3600
+"""Seconds of the tokens: they must outlive the longest table."""
+
 FEW: tuple[Scope, ...] = ("read", "ratings:write", "admin")
 EACH = pytest.mark.parametrize("scopes", [FEW, pytest.param(tuple(SCOPES), marks=pytest.mark.long)], ids=["few", "all"])
 
@@ -82,7 +85,7 @@ def add_credentials(engine: Engine, scopes: tuple[Scope, ...]) -> list[Credentia
         key, text = create_key(engine, scope, [scope], actor="test")
         found.append(Credential(f"key {scope}", bearer(text), scope))
         for user in (USER, "u2"):
-            token = bearer(sign(key.number, hash_of(text), user, 60))
+            token = bearer(sign(key.number, hash_of(text), user, LIFETIME))
             found.append(Credential(f"token {scope} {user}", token, scope, user))
     admin, text = create_key(engine, "ops", ["admin"], actor="test")
     revoked, revoked_text = create_key(engine, "revoked", ["admin"], actor="test")
@@ -94,11 +97,11 @@ def add_credentials(engine: Engine, scopes: tuple[Scope, ...]) -> list[Credentia
         "revoked key": bearer(revoked_text),
         "expired key": bearer(expired_text),
         "expired token": bearer(sign(admin.number, hash_of(text), USER, -1)),
-        "forged token": bearer(sign(admin.number, hash_of("guessed"), USER, 60)),
-        "unsigned token": bearer(unsigned(sign(admin.number, hash_of(text), USER, 60))),
-        "token of a revoked key": bearer(sign(revoked.number, hash_of(revoked_text), USER, 60)),
-        "token of an expired key": bearer(sign(expired.number, hash_of(expired_text), USER, 60)),
-        "token of no key": bearer(sign(999, hash_of(text), USER, 60)),
+        "forged token": bearer(sign(admin.number, hash_of("guessed"), USER, LIFETIME)),
+        "unsigned token": bearer(unsigned(sign(admin.number, hash_of(text), USER, LIFETIME))),
+        "token of a revoked key": bearer(sign(revoked.number, hash_of(revoked_text), USER, LIFETIME)),
+        "token of an expired key": bearer(sign(expired.number, hash_of(expired_text), USER, LIFETIME)),
+        "token of no key": bearer(sign(999, hash_of(text), USER, LIFETIME)),
     }
     return found + [Credential(name, headers) for name, headers in none.items()]
 
