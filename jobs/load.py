@@ -16,7 +16,7 @@ from jobs.rejects import Rejects, rejects_to
 from recsys.data.dataset import NO_TIME
 from recsys.data.encoding import IdEncoder, RatingColumns, collect, split_deleted
 from recsys.data.messages import join_names, quote_value
-from recsys.data.rating_scale import summarize
+from recsys.data.rating_scale import Summary, summarize
 from recsys.data.rows import ItemRow, RatingBatch, Rejected, UserRow
 from recsys.database.clock import now_ms
 from recsys.database.engine import reading
@@ -253,21 +253,20 @@ def decide_kind(
     Args:
         has_explicit: whether there are ratings already that say how much: then a column of ratings holds such.
     """
-    if source.is_implicit or options.implicit is not None or not len(ratings):
-        return source.is_implicit, [] if source.is_implicit or not len(ratings) else explicit_notices(source, ratings)
+    if source.is_implicit or not len(ratings):
+        return source.is_implicit, []
     values = summarize(ratings.rating)
-    if not has_explicit and (values.is_unary or values.is_open_ended):
+    if options.implicit is None and not has_explicit and (values.is_unary or values.is_open_ended):
         looks = "all are 1" if values.is_unary else f"{values.low:g} to {values.high:g}, half of them {values.median:g}"
         return True, [
             f"{source.name}: its ratings look like counts ({looks}), and were read as events; --explicit reads them as "
             "ratings"
         ]
-    return False, explicit_notices(source, ratings)
+    return False, explicit_notices(source, values)
 
 
-def explicit_notices(source: Source, ratings: RatingColumns) -> list[str]:
+def explicit_notices(source: Source, values: Summary) -> list[str]:
     """Return what a person should know of values that say how much: outliers, and a value that may stand for none."""
-    values = summarize(ratings.rating)
     said: list[str] = []
     if values.outliers:
         shown = join_names([f"{value:g}" for value in values.outliers])
