@@ -12,7 +12,7 @@ PYTEST ?= -n $(shell expr $(CORES) \* 3 / 2) --maxprocesses 8 --dist worksteal
 DATA ?=
 PORT ?= 8000
 
-.PHONY: help install demo test test-long crash-test coverage lint bench bench-lists bench-stability bench-gpu bench-load bench-data bench-fold-in bench-serving bench-capacity bench-dashboard bench-overload bench-hostile soak pictures notebooks sbom release clean
+.PHONY: help install demo test test-long crash-test coverage lint bench bench-lists bench-stability bench-gpu bench-load bench-data bench-fold-in bench-serving bench-capacity bench-ranks bench-dashboard bench-overload bench-hostile soak pictures notebooks sbom release clean
 
 help:
 	@echo "make demo [DATA=ratings.zip]  install, load ratings, train, serve on 127.0.0.1:$(PORT)"
@@ -33,6 +33,7 @@ help:
 	@echo "make bench-hostile [ARGS=...] memory of the service under 20 kinds of input of clients without a key"
 	@echo "make soak [ARGS=...]          a million checked requests in half an hour, with kills, swaps and erasures"
 	@echo "make bench-capacity [ARGS=...] costs of a rating, a user and an item, for recsys capacity"
+	@echo "make bench-ranks [ARGS=...]   training over ranks: time, loss, bytes and memory on 1 and 2 ranks"
 	@echo "make bench-dashboard          times of the dashboard, the map and the report"
 	@echo "make pictures [ARGS=...]      the pictures in docs/images (real ratings and Chromium needed)"
 	@echo "make sbom                     build/sbom.json (CycloneDX) and build/licences.csv of what is installed"
@@ -111,6 +112,9 @@ bench-serving: install
 
 bench-capacity: install
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.capacity $(ARGS)
+
+bench-ranks: install
+	$(BIN)/python -m benchmarks.ranks $(ARGS)
 
 bench-overload: install
 	$(BIN)/python -m benchmarks.goodput $(ARGS)

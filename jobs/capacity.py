@@ -108,7 +108,7 @@ def plan_capacity(
             "memory of a night",
             "bytes",
             memory,
-            "one process: training over several machines is not offered, so one machine must have it",
+            "of one process; over several machines see cluster.md, which divides it",
         ),
         *(
             line(

@@ -287,22 +287,9 @@ class Pipeline:
         Returns:
             The decision, turned down if another version is live now.
         """
-        objective = self.job.objective
-
-        def guard(connection: Connection) -> None:
-            self._held.guard(connection)
-            live = live_numbers(connection).get(objective)
-            if live not in (compared_with, number):
-                raise LiveChangedError(f"version {live} went live during the training and was not compared with")
-
-        with self._run.step("publish", objective, f"{number} {compared_with}") as step:
-            step.figures = {"model_version": number, "replaces": compared_with, "reason": decision.reason}
-            try:
-                publish(self._engine, number, decision.reason, guard, force=force)
-            except LiveChangedError as error:
-                decision = Decision(False, f"{error}; gate: {decision.reason}")
-                step.figures |= {"published": False, "reason": decision.reason}
-        return decision
+        return publish_judged(
+            self._engine, self._held, self._run, self.job.objective, number, decision, compared_with, force=force
+        )
 
     def _fit(
         self,
@@ -335,6 +322,35 @@ class Pipeline:
         device = pick_device(job.device).type
         identity = [ratings.fingerprint(), config.as_record(), job.seed, self._source.scale, job.accumulate, device]
         return blake2b(json.dumps(identity).encode(), digest_size=8).hexdigest()
+
+
+def publish_judged(
+    engine: Engine,
+    held: Lease,
+    run: Run,
+    objective: Objective,
+    number: int,
+    decision: Decision,
+    compared_with: int | None,
+    *,
+    force: bool,
+) -> Decision:
+    """Publish a version, unless another version went live since the comparison; see `Pipeline.publish`."""
+
+    def guard(connection: Connection) -> None:
+        held.guard(connection)
+        live = live_numbers(connection).get(objective)
+        if live not in (compared_with, number):
+            raise LiveChangedError(f"version {live} went live during the training and was not compared with")
+
+    with run.step("publish", objective, f"{number} {compared_with}") as step:
+        step.figures = {"model_version": number, "replaces": compared_with, "reason": decision.reason}
+        try:
+            publish(engine, number, decision.reason, guard, force=force)
+        except LiveChangedError as error:
+            decision = Decision(False, f"{error}; gate: {decision.reason}")
+            step.figures |= {"published": False, "reason": decision.reason}
+    return decision
 
 
 def kept_of(objective: Objective, number: int | None, checkpoints: Path) -> str:

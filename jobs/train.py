@@ -109,3 +109,9 @@ def already_trained(
 def is_unpublished(connection: Connection, stored: ModelVersion) -> bool:
     """Return whether a version passed the gate and was never live, as after a run that was killed."""
     return stored.training.gate_passed and not was_published(connection, stored.number)
+
+
+if __name__ == "__main__":
+    from jobs.cli.ranks import main
+
+    main()

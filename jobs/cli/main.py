@@ -89,13 +89,13 @@ def common_options(
     """Take the options that stand before a command."""
 
 
-def main() -> None:
-    """Run the command, and exit with its code. An error is one line on standard error.
+def main(command: typer.Typer = app, name: str = "recsys") -> None:
+    """Run a command, and exit with its code. An error is one line on standard error.
 
     Every command names its database on standard error, so that standard output is the result alone.
     """
     limit_spinning()
-    code = run()
+    code = run(command, name)
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -107,10 +107,10 @@ def main() -> None:
     sys.exit(code)
 
 
-def run() -> int:
-    """Run the command, and return its exit code."""
+def run(command: typer.Typer, name: str) -> int:
+    """Run a command, and return its exit code."""
     try:
-        app(prog_name="recsys")
+        command(prog_name=name)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except RecsysError as error:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
@@ -87,6 +87,11 @@ class IdEncoder:
     def ids(self) -> list[str]:
         """Return the external ids in the order of their codes."""
         return list(self._codes)
+
+    def ids_from(self, first: int) -> list[str]:
+        """Return the external ids with the codes from `first` on."""
+        last = list(islice(reversed(self._codes), len(self._codes) - first))
+        return last[::-1]
 
 
 class GrowingArray(Generic[Scalar]):

@@ -58,7 +58,11 @@ def infer_scale(rating: NDArray[np.floating]) -> tuple[float, float]:
     It is the first of `COMMON_SCALES` that holds all but a few values far outside, and whose upper end is used; else
     the range of the ratings without values far outside.
     """
-    distinct, counts = np.unique(np.asarray(rating, np.float64), return_counts=True)
+    return infer_scale_of(*np.unique(np.asarray(rating, np.float64), return_counts=True))
+
+
+def infer_scale_of(distinct: NDArray[np.float64], counts: NDArray[np.int64]) -> tuple[float, float]:
+    """Return the scale as `infer_scale` does, by the different ratings, ascending, and how often each occurs."""
     n = int(counts.sum())
     for low, high in COMMON_SCALES:
         inside = (distinct >= low) & (distinct <= high)
@@ -70,7 +74,9 @@ def infer_scale(rating: NDArray[np.floating]) -> tuple[float, float]:
             continue
         if counts[inside & (distinct >= relevant_from((low, high)))].sum() >= max(1, MIN_TOP_SHARE * n):
             return low, high
-    low, high = np.repeat(distinct, counts)[[int(0.01 * (n - 1)), int(np.ceil(0.99 * (n - 1)))]].tolist()
+    ends = np.cumsum(counts)
+    at = np.searchsorted(ends, [int(0.01 * (n - 1)), int(np.ceil(0.99 * (n - 1)))], side="right")
+    low, high = distinct[at].tolist()
     if low == high or n < MIN_ROWS_TO_JUDGE:
         return float(distinct[0]), float(distinct[-1])
     near = (distinct >= low - (high - low) / 2) & (distinct <= high + (high - low) / 2)

@@ -4,11 +4,12 @@ A version is written as `storing`, in pieces, and becomes `ready` in one last st
 row. So a reader sees the whole of a version or nothing of it. A version is never overwritten.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from sqlalchemy import Connection, Engine, Row, false, insert, select, update
 
@@ -82,7 +83,13 @@ class ModelVersion:
 
 
 def store(
-    engine: Engine, factors: Factors, training: Training, guard: Guard | None = None, *, twin: Factors | None = None
+    engine: Engine,
+    factors: Factors,
+    training: Training,
+    guard: Guard | None = None,
+    *,
+    twin: Factors | None = None,
+    more_users: Iterable[Side] = (),
 ) -> int:
     """Store a finished training as a new version that is not live; returns its number.
 
@@ -92,10 +99,11 @@ def store(
     Args:
         guard: called in every transaction before it commits.
         twin: the same training without the held-out ratings, which `load_judged` returns for later comparisons.
+        more_users: users beside those of `factors`, in pieces: of a model whose users do not fit into memory.
 
     Raises:
         TrainingError: a number is not finite.
-        RecsysError: whatever `guard` raises.
+        RecsysError: whatever `guard` or `more_users` raises.
     """
     check_finite(factors)
     with reading(engine) as connection:
@@ -103,6 +111,9 @@ def store(
     for unfinished in left:
         delete_version(engine, unfinished, guard)
     number = _store_rows(engine, factors, training, guard)
+    for part in more_users:
+        check_finite_rows(part.factors, part.bias)
+        store_users(engine, number, part, guard)
     numbers = [number]
     if twin is not None:
         # A comparison needs neither what fold-in needs, nor the embeddings of metadata, nor full precision. Profiles
@@ -136,7 +147,16 @@ def check_finite(factors: Factors) -> None:
         TrainingError: a number is not finite.
     """
     arrays = [factors.user_factors, factors.user_bias, factors.item_factors, factors.item_bias]
-    for array in arrays if factors.weights is None else [*arrays, factors.weights.values]:
+    check_finite_rows(*arrays, *([] if factors.weights is None else [factors.weights.values]))
+
+
+def check_finite_rows(*arrays: NDArray[np.float32]) -> None:
+    """Check that arrays can be stored.
+
+    Raises:
+        TrainingError: a number is not finite.
+    """
+    for array in arrays:
         if not np.isfinite(array).all():
             raise TrainingError("the model has numbers that are not finite: train with a smaller learning rate")
 

@@ -8,7 +8,7 @@ from recsys.data.scale import logit, rating_range, validate_ratings
 from recsys.factors import Factors, Side
 from recsys.results import Objective
 
-_DAMPING = 5.0
+DAMPING = 5.0
 """How many ratings at the overall mean every user and item is given beforehand."""
 
 _ROUNDS = 10
@@ -35,7 +35,7 @@ def popular(train: Ratings, objective: Objective, rating_scale: tuple[float, flo
     low, high = rating_range(train.rating, rating_scale)
     mean = train.rating.mean(dtype=np.float64)
     total = np.bincount(train.item_idx, train.rating, train.n_items)
-    item_mean = (total + _DAMPING * mean) / (n_rated + _DAMPING)
+    item_mean = (total + DAMPING * mean) / (n_rated + DAMPING)
     center = float(logit(mean, low, high))
     return _biases(
         train,
@@ -62,7 +62,7 @@ def bias_only(train: Ratings, rating_scale: tuple[float, float] | None = None) -
     """
     train = validate_ratings(train, rating_scale)
     low, high = rating_range(train.rating, rating_scale)
-    ridge = _DAMPING * ((high - low) / 4) ** 2
+    ridge = DAMPING * ((high - low) / 4) ** 2
     center = float(logit(train.rating.mean(dtype=np.float64), low, high))
     user_bias, item_bias = np.zeros(train.n_users, np.float32), np.zeros(train.n_items, np.float32)
     user_idx, item_idx = train.user_idx.astype(np.intp), train.item_idx.astype(np.intp)  # as numpy wants them

@@ -19,7 +19,7 @@ from recsys.training.config import Config
 from recsys.training.item import ranking_constants
 from recsys.training.side import SideModule
 
-_RIDGE_USERS = 128
+RIDGE_USERS = 128
 """Users on whom the ridge of fold-in is measured."""
 
 
@@ -73,7 +73,7 @@ def with_ranking_constants(factors: Factors, run: Run, train: Ratings, config: C
     fold_in = FoldIn(replace(factors, constants=constants))
     starts, order = train.by_user()
     item_idx = positions(factors.item_keys, train.item_keys)
-    users = evenly(train.n_users, _RIDGE_USERS)
+    users = evenly(train.n_users, RIDGE_USERS)
     rows = (order[starts[user] : starts[user + 1]] for user in users)
     rated = [(item_idx[train.item_idx[of_user]], train.rating[of_user]) for of_user in rows]
     vectors = factors.user_factors[positions(factors.user_keys, train.user_keys[users])]

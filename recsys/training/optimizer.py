@@ -103,7 +103,7 @@ class AdamW(Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     before = self._steps.get(parameter)
-                    steps = (int(self._state_of(parameter)["step"]) if before is None else before) + 1
+                    steps = (int(self.state_of(parameter)["step"]) if before is None else before) + 1
                     self._steps[parameter] = steps
                     bias1, bias2 = 1 - beta1**steps, 1 - beta2**steps
                     rows.append([1 - rate * _decay(group), beta1, beta2, rate / bias1, math.sqrt(bias2)])
@@ -124,7 +124,7 @@ class AdamW(Optimizer):
                 number += 1
                 if parameter.grad is None:
                     continue
-                state = self._state_of(parameter)
+                state = self.state_of(parameter)
                 if parameter.grad.is_sparse or "last" in state:
                     self._step_rows(parameter, group)
                 elif self._scalars is None:
@@ -135,7 +135,7 @@ class AdamW(Optimizer):
                     state["step"] += 1
             if not moved:
                 continue
-            states = [self._state_of(parameter) for parameter in moved]
+            states = [self.state_of(parameter) for parameter in moved]
             fused_adamw(
                 group,
                 moved,
@@ -145,7 +145,7 @@ class AdamW(Optimizer):
                 [state["step"] for state in states],
             )
 
-    def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
+    def state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         """Return m, v and the number of steps of a parameter, zeros before its first step."""
         state: dict[str, Tensor] = self.state[parameter]
         if not state:
@@ -156,7 +156,7 @@ class AdamW(Optimizer):
 
     def _step_rows(self, parameter: Tensor, group: dict[str, Any]) -> None:
         """Move the rows that have a gradient, after they have made up for the steps that they missed."""
-        state = self._state_of(parameter)
+        state = self.state_of(parameter)
         if "last" not in state:
             state.update(new_tail(len(parameter), parameter.device))
             state["last"].fill_(int(state["step"]))

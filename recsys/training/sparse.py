@@ -241,6 +241,34 @@ def cell_products(P: Tensor, Q: Tensor, at: Cells) -> Tensor:
     return product
 
 
+def products_at(P: Tensor, Q: Tensor, at: Cells) -> Tensor:
+    """Return p_u · q_i of the cells: (n_users, width), (n_items, width) → (batch,)."""
+    if uses_kernels(P.device):
+        products: Tensor = kernels().pair_products(P, Q, at.user_idx, at.item_idx)
+        return products
+    zeros = at.by_user.with_values(P.new_zeros(len(at.user_idx)))
+    product: Tensor = torch.sparse.sampled_addmm(zeros, P, Q.T, beta=0.0).values()
+    return product
+
+
+def sum_by_user(value: Tensor, Q: Tensor, at: Cells) -> Tensor:
+    """Return the cells with these values times a table of items: (batch,), (n_items, width) → (n_users, width)."""
+    if uses_kernels(Q.device):
+        out = Q.new_zeros(at.n_users, Q.shape[1])
+        summed: Tensor = kernels().add_rows(out, at.user_idx, value, Q, at.item_idx)
+        return summed
+    return at.by_user.matmul(value, Q)
+
+
+def sum_by_item(value: Tensor, P: Tensor, at: Cells) -> Tensor:
+    """Return the transpose of the cells times a table of users: (batch,), (n_users, width) → (n_items, width)."""
+    if uses_kernels(P.device):
+        out = P.new_zeros(at.n_items, P.shape[1])
+        summed: Tensor = kernels().add_rows(out, at.item_idx, value, P, at.user_idx)
+        return summed
+    return at.by_item.matmul(value.index_select(0, at.order), P)
+
+
 def catalogue_logsumexp(P: Tensor, Q: Tensor, bias: Tensor) -> Tensor:
     """Return log Σ_i exp(p_u · q_i + b_i) on a CUDA device, differentiable in all three.
 
@@ -267,23 +295,13 @@ class _CellProducts(torch.autograd.Function):
     def forward(ctx: Any, P: Tensor, Q: Tensor, at: Cells) -> Tensor:
         ctx.save_for_backward(P, Q)
         ctx.at = at
-        if uses_kernels(P.device):
-            products: Tensor = kernels().pair_products(P, Q, at.user_idx, at.item_idx)
-            return products
-        zeros = at.by_user.with_values(P.new_zeros(len(at.user_idx)))
-        product: Tensor = torch.sparse.sampled_addmm(zeros, P, Q.T, beta=0.0).values()
-        return product
+        return products_at(P, Q, at)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         P, Q = ctx.saved_tensors
         gradient = gradients[0].contiguous()  # cuSPARSE refuses values with strides
-        at: Cells = ctx.at
-        if uses_kernels(P.device):
-            add_rows = kernels().add_rows
-            of_users = add_rows(torch.zeros_like(P), at.user_idx, gradient, Q, at.item_idx)
-            return of_users, add_rows(torch.zeros_like(Q), at.item_idx, gradient, P, at.user_idx), None
-        return at.by_user.matmul(gradient, Q), at.by_item.matmul(gradient.index_select(0, at.order), P), None
+        return sum_by_user(gradient, Q, ctx.at), sum_by_item(gradient, P, ctx.at), None
 
 
 class _CellsMatmul(torch.autograd.Function):
