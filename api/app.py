@@ -99,6 +99,7 @@ def create_app(settings: Settings | None = None) -> Service:
         database = DatabaseWatch(engine, settings.refresh_seconds, breaker, update_metrics)
         readers, searchers, posters = (ThreadPoolExecutor(1, name) for name in ("users", "lists", "posts"))
         threads = ThreadPoolExecutor(16, "work")
+        helper = ThreadPoolExecutor(1, "search") if settings.search_threads == 2 else None
         writers = WriteLimiter()
         app.recsys = AppState(
             engine=engine,
@@ -106,7 +107,7 @@ def create_app(settings: Settings | None = None) -> Service:
             live=live,
             database=database,
             reader=StateReader(engine, live.users, readers),
-            searcher=Searcher(searchers),
+            searcher=Searcher(searchers, helper),
             posts=PostWriter(engine, posters, threads, writers, live.users.forget),
             trends=TrendReader(engine),
             threads=threads,
@@ -129,8 +130,9 @@ def create_app(settings: Settings | None = None) -> Service:
             finally:
                 live.stop()
                 database.stop()
-                for pool in (readers, searchers, posters, threads):
-                    pool.shutdown()
+                for pool in (readers, searchers, posters, threads, helper):
+                    if pool is not None:
+                        pool.shutdown()
                 engine.dispose()
                 metrics.close()
                 if tracer is not None:

@@ -25,6 +25,7 @@ METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 KEY_REQUIRED = "RECSYS_KEY_REQUIRED"
 ROOT_PATH = "RECSYS_ROOT_PATH"
 DASHBOARD = "RECSYS_DASHBOARD"
+SEARCH_THREADS = "RECSYS_SEARCH_THREADS"
 
 SEND_BUFFER_BYTES = 128 << 10
 """What the system holds of the answers of a connection; it takes twice as much for its own use."""
@@ -90,6 +91,8 @@ def serve(
         load_settings()  # checks it before a server process does
     if not dashboard:
         os.environ[DASHBOARD] = "false"
+    if not settings.search_threads:
+        os.environ[SEARCH_THREADS] = "2" if n_processors() >= 2 * workers else "1"
     require_keys(settings, host, insecure=insecure)
     listener = listen(host, port)
     if on_ready is not None:
@@ -107,6 +110,11 @@ def serve(
             os.environ.setdefault(METRICS_FOLDER, folder)
             os.environ[RATE_COUNTS] = os.path.join(folder, "rates")  # the first process that needs it creates it
             Supervisor(config, sockets=[listener]).run()
+
+
+def n_processors() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def require_keys(settings: Settings, host: str, *, insecure: bool) -> None:

@@ -113,6 +113,13 @@ class Settings(BaseSettings):
         default=0.5, gt=0, description="Seconds between two looks of a server for changes by other processes."
     )
     user_cache_mib: int = Field(default=40, ge=0, description="Memory of each server process for cached users, in MiB.")
+    search_threads: int = Field(
+        default=0,
+        ge=0,
+        le=2,
+        description="Threads of a server process that search lists: 1 or 2; by default 2 where `recsys serve` has two "
+        "processors for each process, otherwise 1.",
+    )
     max_requests: int = Field(
         default=512,
         ge=1,

@@ -1,6 +1,7 @@
 """Scores of users and items, and predictions on the rating scale. The one definition, in evaluation and in serving."""
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,10 @@ _CHUNK_ITEMS = 16_384
 """Items that are scored at a time, so that the products are still in the processor's cache when biases are added."""
 
 
+SHARED_WORK = 2_000_000
+"""Fewest multiplications that are shared with another thread: half a millisecond of work."""
+
+
 def score_rows(
     users: NDArray[np.float32],
     items: NDArray[np.float32],
@@ -28,6 +33,7 @@ def score_rows(
     scale: NDArray[np.float32] | None = None,
     out: NDArray[np.float32] | None = None,
     excluded: Sequence[Excluded] | None = None,
+    helper: Executor | None = None,
 ) -> NDArray[np.float32]:
     """Return the scores of every item for every user, without b_u and b: (n, width), (n_items, width) → (n, n_items).
 
@@ -38,16 +44,28 @@ def score_rows(
         scale: (n_items,) factor of each product; `None`: 1.
         out: array to write the scores to; `None`: a new array.
         excluded: (n,) items that score −inf for each user. They take no place among the `N_CANDIDATES` items.
+        helper: a thread that takes a share of the products where they are many; the scores are the same.
     """
     scores = np.empty((len(users), len(items)), np.float32) if out is None else out
     n_dot = users.shape[1] if head is None else head.n_dot
     p, q = users[:, :n_dot], items[:, :n_dot].T
-    for start in range(0, len(items), _CHUNK_ITEMS):
-        chunk = slice(start, start + _CHUNK_ITEMS)
-        np.matmul(p, q[:, chunk], out=scores[:, chunk])
-        if scale is not None:
-            scores[:, chunk] *= scale[chunk]
-        scores[:, chunk] += item_bias[chunk]
+    starts = iter(range(0, len(items), _CHUNK_ITEMS))  # each thread takes the next one
+
+    def score_chunks() -> None:
+        for start in starts:
+            chunk = slice(start, start + _CHUNK_ITEMS)
+            np.matmul(p, q[:, chunk], out=scores[:, chunk])
+            if scale is not None:
+                scores[:, chunk] *= scale[chunk]
+            scores[:, chunk] += item_bias[chunk]
+
+    is_shared = helper is not None and len(items) > _CHUNK_ITEMS and len(users) * q.size >= SHARED_WORK
+    share = helper.submit(score_chunks) if helper is not None and is_shared else None
+    try:
+        score_chunks()
+    finally:
+        if share is not None and not share.cancel():  # one that has not begun yet has nothing left to do
+            share.result()
     for row, left_out in enumerate(excluded or ()):
         if left_out is not None and left_out.dtype == np.bool_:
             # Ten times as fast as an assignment by mask: twice the lowest float32 is −∞, and −0 changes nothing.

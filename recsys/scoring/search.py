@@ -6,6 +6,7 @@ scored with it, and items with equal factors get equal scores.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -92,6 +93,7 @@ class Index:
         n: Sequence[int],
         excluded: Sequence[Excluded] | None = None,
         profiles: Sequence[Profile | None] | None = None,
+        helper: Executor | None = None,
     ) -> list[TopN]:
         """Return the `n` best items for each vector.
 
@@ -100,6 +102,7 @@ class Index:
             n: (n_users,) length of each list; a list is shorter if fewer items are left.
             excluded: (n_users,) items to leave out of each list.
             profiles: (n_users,) the items that each user has; `None`: none.
+            helper: a thread that takes a share of the work; the lists are the same.
         """
         excluded = [None] * len(vectors) if excluded is None else excluded
         profiles = [None] * len(vectors) if profiles is None else profiles
@@ -107,7 +110,7 @@ class Index:
         found: list[TopN] = []
         for start in range(0, len(vectors), size):
             block = slice(start, start + size)
-            found += self._best_of_block(vectors[block], n[block], excluded[block], profiles[block])
+            found += self._best_of_block(vectors[block], n[block], excluded[block], profiles[block], helper)
         return found
 
     def best_after(
@@ -155,6 +158,7 @@ class Index:
         n: Sequence[int],
         excluded: Sequence[Excluded],
         profiles: Sequence[Profile | None],
+        helper: Executor | None,
     ) -> list[TopN]:
         n_items = len(self.bias)
         added = self.added(profiles)
@@ -164,7 +168,14 @@ class Index:
             scores = buffer[: len(vectors) * padded].reshape(len(vectors), padded)
             scores[:, n_items:] = -np.inf
             score_rows(
-                vectors, self.items, self.bias, self.head, scale=self.scale, out=scores[:, :n_items], excluded=excluded
+                vectors,
+                self.items,
+                self.bias,
+                self.head,
+                scale=self.scale,
+                out=scores[:, :n_items],
+                excluded=excluded,
+                helper=helper,
             )
             margin = self._margin(vectors)
             if added is not None:

@@ -125,10 +125,15 @@ def read_users(
 
 
 class Searcher:
-    """Runs searches; those that arrive in one pass of the event loop, or while others run, share a matrix product."""
+    """Runs searches; those that arrive in one pass of the event loop, or while others run, share a matrix product.
 
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
+    Args:
+        executor: of one thread, for searches that take too long for the event loop.
+        helper: a thread that takes a share of each search; `None`: there is no processor to spare.
+    """
+
+    def __init__(self, executor: Executor, helper: Executor | None = None) -> None:
+        self._executor, self._helper = executor, helper
         self._waiting: list[tuple[Search, asyncio.Future[TopN]]] = []
         self._busy = False
         self._running: asyncio.Task[None] | None = None
@@ -158,7 +163,7 @@ class Searcher:
         if work <= MAX_INLINE_WORK and all(search.index.head is None for search in searches):
             self._busy = False
             try:
-                found = run_searches(searches)
+                found = run_searches(searches, self._helper)
             except Exception as error:
                 _fail(answers, error)
             else:
@@ -169,7 +174,7 @@ class Searcher:
     async def _run_in_thread(self, searches: list[Search], answers: "list[asyncio.Future[TopN]]") -> None:
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self._executor, run_searches, searches)
+            found = await loop.run_in_executor(self._executor, run_searches, searches, self._helper)
         except Exception as error:
             _fail(answers, error)
         else:

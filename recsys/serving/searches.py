@@ -1,6 +1,7 @@
 """Searches for lists, and the lists that they find."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -85,8 +86,12 @@ class Search:
         return RankedItems(self.model_version, self.source, best, self.fallback, self.score_kind)
 
 
-def run_searches(searches: Sequence[Search]) -> list[TopN]:
-    """Run searches; those in the same index share one matrix product."""
+def run_searches(searches: Sequence[Search], helper: Executor | None = None) -> list[TopN]:
+    """Run searches; those in the same index share one matrix product.
+
+    Args:
+        helper: a thread that takes a share of the work.
+    """
     found: dict[int, TopN] = {}
     by_index: dict[int, list[int]] = {}
     for position, search in enumerate(searches):
@@ -99,7 +104,7 @@ def run_searches(searches: Sequence[Search]) -> list[TopN]:
         group = [searches[position] for position in positions]
         vectors = np.stack([search.vector for search in group])
         n, excluded = [search.n_searched for search in group], [search.excluded for search in group]
-        lists = group[0].index.best(vectors, n, excluded, [search.profile for search in group])
+        lists = group[0].index.best(vectors, n, excluded, [search.profile for search in group], helper)
         for position, best, search in zip(positions, lists, group, strict=True):
             # Adding 0 and rounding would leave the scores as they are.
             found[position] = TopN(best.item_idx, np.round(best.scores + search.offset, 6)) if search.offset else best

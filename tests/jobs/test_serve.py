@@ -15,8 +15,10 @@ import psutil
 import pytest
 from sqlalchemy import Engine
 
+from jobs import serve
 from recsys.database.engine import writing
 from recsys.database.keys import create_key, revoke_key
+from recsys.settings import Settings
 from tests.conftest import wait_until
 from tests.jobs.cli.test_main import Recsys, free_port
 
@@ -208,3 +210,20 @@ def test_promise_9_with_the_database_down_a_public_address_starts_closed_and_say
     messages = [str(line["message"]) for line in log_lines(tmp_path)]
     assert any("the database cannot be reached" in message for message in messages)
     assert not any("keys create" in message for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("given", "workers", "processors", "expected"), [(0, 1, 2, "2"), (0, 2, 3, "1"), (0, 1, 1, "1"), (1, 1, 8, None)]
+)
+def test_processors_to_spare_search_lists(
+    monkeypatch: pytest.MonkeyPatch, given: int, workers: int, processors: int, expected: str | None
+) -> None:
+    started = []
+    monkeypatch.setenv(serve.SEARCH_THREADS, "unset")
+    monkeypatch.delenv(serve.SEARCH_THREADS)
+    monkeypatch.setattr(serve, "n_processors", lambda: processors)
+    monkeypatch.setattr(serve, "require_keys", lambda *_, **__: started.append(os.environ.get(serve.SEARCH_THREADS)))
+    monkeypatch.setattr(serve, "listen", lambda *_: pytest.fail("stop"))
+    with pytest.raises(pytest.fail.Exception):
+        serve.serve(Settings(search_threads=given), port=0, workers=workers)
+    assert started == [expected]

@@ -1,12 +1,15 @@
 """The best items against brute force in float64: every score, then exclusions, then order, then the first n."""
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from recsys.factors import Head, ItemWeights
+from recsys.scoring import score as scoring
 from recsys.scoring.profile import Profile, added_scores
 from recsys.scoring.search import DECIMALS, Excluded, Index, TopN
 
@@ -167,6 +170,45 @@ def test_a_list_is_the_same_however_many_are_found_together() -> None:
                 assert best.item_idx.tolist() == known.item_idx.tolist()
                 assert best.scores.tolist() == known.scores.tolist()
     check(users[:20], among, [10] * 20, excluded[:20])
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_a_helper_changes_nothing_and_is_not_waited_for_while_it_has_other_work(
+    monkeypatch: pytest.MonkeyPatch, is_busy: bool
+) -> None:
+    monkeypatch.setattr(scoring, "_CHUNK_ITEMS", 100)
+    monkeypatch.setattr(scoring, "SHARED_WORK", 0)
+    users, among = made(40, 3000, 24, seed=2)
+    excluded: list[Excluded] = [np.array([u % 50, 60 + u % 3]) for u in range(40)]
+    alone = among.best(users, [10] * 40, excluded)
+    done = threading.Event()
+    with ThreadPoolExecutor(1) as helper:
+        if is_busy:
+            helper.submit(done.wait)
+        for _ in range(1 if is_busy else 50):
+            found = among.best(users, [10] * 40, excluded, helper=helper)
+            for best, known in zip(found, alone, strict=True):
+                assert best.item_idx.tolist() == known.item_idx.tolist()
+                assert best.scores.tolist() == known.scores.tolist()
+        done.set()
+
+
+def test_an_error_of_a_helper_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It writes into a buffer that the next search takes, so it is waited for whatever happens."""
+    monkeypatch.setattr(scoring, "_CHUNK_ITEMS", 100)
+    monkeypatch.setattr(scoring, "SHARED_WORK", 0)
+    users, among = made(4, 3000, 24)
+    main, begun = threading.current_thread(), threading.Event()
+
+    def multiply(*_: object, **__: object) -> None:
+        if threading.current_thread() is not main:
+            begun.set()
+            raise MemoryError("in the helper")
+        assert begun.wait(10)
+
+    monkeypatch.setattr(np, "matmul", multiply)
+    with ThreadPoolExecutor(1) as helper, pytest.raises(MemoryError, match="in the helper"):
+        among.best(users, [10] * 4, helper=helper)
 
 
 @pytest.mark.parametrize("order", ["C", "F"])

@@ -234,7 +234,7 @@ class TestSearcher:
     ) -> None:
         sizes: list[int] = []
 
-        def noting(searches: list[Search]) -> list[TopN]:
+        def noting(searches: list[Search], _helper: object) -> list[TopN]:
             sizes.append(len(searches))
             return run_searches(searches)
 
@@ -254,7 +254,7 @@ class TestSearcher:
         monkeypatch.setattr(batching, "MAX_INLINE_WORK", work)
         searcher, (search, *_) = Searcher(executor), self.searches(50)
 
-        def fail(searches: list[Search]) -> list[TopN]:
+        def fail(searches: list[Search], _helper: object) -> list[TopN]:
             raise RuntimeError("a bug")
 
         async def ask() -> list[Any]:
