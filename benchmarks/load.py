@@ -36,12 +36,14 @@ class Load:
         statuses: number of answers of each status, `NO_ANSWER` included.
         latencies_ms: latencies of the successful answers, in the order of arrival.
         first_error: status and body of the first answer that was an error; empty without errors.
+        processor_seconds: time that the server's processes took of the processor; 0 where it was not measured.
     """
 
     seconds: float = 0.0
     statuses: Counter[int] = field(default_factory=Counter)
     latencies_ms: "array[float]" = field(default_factory=lambda: array("d"))
     first_error: str = ""
+    processor_seconds: float = 0.0
 
     @property
     def answered(self) -> int:
@@ -58,6 +60,11 @@ class Load:
         """Successful answers per second."""
         return self.answered / self.seconds if self.seconds else 0.0
 
+    @property
+    def processor_us(self) -> float:
+        """Microseconds of the server's processor for each successful answer."""
+        return 1e6 * self.processor_seconds / self.answered if self.answered else float("nan")
+
     def percentile(self, percent: float) -> float:
         """Return a percentile of the latencies in milliseconds; NaN without an answer."""
         return float(np.percentile(self.latencies_ms, percent)) if self.latencies_ms else float("nan")
@@ -71,6 +78,7 @@ class Load:
             "p95_ms": p95,
             "p99_ms": p99,
             "p99_to_p50": round(p99 / p50, 2) if p50 and p99 else None,
+            "processor_us": round(self.processor_us, 1) if self.answered else None,
             "answered": self.answered,
             "errors": self.errors,
             "statuses": {str(status): count for status, count in sorted(self.statuses.items())},

@@ -78,9 +78,7 @@ class Session:
 
     def drive(self, requests: Iterator[bytes], n_connections: int | None = None) -> Load:
         """Send requests for the length of a timed run."""
-        return drive(
-            self.server.port, requests, n_connections=n_connections or self.n_connections, seconds=self.seconds
-        )
+        return self.server.drive(requests, n_connections or self.n_connections, self.seconds)
 
 
 def recommendations(session: Session, user: int) -> str:

@@ -5,12 +5,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import NamedTuple
+
+from benchmarks.load import Load, drive
 
 ROOT = Path(__file__).parents[1]
 START_TIMEOUT_SECONDS = 180
@@ -45,6 +47,14 @@ class Server:
     def memory(self) -> Memory:
         """Return the memory of the largest process of the server, its worker."""
         return max(process_memory(pid) for pid in process_tree(self.pid))
+
+    def drive(self, requests: Iterable[bytes], n_connections: int, seconds: float) -> Load:
+        """Send requests for some seconds; on a machine with other work the time of the processor says more than the
+        rate."""
+        before = processor_seconds(self.pid)
+        load = drive(self.port, requests, n_connections=n_connections, seconds=seconds)
+        load.processor_seconds = processor_seconds(self.pid) - before
+        return load
 
 
 @contextmanager
@@ -118,6 +128,16 @@ def run_server(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def processor_seconds(pid: int) -> float:
+    """Return the time that a process and its descendants have taken of the processor."""
+    ticks = 0
+    for each in process_tree(pid):
+        with suppress(OSError):  # one that has ended meanwhile
+            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def process_memory(pid: int) -> Memory:

@@ -127,9 +127,7 @@ class Benchmark:
         self._log_progress("bare endpoint")
         with serve_bare(self._folder / "bare.log") as server:
             drive(server.port, repeat(get("/"), 2000))
-            return drive(
-                server.port, repeat(get("/")), n_connections=self._options.connections, seconds=self._options.seconds
-            )
+            return server.drive(repeat(get("/")), self._options.connections, self._options.seconds)
 
     def run_reading(self, url: str, database: str, tasks: Sequence[Task]) -> None:
         """Run tasks of one size that do not change the database, all on one server."""
@@ -198,17 +196,21 @@ class Benchmark:
 
 def print_results(results: Sequence[TaskResult], bare: Sequence[Load], console: Console) -> None:
     """Print the figures as a table, and further figures and errors below it."""
-    table = Table(
-        "", "database", "items", "requests/s", "p50, ms", "p95, ms", "p99, ms", "p99/p50", "errors", "of bare"
-    )
+    table = Table("", "database", "items", "requests/s", "p50, ms", "p95, ms", "p99, ms", "p99/p50", "errors")
+    for name in ("of bare", "processor, µs", "of bare"):
+        table.add_column(name)
     for column in table.columns[2:]:
         column.justify = "right"
     for when, measured in zip(("before", "after"), bare, strict=True):
-        table.add_row(f"bare, {when}", "–", "–", *table_cells(measured), "")
+        table.add_row(f"bare, {when}", "–", "–", *table_cells(measured), "", f"{measured.processor_us:.0f}", "")
     for result in results:
         if (load := result.scenario_result.load) is not None:
-            share = "" if result.task.scenario in ONE_CONNECTION else f"{load.per_second / mean_rate(bare):.3f}"
-            table.add_row(result.task.name, result.database, f"{result.n_items:,}", *table_cells(load), share)
+            shares = "", ""
+            if result.task.scenario not in ONE_CONNECTION:
+                cost = sum(each.processor_us for each in bare) / len(bare)
+                shares = f"{load.per_second / mean_rate(bare):.3f}", f"{cost / load.processor_us:.3f}"
+            cells = (*table_cells(load), shares[0], f"{load.processor_us:.0f}", shares[1])
+            table.add_row(result.task.name, result.database, f"{result.n_items:,}", *cells)
     console.print(table)
     if abs(bare[0].per_second - bare[1].per_second) > BUSY * mean_rate(bare):
         console.print("The bare endpoint was not equally fast before and after: something else uses the machine too.")

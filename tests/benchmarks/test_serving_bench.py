@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from sqlalchemy import func, select
 from benchmarks import load, serving_data, swaps
 from benchmarks.load import NO_ANSWER, Load, drive, get, post
 from benchmarks.scenarios import ScenarioResult
-from benchmarks.served import free_port
+from benchmarks.served import Server, free_port
 from benchmarks.serving import Task, TaskResult, default_tasks, postgres_ratios, select_tasks
 from benchmarks.serving_data import HUGE, LARGE, SMALL, Size
 from recsys.database import schema
@@ -155,6 +156,15 @@ def test_percentiles_by_hand() -> None:
     assert [run.percentile(percent) for percent in (50, 95, 99)] == [50, 95, 99]
     assert np.isnan(Load().percentile(50))
     assert Load().figures()["p99_to_p50"] is None
+
+
+def test_the_processor_time_of_a_server_is_counted() -> None:
+    """The server of these tests is a thread of this process, which sends the requests too."""
+    with answering(lambda _: [response(b"")]) as port:
+        run = Server(port, os.getpid(), 0.0).drive(repeat(get("/")), 2, seconds=0.5)
+    assert 0.02 < run.processor_seconds < 3
+    assert run.figures()["processor_us"] == pytest.approx(1e6 * run.processor_seconds / run.answered, abs=0.1)
+    assert Load().figures()["processor_us"] is None
 
 
 def test_a_database_is_built_once(tmp_path: Path) -> None:
