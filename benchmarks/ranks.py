@@ -108,11 +108,12 @@ def main() -> None:
             write_ratings(ratings, int(given.ratings), given.users, given.items)
         options = ["--objective", given.objective, "--n-factors", str(given.factors), "--n-epochs", str(given.epochs)]
         options += ["--set", given.set] if given.set else []
-        found = [measure(ratings, n_ranks, options) for n_ranks in given.ranks]
-    for each in found:
-        print(json.dumps(each))  # noqa: T201
-        faster = found[0]["seconds"] / each["seconds"]
-        print(f"  {faster:.2f} times as fast as {found[0]['ranks']} ranks")  # noqa: T201
+        found: list[dict[str, Any]] = []
+        for n_ranks in given.ranks:
+            found.append(measure(ratings, n_ranks, options))
+            faster = found[0]["seconds"] / found[-1]["seconds"]
+            print(json.dumps(found[-1]))  # noqa: T201
+            print(f"  {faster:.2f} times as fast as {found[0]['ranks']} ranks", flush=True)  # noqa: T201
     if given.json:
         given.json.write_text(json.dumps({"machine": describe_machine(), "measured": found}, indent=2))
 

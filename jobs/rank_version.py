@@ -41,8 +41,8 @@ JUDGED_USERS = 50_000
 """Users that a version is measured on, at most about."""
 STORED_USERS = 20_000
 """Users that are stored at a time, at least."""
-LEASE_WAIT_SECONDS = 4 * 3600.0
-"""How long rank 0 waits for another job that holds the lease."""
+LEASE_WAIT_SECONDS = 3600.0
+"""How long rank 0 waits for another job that holds the lease, less than the others wait for it."""
 
 
 @dataclass(frozen=True, slots=True)

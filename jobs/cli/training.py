@@ -77,6 +77,8 @@ def train_command(
         recsys train --set weight_decay=0.3 --set learning_rate=0.02
         recsys train --architecture neural --no-publish
         recsys train --force --reason "first model of the new shop"
+
+    Over several processes or machines: `torchrun -m jobs.train`, see docs/cluster.md.
     """
     force_reason = reason_to_force(force, reason)
     if force and not publish:

@@ -54,7 +54,7 @@ def free_port() -> str:
 
 
 def launch(
-    folder: Path, ranks: Sequence[Sequence[str] | None], run: str = COMMAND, timeout: float = 120
+    folder: Path, ranks: Sequence[Sequence[str] | None], run: str = COMMAND, timeout: float = 240
 ) -> tuple[list[int], list[str]]:
     """Run `torchrun -m jobs.train` with these arguments of each rank, or other code; a rank of `None` does not start.
 

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.ranks import measure
+from benchmarks.ranks import write_ratings as write_generated
 from recsys.data.encoding import as_ratings, collect
 from recsys.data.keyed import hash_ids
 from recsys.database.engine import connect, reading
@@ -20,7 +22,7 @@ from recsys.training.ranks.group import Group
 from tests.training.made_ranks import batches, spread, train_made
 from tests.training.ranks import elastic, launch, write_ratings
 
-SMALL = ["--n-epochs", "4", "--n-factors", "8", "--batch-size", "512", "--json", "--no-publish"]
+SMALL = ["--lanes", "4", "--n-epochs", "3", "--n-factors", "8", "--batch-size", "512", "--json", "--no-publish"]
 RATING = ["--objective", "rating", *SMALL, "--set", "learning_rate=0.06,l2=0.02,damping=1"]
 RANKING = ["--objective", "ranking", *SMALL, "--set", "learning_rate=0.02"]
 SAMPLED = [*RANKING, "--set", "n_sampled=40,l2=0.01"]
@@ -116,12 +118,12 @@ def test_a_training_continues_on_another_number_of_ranks(
     n_done = json.loads(kept.read_text())["numbers"]["step"]
     assert n_done >= 10
     assert losses(train(folder, ratings, 3, SAMPLED)) == pytest.approx(losses(on_one["sampled"]), rel=1e-4)
-    assert n_steps(folder) + n_done == 4 * 14  # epochs, steps of an epoch
+    assert n_steps(folder) + n_done == 3 * 14  # epochs, steps of an epoch
 
 
 def refused(folder: Path, *ranks: list[str] | None) -> list[str]:
     """Return what each rank says."""
-    codes, outputs = launch(folder, list(ranks), timeout=60)
+    codes, outputs = launch(folder, list(ranks))
     assert all(code == 1 for code in codes), outputs
     return [output.strip().splitlines()[-1] for output in outputs]
 
@@ -201,3 +203,16 @@ def test_the_same_ratings_are_held_out_as_by_one_process(tmp_path: Path) -> None
     pairs = zip(test.user_hash[test.user_idx].tolist(), test.item_hash[test.item_idx].tolist(), strict=True)
     assert found == {(hashes[user], hashes[item]) for user, item in pairs}
     assert data.n_test.sum() == len(found)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("objective", ["rating", "ranking"])
+def test_a_million_ratings_on_one_two_and_four_ranks(tmp_path: Path, objective: str) -> None:
+    write_generated(tmp_path / "ratings", 1_000_000, 20_000, 8000)
+    options = ["--objective", objective, "--n-factors", "16", "--n-epochs", "2"]
+    options += ["--set", "n_sampled=512"] if objective == "ranking" else []
+    alone, *others = [measure(tmp_path / "ratings", n_ranks, options) for n_ranks in (1, 2, 4)]
+    for each in others:
+        assert each["losses"] == pytest.approx(alone["losses"], rel=1e-3)
+        assert each["metrics"] == pytest.approx(alone["metrics"], abs=0.002)
+    assert all(each["peak_memory_mib"] < 1024 for each in (alone, *others))

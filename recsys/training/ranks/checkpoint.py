@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
 from recsys.errors import TrainingError
@@ -65,7 +64,7 @@ class RankCheckpoint:
         def load() -> None:
             try:
                 with quietly():
-                    dcp.load(state, checkpoint_id=path, no_dist=not dist.is_initialized())
+                    dcp.load(state, checkpoint_id=path, process_group=self._group.work, no_dist=self._group.size == 1)
             except Exception as error:
                 raise TrainingError(
                     f"checkpoint {path} cannot be read ({str(error).splitlines()[0][:120]}): delete it to train from "
@@ -91,7 +90,12 @@ class RankCheckpoint:
             try:
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 with quietly():
-                    dcp.save(tables.state(), checkpoint_id=path, no_dist=not dist.is_initialized())
+                    dcp.save(
+                        tables.state(),
+                        checkpoint_id=path,
+                        process_group=self._group.work,
+                        no_dist=self._group.size == 1,
+                    )
             except Exception as error:
                 raise TrainingError(
                     f"checkpoint {path} cannot be written ({str(error).splitlines()[0][:120]}): free space, or name "

@@ -24,8 +24,8 @@ from recsys.errors import InputError, RecsysError, TrainingError
 
 START_SECONDS = 50.0
 """Time that ranks wait for each other at the start, and until they agree about the data."""
-WORK_SECONDS = 1800.0
-"""Time that ranks wait for each other later: a rank may read, measure or store for some minutes."""
+WORK_SECONDS = 2 * 3600.0
+"""Time that ranks wait for each other later: rank 0 measures and stores for all. One that died is noticed at once."""
 
 T = TypeVar("T")
 
@@ -37,8 +37,6 @@ class Group:
         rank, size: number of this rank, from 0, and of all ranks.
         device: where the tables of this rank are.
         n_bytes: bytes that this rank has sent to others in `exchange`, `sum_` and `gather`.
-
-    Args:
         work: the process group that waits long for its ranks; `None`: the one that waits `START_SECONDS`.
     """
 
@@ -46,7 +44,7 @@ class Group:
         self.rank, self.size = rank, size
         self.device = device or torch.device("cpu")
         self.n_bytes = 0
-        self._work = work
+        self.work = work
 
     @property
     def starting(self) -> "Group":
@@ -88,7 +86,7 @@ class Group:
             return [value]
         found: list[Any] = [None] * self.size
         with explain_loss():
-            dist.all_gather_object(found, value, group=self._work)
+            dist.all_gather_object(found, value, group=self.work)
         return found
 
     def sum_(self, values: Tensor) -> None:
@@ -96,7 +94,7 @@ class Group:
         if self.size > 1:
             self.n_bytes += values.numel() * values.element_size()
             with explain_loss():
-                dist.all_reduce(values, group=self._work)
+                dist.all_reduce(values, group=self.work)
 
     def sum_array(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return the sums over the ranks of an array of int64 or float64."""
@@ -111,7 +109,7 @@ class Group:
         found = values.new_empty(self.size, *values.shape)
         self.n_bytes += values.numel() * values.element_size() * (self.size - 1)
         with explain_loss():
-            dist.all_gather(list(found.unbind()), values.contiguous(), group=self._work)
+            dist.all_gather(list(found.unbind()), values.contiguous(), group=self.work)
         return found
 
     def exchange(self, values: Tensor, n_to: Sequence[int], n_from: Sequence[int]) -> Tensor:
@@ -133,7 +131,7 @@ class Group:
         self.n_bytes += (len(values) - n_to[self.rank]) * width * values.element_size()
         with explain_loss():
             # gloo takes the rows as one flat tensor only where their number may be 0.
-            work = dist.all_to_all_single(received, values, list(n_from), list(n_to), group=self._work, async_op=True)
+            work = dist.all_to_all_single(received, values, list(n_from), list(n_to), group=self.work, async_op=True)
 
         def wait() -> Tensor:
             with explain_loss():
@@ -178,17 +176,17 @@ class Group:
 
     def _send(self, packed: bytes) -> None:
         with explain_loss():
-            dist.send(torch.tensor([len(packed)]), 0, group=self._work)
+            dist.send(torch.tensor([len(packed)]), 0, group=self.work)
             if packed:
-                dist.send(torch.frombuffer(bytearray(packed), dtype=torch.uint8), 0, group=self._work)
+                dist.send(torch.frombuffer(bytearray(packed), dtype=torch.uint8), 0, group=self.work)
 
     def _receive(self, rank: int) -> bytes:
         n = torch.zeros(1, dtype=torch.int64)
         with explain_loss():
-            dist.recv(n, rank, group=self._work)
+            dist.recv(n, rank, group=self.work)
             packed = torch.empty(int(n), dtype=torch.uint8)
             if len(packed):
-                dist.recv(packed, rank, group=self._work)
+                dist.recv(packed, rank, group=self.work)
         return packed.numpy().tobytes()
 
     def from_rank(self, rank: int, value: T | None) -> T:
@@ -196,7 +194,7 @@ class Group:
         holder: list[Any] = [value]
         if self.size > 1:
             with explain_loss():
-                dist.broadcast_object_list(holder, src=rank, group=self._work)
+                dist.broadcast_object_list(holder, src=rank, group=self.work)
         return holder[0]  # type: ignore[no-any-return]
 
 
