@@ -84,7 +84,7 @@ def test_ranks_train_the_model_of_one_process(folder: Path, ratings: Path, on_on
         assert losses(found) == pytest.approx(losses(alone), rel=1e-4)
         assert found.training.metrics == pytest.approx(alone.training.metrics, abs=1e-3)
     rating = on_one["rating"].training
-    assert rating.metrics["rmse"] < 0.7 * rating.baselines["bias"]["rmse"]
+    assert rating.metrics["rmse"] < 0.8 * rating.baselines["bias"]["rmse"]
 
 
 KEEP_EVERY_WINDOW = """
