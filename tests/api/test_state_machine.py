@@ -52,11 +52,18 @@ class Write(NamedTuple):
 
 @dataclass
 class Person:
-    """What the database has of a user."""
+    """What the database has of a user.
+
+    Attributes:
+        was_erased: views, whose times lie in the past, stay away until the next rating.
+        taken_back: places whose views stay away until the next rating of them.
+    """
 
     exists: bool = False
     rated: dict[int, float] = field(default_factory=dict)
     views: dict[int, set[int]] = field(default_factory=dict)
+    was_erased: bool = False
+    taken_back: set[int] = field(default_factory=set)
 
     @property
     def seen(self) -> set[int]:
@@ -82,7 +89,11 @@ class Oracle:
         elif write.kind == "rate":
             person.exists = True
             person.rated[write.place] = float(write.value)
+            person.was_erased = False
+            person.taken_back.discard(write.place)
         elif write.kind == "view":
+            if person.was_erased or write.place in person.taken_back:
+                return 200, 0
             person.exists = True
             person.views.setdefault(write.place, set()).add(write.value)
         elif write.kind == "take back":
@@ -90,12 +101,13 @@ class Oracle:
                 return 404, 0
             person.rated.pop(write.place, None)
             person.views.pop(write.place, None)
+            person.taken_back.add(write.place)
             return 204, 0
         else:
             if not person.exists:
                 return 404, 0
             n = len(person.rows())
-            self.people[write.user] = Person()
+            self.people[write.user] = Person(was_erased=True)
             return 200, n
         return 200, 0
 
@@ -128,7 +140,14 @@ class Trust(RuleBasedStateMachine):
         self.names = [data.user_ids[each] for each in known] + [f"run {run}/{n}" for n in range(2)]
         rows = [self.rows_of(0, name) for name in self.names]
         self.oracle = Oracle(
-            [Person(is_new and n < 2, {place: value or 0.0 for place, value, _ in rows[n]}) for n in range(4)],
+            [
+                Person(
+                    is_new and n < 2,
+                    {place: value or 0.0 for place, value, _ in rows[n]},
+                    was_erased=not is_new and n < 2,
+                )
+                for n in range(4)
+            ],
             world.hidden,
         )
         assert not is_new or [self.oracle.people[n].rated.keys() for n in range(2)] == [data.rated[n] for n in known]
