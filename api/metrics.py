@@ -160,13 +160,16 @@ class Metrics:
             self._data_age.labels(objective).set(round(time.time() - seen_at / 1000, 1))
 
     def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one request that was answered; the metrics follow with `update_process`."""
+        """Count one request that was answered; the metrics follow with `update_process`, or at once where another
+        process may be asked for them."""
         with self._lock:
             counts = self._answered.get((method, route, status))
             if counts is None:
                 counts = self._answered[method, route, status] = [0.0] * (len(BUCKETS) + 2)
             counts[bisect_left(BUCKETS, seconds)] += 1
             counts[-1] += seconds
+        if self._is_shared:
+            self._flush_requests()
 
     def _flush_requests(self) -> None:
         """Add the requests since the last call to the metrics."""
