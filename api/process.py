@@ -47,11 +47,9 @@ def paused_collection() -> Iterator[None]:
 def keep_loaded_objects() -> None:
     """Exclude all present objects from garbage collection, and return free memory to the system.
 
-    A snapshot of 62,000 items stays for hours; without this every full collection walks it again. What was excluded
-    before may be garbage now, and is collected.
+    A snapshot of 62,000 items stays for hours; without this every full collection walks it again.
     """
     if gc.isenabled():  # else this is start-up: see `paused_collection`
-        gc.unfreeze()
         gc.collect()
     gc.freeze()
     if sys.platform == "linux":
