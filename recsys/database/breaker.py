@@ -126,10 +126,14 @@ def limit_connection(connection: Any, breaker: Breaker, lock_seconds: float) -> 
     """Limit the time of statements on a new connection of psycopg, and of their waiting for locks."""
     breaker.add(connection)
     # A statement and not an option of the connection, which poolers such as PgBouncer refuse.
-    connection.autocommit = True
     limits = {"statement_timeout": STATEMENT_SECONDS, "lock_timeout": lock_seconds}
-    connection.execute("; ".join(f"SET {name} = {round(seconds * 1000)}" for name, seconds in limits.items()))
-    connection.autocommit = False
+    try:
+        connection.autocommit = True
+        connection.execute("; ".join(f"SET {name} = {round(seconds * 1000)}" for name, seconds in limits.items()))
+        connection.autocommit = False
+    except BaseException:
+        connection.close()  # the pool forgets it
+        raise
 
 
 def guarded_connect(breaker: Breaker) -> Callable[..., Any]:
