@@ -92,7 +92,7 @@ class TestWriteReport:
         def full(_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("recsys.analysis.page.os.fsync", full)
+        monkeypatch.setattr("recsys.data.whole_file.os.fsync", full)
         with pytest.raises(InputError, match=r"report\.html cannot be written \(No space left on device\)"):
             write_report(tmp_path, [model(number=8)])
         assert path.read_bytes() == before

@@ -5,7 +5,6 @@ same order.
 """
 
 import os
-import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -166,28 +165,23 @@ class Group:
         """
         if self.rank:
             for part in parts:
-                self._send(pickle.dumps(part))
-            self._send(b"")
+                self._send(part)
+            self._send(None)
             return
         yield from parts
         for rank in range(1, self.size):
-            while packed := self._receive(rank):
-                yield pickle.loads(packed)  # noqa: S301 - from a rank of this training
+            while (part := self._receive(rank)) is not None:
+                yield part
 
-    def _send(self, packed: bytes) -> None:
+    def _send(self, part: object) -> None:
         with explain_loss():
-            dist.send(torch.tensor([len(packed)]), 0, group=self.work)
-            if packed:
-                dist.send(torch.frombuffer(bytearray(packed), dtype=torch.uint8), 0, group=self.work)
+            dist.send_object_list([part], 0, group=self.work)
 
-    def _receive(self, rank: int) -> bytes:
-        n = torch.zeros(1, dtype=torch.int64)
+    def _receive(self, rank: int) -> Any:
+        holder: list[Any] = [None]
         with explain_loss():
-            dist.recv(n, rank, group=self.work)
-            packed = torch.empty(int(n), dtype=torch.uint8)
-            if len(packed):
-                dist.recv(packed, rank, group=self.work)
-        return packed.numpy().tobytes()
+            dist.recv_object_list(holder, rank, group=self.work)
+        return holder[0]
 
     def from_rank(self, rank: int, value: T | None) -> T:
         """Return the value of one rank on every rank."""
