@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+from jobs.machine import n_processors
 from recsys.database import migration
 from recsys.database.alarms import read_alarms
 from recsys.database.engine import connect, is_sqlite, reading, server_version, write_problem
@@ -171,5 +172,5 @@ def check_disk(engine: Engine, settings: Settings) -> Check:
 def check_device() -> Check:
     """Look what trainings run on."""
     device = pick_device("auto")
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = n_processors()
     return Check(name="device", status="ok", found=f"{device.type}, {threads} CPU cores")

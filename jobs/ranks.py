@@ -1,7 +1,7 @@
 """Training over ranks: ratings from Parquet files or the database → a model version, judged and published.
 
-Every rank runs this. Rank 0 alone writes to the database: it takes the lease of training when the model is trained, so
-that a training that takes hours keeps nobody from theirs.
+Every rank runs this. Rank 0 alone writes to the database. It takes the lease of training when the model is trained, so
+other jobs can train during the hours before.
 """
 
 import logging

@@ -16,6 +16,7 @@ from sqlalchemy import make_url
 from uvicorn.supervisors import Multiprocess
 
 from jobs.logs import logging_config
+from jobs.machine import n_processors
 from recsys.database.engine import connect, reading
 from recsys.database.keys import KeyRing, read_keyring
 from recsys.errors import DatabaseError, InputError
@@ -110,11 +111,6 @@ def serve(
             os.environ.setdefault(METRICS_FOLDER, folder)
             os.environ[RATE_COUNTS] = os.path.join(folder, "rates")  # the first process that needs it creates it
             Supervisor(config, sockets=[listener]).run()
-
-
-def n_processors() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def require_keys(settings: Settings, host: str, *, insecure: bool) -> None:

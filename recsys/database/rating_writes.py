@@ -98,9 +98,8 @@ def write_ratings(work: Work, kind: int, rows: Rows, values: list[Any] | None = 
         there = lock_users(connection, rows.users)
         n_erased = int((~there).sum())
         rows, exists = rows.where(there), exists[there]
-        n_new, is_left = insert_new(work, kind, rows.where(~exists)), exists
-        if n_new is None:
-            n_new, is_left = 0, np.ones(len(exists), bool)
+        is_left = exists if insert_new(work, kind, rows.where(~exists)) else np.ones(len(exists), bool)
+        n_new = int((~is_left).sum())
         if not is_left.any():
             return n_new, 0, n_erased
         stage_ratings(connection, kind, rows.where(is_left))
@@ -266,24 +265,24 @@ def add_later_events(
     return Rows(keys.users, keys.items, (before + added).astype(np.float64), times).where(has_later)
 
 
-def insert_new(work: Work, kind: int, rows: Rows) -> int | None:
+def insert_new(work: Work, kind: int, rows: Rows) -> bool:
     """Insert ratings that were not there when they were read, where other writers may be at work too.
 
     Returns:
-        Number of ratings; `None` if another writer inserted one of them meanwhile: then none is inserted.
+        Whether they are inserted; none is, if another writer inserted one of them meanwhile.
     """
     if not len(rows.users):
-        return 0
+        return True
     try:
         with work.connection.begin_nested():
             insert_rows(work.connection, kind, rows)
     except driver_errors() as error:
         if is_duplicate(error):
-            return None
+            return False
         raise
     is_new = np.ones(len(rows.users), np.int64)
     note_changes(work, rows.users, rows.items, is_new, rows.rating, is_explicit=kind == schema.EXPLICIT)
-    return len(rows.users)
+    return True
 
 
 def lock_users(connection: Connection, keys: NDArray[np.int64]) -> NDArray[np.bool_]:
